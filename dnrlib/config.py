@@ -1,0 +1,269 @@
+"""What an experiment is: one frozen, flat `Config`, recipes per dataset, budgets and grids."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from . import UserError
+
+RESULTS_VERSION = 1
+"""Raised with any change that alters a number; it is part of every key."""
+
+
+def knob(default: Any, part: str, meaning: str) -> Any:
+    """A dataclass field with its meaning and the part of a chain's key that it enters.
+
+    `root` fields enter the first link of the chain, `training` fields every link, `plan` fields
+    only through the stages that the method makes of them.
+    """
+    return field(default=default, metadata={"part": part, "meaning": meaning})
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run: a method on a dataset with a seed. Primitives only; see `meanings()`."""
+
+    dataset: str = knob("digits", "root", "name of the dataset, one of data.DATASETS")
+    method: str = knob("dnr", "plan", "name of the method, one of methods.METHODS")
+    seed: int = knob(0, "root", "seed of the split, the initial weights and every later draw")
+    per_class: int = knob(10, "root", "training images per class; 0 means all of the training pool")
+    pool: str = knob("test", "root", "images that accuracy is measured on: test, or tuning")
+    model: str = knob("resnet18", "root", "network, one of models.MODELS")
+    width: int = knob(8, "root", "channels of the first stage; 64 is the published network")
+    stem: str = knob("3x3", "root", "first layers: 3x3 (stride 1, no pooling) or 7x7 (and pooling)")
+    generations: int = knob(
+        10, "plan", "number of generations N; f_N is the network after the N-th"
+    )
+    epochs: int = knob(30, "training", "epochs per generation")
+    batch: int = knob(50, "training", "largest number of images per step")
+    lr: float = knob(0.1, "training", "peak learning rate")
+    schedule: str = knob("cosine", "training", "learning-rate schedule: cosine or step")
+    warmup: int = knob(0, "training", "epochs of linear warm-up at the start of a generation")
+    momentum: float = knob(0.9, "training", "momentum of SGD")
+    weight_decay: float = knob(1e-4, "training", "L2 penalty on every parameter")
+    smoothing: float = knob(0.1, "training", "label smoothing, 0..1")
+    augment: str = knob("shift", "training", "augmentation, one of data.AUGMENTATIONS")
+    precision: str = knob("fp32", "training", "number format of the training passes: fp32 or bf16")
+    threads: int = knob(1, "training", "CPU threads of one run; they change the last bits")
+    keep: float = knob(0.8, "plan", "share of weights that DNR keeps, 0..1")
+    probe: float = knob(
+        0.2, "plan", "share of training images that saliency is computed from, 0..1"
+    )
+    split_rate: float = knob(
+        0.8, "plan", "KE's s_r: KELS keeps this share of filters and channels, WELS of weights"
+    )
+
+    def __post_init__(self) -> None:
+        from .data import AUGMENTATIONS, DATASETS
+        from .methods import METHODS
+        from .models import MODELS, STEMS
+
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            if spec.type is float and type(value) is int:
+                object.__setattr__(self, spec.name, float(value))
+            elif type(value) is not spec.type:
+                raise UserError(
+                    f"{spec.name}={value!r} is not of type {spec.type.__name__} "
+                    f"({spec.metadata['meaning']})"
+                )
+        if self.dataset not in DATASETS and self.dataset in RECIPES:
+            raise UserError(
+                f"the paper's recipe for {self.dataset!r} is known, but this version cannot read "
+                f"its images yet; datasets: {', '.join(DATASETS)}"
+            )
+        one_of = {
+            "dataset": DATASETS,
+            "method": METHODS,
+            "pool": ("test", "tuning"),
+            "model": MODELS,
+            "stem": STEMS,
+            "schedule": ("cosine", "step"),
+            "augment": AUGMENTATIONS,
+            "precision": ("fp32", "bf16"),
+        }
+        for name, valid in one_of.items():
+            if getattr(self, name) not in valid:
+                raise UserError(
+                    f"{name}={getattr(self, name)!r} is unknown; choose one of: {', '.join(valid)}"
+                )
+        at_least = {"per_class": 0, "warmup": 0, "lr": 0.0, "weight_decay": 0.0, "seed": 0}
+        at_least |= dict.fromkeys(("width", "generations", "epochs", "batch", "threads"), 1)
+        for name, least in at_least.items():
+            if not getattr(self, name) >= least:
+                raise UserError(f"{name}={getattr(self, name)!r} must be at least {least}")
+        for name in ("keep", "split_rate", "momentum", "smoothing", "probe"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}={getattr(self, name)!r} must lie between 0 and 1")
+        if self.probe == 0 or self.split_rate == 0:
+            raise UserError("probe and split_rate must be greater than 0")
+        if self.warmup >= self.epochs:
+            raise UserError(f"warmup={self.warmup} must be smaller than epochs={self.epochs}")
+
+    def part(self, name: str) -> dict[str, Any]:
+        """The fields of one part of the key (`root`, `training` or `plan`), by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["part"] == name}
+
+
+def meanings() -> dict[str, str]:
+    """What each field of `Config` means, by name."""
+    return {spec.name: spec.metadata["meaning"] for spec in fields(Config)}
+
+
+def canonical(thing: Any) -> Any:
+    """`thing` as JSON-ready data; a dataclass becomes {class name: its non-default fields}.
+
+    Defaults of *stages* are no-ops by rule, so leaving them out means that a new field does not
+    move old keys. `Config` is never passed here whole: its fields enter keys explicitly.
+    """
+    if dataclasses.is_dataclass(thing):
+        inside = {
+            spec.name: canonical(getattr(thing, spec.name))
+            for spec in fields(thing)
+            if getattr(thing, spec.name) != spec.default
+        }
+        return {type(thing).__name__: inside}
+    return thing
+
+
+def digest(thing: Any) -> str:
+    """The first 20 hex digits of the SHA-256 of `thing` as canonical JSON."""
+    text = json.dumps(thing, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+# --------------------------------------------------------------------------------------------------
+# Recipes. The paper's are DNR section 4, tables and appendix A.12; what it leaves open is in OURS.
+
+_SMALL = {
+    "model": "resnet18",
+    "width": 64,
+    "stem": "7x7",
+    "per_class": 0,
+    "augment": "resized-crop",
+    "epochs": 200,
+    "generations": 10,
+    "batch": 32,
+    "lr": 0.256,
+    "schedule": "cosine",
+    "warmup": 5,
+    "weight_decay": 1e-4,
+    "smoothing": 0.1,
+}
+_CIFAR = _SMALL | {
+    "model": "resnet50",
+    "stem": "3x3",
+    "augment": "crop-flip",
+    "epochs": 160,
+    "batch": 64,
+    "lr": 0.1,
+    "schedule": "step",
+    "warmup": 0,
+    "weight_decay": 5e-4,
+}
+_TINY = _CIFAR | {"stem": "7x7", "batch": 32, "warmup": 20}
+_PAPILA = _SMALL | {
+    "model": "resnet50",
+    "generations": 3,
+    "lr": 0.001,
+    "warmup": 0,
+    "smoothing": 0.0,
+}
+_DIGITS: dict[str, Any] = {}
+_HARD: dict[str, Any] = {"per_class": 20, "epochs": 20}
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "flower102": _SMALL,
+    "cub200": _SMALL,
+    "aircraft": _SMALL,
+    "mit67": _SMALL,
+    "dogs": _SMALL,
+    "cifar10": _CIFAR,
+    "cifar100": _CIFAR,
+    "tinyimagenet": _TINY,
+    "papila": _PAPILA,
+    "digits": _DIGITS,
+    "digits-32": _DIGITS,
+    "digits-hard": _HARD,
+    "digits-hard-32": _HARD,
+}
+"""Settings per dataset that differ from the defaults of `Config`, which are those of `digits`."""
+
+EMBEDDED = tuple(name for name in RECIPES if name.startswith("digits"))
+"""Datasets that come with the package; every other one follows the paper's recipe."""
+
+_OPEN_SMALL = {
+    "lr": "the paper gives 0.1 and 0.256 for unnamed 'specific datasets'; 0.256 is KE's",
+    "warmup": "not mentioned in the paper; 5 in KE's and LLF's code, 20 by default in DNR's (D23)",
+    "augment": "'flip and random crop' after a resize to 256 x 256; the crop of 224 is the code's",
+    "generations": "11, 10 and f10 all occur (D18); ten generations are f1..f10 here",
+}
+_OPEN_CIFAR = {
+    "stem": "not stated; the released code uses 3x3 without pooling on CIFAR (D22)",
+    "generations": _OPEN_SMALL["generations"],
+}
+OURS: dict[str, dict[str, str]] = {
+    "flower102": _OPEN_SMALL,
+    "cub200": _OPEN_SMALL,
+    "aircraft": _OPEN_SMALL,
+    "mit67": _OPEN_SMALL,
+    "dogs": _OPEN_SMALL,
+    "cifar10": _OPEN_CIFAR,
+    "cifar100": _OPEN_CIFAR,
+    "tinyimagenet": {
+        "lr": "not stated; 0.1 as for CIFAR",
+        "stem": "not stated; the released code keeps 7x7 and pooling on 64-pixel images (D22)",
+        "generations": _OPEN_SMALL["generations"],
+    },
+    "papila": {
+        "schedule": "not stated; cosine as for the other small sets",
+        "warmup": "not stated; none",
+        "weight_decay": "not stated; 1e-4 as for the other small sets",
+        "smoothing": "not stated; none",
+        "augment": "not stated; as for the other small sets",
+    },
+}
+"""Per dataset: each setting that the paper leaves open, what is known of it, and our choice."""
+
+BUDGETS = ("smoke", "embedded", "paper")
+
+
+def configure(dataset: str, budget: str | None = None, **overrides: Any) -> Config:
+    """The `Config` of one run: the dataset's recipe, cut to the budget, then `overrides`.
+
+    `embedded` is the recipe of the bundled datasets and their default, `paper` that of all others
+    and theirs. `smoke` is the recipe cut to two generations of two epochs, for seconds-long trials.
+    Raises `UserError` for unknown names, bad values, and a budget that a dataset does not have.
+    """
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    unknown = overrides.keys() - meanings().keys()
+    if unknown:
+        raise UserError(
+            f"unknown setting {', '.join(sorted(unknown))}; settings: {', '.join(meanings())}"
+        )
+    if dataset not in RECIPES:
+        raise UserError(f"dataset={dataset!r} is unknown; choose one of: {', '.join(RECIPES)}")
+    own = "embedded" if dataset in EMBEDDED else "paper"
+    if budget not in (None, "smoke", own):
+        if budget not in BUDGETS:
+            raise UserError(f"budget={budget!r} is unknown; choose one of: {', '.join(BUDGETS)}")
+        raise UserError(f"budget={budget!r} does not exist for {dataset!r}; use {own} or smoke")
+    settings = RECIPES[dataset] | {"dataset": dataset}
+    if budget == "smoke":
+        settings |= {"epochs": 2, "generations": 2, "warmup": 0}
+    return Config(**(settings | overrides))
+
+
+def grid(
+    dataset: str, methods: list[str], seeds: int, budget: str | None = None, **overrides: Any
+) -> list[Config]:
+    """One config per method and seed 0..seeds-1, seeds outermost, methods in the order given."""
+    if seeds < 1:
+        raise UserError(f"seeds={seeds!r} must be at least 1")
+    return [
+        configure(dataset, budget, method=method, seed=seed, **overrides)
+        for seed in range(seeds)
+        for method in methods
+    ]

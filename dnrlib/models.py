@@ -1,0 +1,89 @@
+"""Residual networks in torchvision's topology, with a choice of stem and width."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet
+
+
+class ResNet(resnet.ResNet):
+    """torchvision's network with `width` channels in the first stage and a stem for small images.
+
+    Layer names, and at width 64 with the 7x7 stem the function too, are torchvision's own. Its
+    constructor fixes the widths, so this one repeats it with `width` in their place.
+    """
+
+    def __init__(
+        self,
+        block: type,
+        depths: tuple[int, ...],
+        classes: int,
+        channels: int,
+        width: int,
+        stem: str,
+    ) -> None:
+        nn.Module.__init__(self)
+        self._norm_layer = nn.BatchNorm2d
+        self.inplanes = width
+        self.dilation = 1
+        self.groups = 1
+        self.base_width = 64
+        kernel, stride = (7, 2) if stem == "7x7" else (3, 1)
+        self.conv1 = nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "7x7" else nn.Identity()
+        self.layer1 = self._make_layer(block, width, depths[0])
+        self.layer2 = self._make_layer(block, 2 * width, depths[1], stride=2)
+        self.layer3 = self._make_layer(block, 4 * width, depths[2], stride=2)
+        self.layer4 = self._make_layer(block, 8 * width, depths[3], stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+        self.fc = nn.Linear(8 * width * block.expansion, classes)
+
+
+MODELS = {
+    "resnet18": (resnet.BasicBlock, (2, 2, 2, 2)),
+    "resnet50": (resnet.Bottleneck, (3, 4, 6, 3)),
+}
+STEMS = ("3x3", "7x7")
+
+
+def build(
+    name: str, *, classes: int, channels: int, width: int, stem: str, draw: torch.Generator
+) -> ResNet:
+    """A network with random initial weights drawn from `draw`, on the CPU.
+
+    Convolution and linear weights are Kaiming-normal (fan-in, gain sqrt 2), the bias of `fc` is
+    uniform in +-1/sqrt(fan-in), batch normalisation starts at 1 and 0, as in the released code.
+    """
+    block, depths = MODELS[name]
+    with torch.device("meta"):
+        model = ResNet(block, depths, classes, channels, width, stem)
+    model.to_empty(device="cpu")
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+    with torch.no_grad():
+        for weight in prunable(model).values():
+            weight.normal_(0, math.sqrt(2 / fan_in(weight)), generator=draw)
+        bound = 1 / math.sqrt(fan_in(model.fc.weight))
+        model.fc.bias.uniform_(-bound, bound, generator=draw)
+    return model
+
+
+def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The tensors that are scored and may be reset, by state-dict name: the weights of all
+    convolutions and linear layers. Biases and batch normalisation are always inherited."""
+    return {
+        f"{name}.weight": module.weight
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    }
+
+
+def fan_in(weight: Tensor) -> int:
+    """The number of inputs of one output of a convolution or linear weight."""
+    return weight[0].numel()

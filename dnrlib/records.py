@@ -1,0 +1,191 @@
+"""What came out of a run: sealed JSON records, atomic files, the published and the user's own.
+
+Two places, never confused: `data/records/` holds the published records, committed, one file per
+dataset and seed with a record per line; `runs/` holds what this user trained, a folder per link.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from . import UserError, __version__
+from .config import RESULTS_VERSION
+
+ROOT = Path(__file__).resolve().parent.parent
+PUBLISHED = ROOT / "data" / "records"
+SCHEMA = 1
+
+Record = dict[str, Any]
+
+
+class DamagedFile(UserError):
+    """A file whose content is not what was written."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        super().__init__(f"{path} is damaged ({what}); {self.mend(path)}")
+
+    @staticmethod
+    def mend(path: Path) -> str:
+        if PUBLISHED in path.parents:
+            return f"restore it with: git checkout -- {path.relative_to(ROOT)}"
+        return f"delete the folder {path.parent} to train this generation again"
+
+
+def runs_root() -> Path:
+    """The folder of the user's own runs: $DNRLIB_RUNS, or `runs/` beside the package."""
+    return Path(os.environ.get("DNRLIB_RUNS") or ROOT / "runs")
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file so that it is there whole or not at all, whenever the process dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def lock(folder: Path) -> AbstractContextManager:
+    """Exclusive use of a folder among processes. The system frees it when its owner dies."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / "lock")
+
+
+# --------------------------------------------------------------------------------------------------
+# Sealed records
+
+
+def _text(record: Record) -> str:
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def seal(record: Record) -> Record:
+    """The record with a `seal`: the SHA-256 of everything else in it."""
+    body = {name: value for name, value in record.items() if name != "seal"}
+    return body | {"seal": hashlib.sha256(_text(body).encode()).hexdigest()}
+
+
+def parse(text: str, path: Path) -> Record:
+    """The record in `text`; raises `DamagedFile` naming `path` if its seal does not fit."""
+    try:
+        record = json.loads(text)
+    except ValueError:
+        raise DamagedFile(path, "not a JSON record") from None
+    if not isinstance(record, dict) or seal(record).get("seal") != record.get("seal"):
+        raise DamagedFile(path, "its content does not fit its seal")
+    if record["schema"] != SCHEMA:
+        raise UserError(f"{path} has schema {record['schema']}, this version reads {SCHEMA}")
+    return record
+
+
+def save(path: Path, record: Record) -> Record:
+    """Writes a record, sealed; returns it."""
+    record = seal(record | {"schema": SCHEMA})
+    write(path, (_text(record) + "\n").encode())
+    return record
+
+
+def read(path: Path) -> Record | None:
+    """The record at `path`, or None if there is none; raises `DamagedFile`."""
+    return parse(path.read_text(), path) if path.exists() else None
+
+
+def weights_digest(state: dict[str, Tensor]) -> str:
+    """The first 20 hex digits of the SHA-256 over names and values of a state dict or mask."""
+    sha = hashlib.sha256()
+    for name, value in state.items():
+        sha.update(name.encode())
+        sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return sha.hexdigest()[:20]
+
+
+# --------------------------------------------------------------------------------------------------
+# Provenance
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of the package's checkout, marked if files were changed; None outside one."""
+    try:
+        git = ["git", "-C", str(ROOT)]
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        )
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "dnrlib"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+
+
+@functools.cache
+def processor() -> str:
+    """The processor's name and the instruction set that torch uses on it."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        name = lines[0].split(":", 1)[1].strip() if lines else name
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def provenance(device: torch.device, threads: int) -> dict[str, Any]:
+    """Where and with what a record was made."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return {
+        "package": __version__,
+        "commit": _commit(),
+        "results": RESULTS_VERSION,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device.type,
+        "processor": name,
+        "threads": threads,
+    }
+
+
+# --------------------------------------------------------------------------------------------------
+# Published records
+
+
+@functools.lru_cache(maxsize=512)
+def _published_file(path: Path, changed: int) -> dict[str, Record]:
+    found = [parse(line, path) for line in path.read_text().splitlines()]
+    return {record["key"]: record for record in found}
+
+
+def published(dataset: str, seed: int) -> dict[str, Record]:
+    """The published records of a dataset and seed, by key; raises `DamagedFile`."""
+    path = PUBLISHED / dataset / f"seed-{seed:04d}.jsonl"
+    return _published_file(path, path.stat().st_mtime_ns) if path.exists() else {}
+
+
+def publish(dataset: str, seed: int, records: Iterable[Record]) -> Path:
+    """Adds records to the published file of a dataset and seed; returns its path.
+
+    Lines are ordered by generation, kind and key, so that republishing gives the same file.
+    """
+    path = PUBLISHED / dataset / f"seed-{seed:04d}.jsonl"
+    merged = published(dataset, seed) | {record["key"]: record for record in records}
+    ordered = sorted(merged.values(), key=lambda r: (r["generation"], r["kind"], r["key"]))
+    write(path, "".join(_text(record) + "\n" for record in ordered).encode())
+    return path

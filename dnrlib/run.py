@@ -1,0 +1,280 @@
+"""One run: walk its chain of generations from the longest prefix on disk, train what is missing."""
+
+import io
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from . import UserError, masks, models, records, train
+from .config import RESULTS_VERSION, Config, canonical, digest
+from .data import DATASETS, Data, load
+from .masks import Everything, Keep, Mask, Parent
+from .methods import Generation, plan
+from .records import DamagedFile, Record
+from .streams import stream
+
+
+@dataclass(frozen=True)
+class Link:
+    """One generation of a chain. Its key names everything that its result depends on."""
+
+    generation: int
+    """1-based."""
+    stage: Generation
+    key: str
+    keep: Keep
+    """The rule of the mask computed after this generation: the next stage's, or after the last
+    generation its own once more, for a mask that is stored and never applied."""
+
+    @property
+    def mask_key(self) -> str | None:
+        """The key of that mask; None where everything is inherited and there is no mask."""
+        if isinstance(self.keep, Everything):
+            return None
+        return digest([self.key, canonical(self.keep)])
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of all records that belong to this link."""
+        return [self.key] if self.mask_key is None else [self.key, self.mask_key]
+
+
+def chain(config: Config) -> list[Link]:
+    """The links of a run.
+
+    A key is the hash of its parent's key, its stage and the training settings; the first stands on
+    the images, the network and the seed. Methods that begin alike therefore share links, and fewer
+    generations are a prefix of more.
+    """
+    key = digest(
+        {"results": RESULTS_VERSION, "fingerprint": DATASETS[config.dataset].fingerprint}
+        | config.part("root")
+    )
+    stages = plan(config)
+    keeps = [stage.keep for stage in stages[1:]] + [stages[-1].keep]
+    links = []
+    for number, (stage, keep) in enumerate(zip(stages, keeps, strict=True), 1):
+        key = digest([key, canonical(stage), config.part("training")])
+        links.append(Link(number, stage, key, keep))
+    return links
+
+
+def run(
+    config: Config,
+    runs: Path | None = None,
+    device: str = "auto",
+    report: Callable[[Record], None] = lambda record: None,
+    first_only: bool = False,
+) -> list[Record]:
+    """The records of a run, in order: per generation one of kind `generation` and, where something
+    is reset, one of kind `mask`.
+
+    What is on disk under `runs` is read, what is missing is trained and written; a run that was
+    killed goes on from its last whole generation. `report` is called with each record. With
+    `first_only` the walk ends after the first generation, which other runs may share. Raises
+    `DamagedFile` for a file that is not what was written, and `UserError` for a training that
+    diverges or a chain begun on another kind of device.
+    """
+    session = Session(config, runs or records.runs_root(), train.device_named(device))
+    found = []
+    links = chain(config)
+    with threads(config.threads):
+        for position, link in enumerate(links[:1] if first_only else links):
+            with records.lock(session.folder(link)):
+                here = [session.generation(links, position)]
+                if link.mask_key is not None:
+                    here.append(session.mask(links, position))
+            for record in here:
+                report(record)
+            found += here
+    return found
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Fixes the number of CPU threads, which the last bits of a result depend on."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Session:
+    """The network and images of a run that is being trained; built when first needed."""
+
+    def __init__(self, config: Config, runs: Path, device: torch.device) -> None:
+        self.config = config
+        self.runs = runs
+        self.device = device
+        self.data: Data | None = None
+        self.model: models.ResNet | None = None
+        self.at: str | None = None
+        """Key of the link whose weights the network holds."""
+
+    def layout(self) -> torch.memory_format:
+        """Channels last, the faster layout; but not for several CPU threads, with which torch 2.15
+        overruns a buffer in the backward pass of small, odd batches and crashes."""
+        several = self.device.type == "cpu" and self.config.threads > 1
+        return torch.contiguous_format if several else torch.channels_last
+
+    def folder(self, link: Link) -> Path:
+        return self.runs / link.key
+
+    def generation(self, links: list[Link], position: int) -> Record:
+        """The record of a generation, read or trained."""
+        link = links[position]
+        path = self.folder(link) / "record.json"
+        record = records.read(path)
+        if record is not None:
+            made_on = record["provenance"]["device"]
+            if made_on != self.device.type:
+                raise UserError(
+                    f"{path.parent} was trained on {made_on}, this run is on {self.device.type}; "
+                    f"pass --device {made_on}, or set DNRLIB_RUNS to another folder"
+                )
+            return record
+        config = self.config
+        self.open(links, position - 1)
+        if position > 0 and links[position - 1].mask_key is not None:
+            train.conceive(
+                self.model,
+                self.read_mask(links[position - 1]),
+                link.stage.fill,
+                stream(config.seed, link.generation, "fill"),
+            )
+        self.at = None
+        birth, _ = train.evaluate(self.model, self.data, self.data.evaluation)
+        epochs = link.stage.length(config)
+        trained = train.train(self.model, self.data, config, link.generation, epochs)
+        test_accuracy, test_loss = train.evaluate(self.model, self.data, self.data.evaluation)
+        train_accuracy, train_loss = train.evaluate(self.model, self.data, self.data.train)
+        state = {name: value.cpu() for name, value in self.model.state_dict().items()}
+        file = io.BytesIO()
+        torch.save(state, file)
+        records.write(self.folder(link) / "weights.pt", file.getvalue())
+        self.at = link.key
+        return records.save(
+            path,
+            {
+                "kind": "generation",
+                "key": link.key,
+                "generation": link.generation,
+                "stage": canonical(link.stage),
+                "config": config.part("root") | config.part("training"),
+                "result": {
+                    "birth_accuracy": birth,
+                    "test_accuracy": test_accuracy,
+                    "test_loss": test_loss,
+                    "train_accuracy": train_accuracy,
+                    "train_loss": train_loss,
+                    "curve": trained["curve"],
+                    "trace": trained["trace"],
+                    "weights": records.weights_digest(state),
+                },
+                "timing": {
+                    "seconds": trained["seconds"],
+                    "images_per_second": trained["images"] / trained["seconds"],
+                },
+                "provenance": records.provenance(self.device, config.threads),
+            },
+        )
+
+    def mask(self, links: list[Link], position: int) -> Record:
+        """The record of the mask after a generation, read or computed.
+
+        Counts per layer are whole numbers; shares are left to whoever reads them. `with_previous`
+        and `with_first` count the weights that are kept by this mask and by the one before, or by
+        the first of the run.
+        """
+        link = links[position]
+        path = self.folder(link) / f"mask-{link.mask_key}.json"
+        record = records.read(path)
+        if record is not None:
+            return record
+        self.open(links, position)
+        mask, zero = link.keep.mask(
+            Parent(self.model, self.data, self.config, generation=link.generation)
+        )
+        result = {
+            "size": {name: values.numel() for name, values in mask.items()},
+            "kept": masks.count(mask),
+            "zero_saliency": masks.count(zero),
+        }
+        if position > 0 and links[position - 1].mask_key is not None:
+            result["with_previous"] = masks.both(mask, self.read_mask(links[position - 1]))
+            result["with_first"] = masks.both(mask, self.read_mask(links[0]))
+        result["masked_accuracy"] = self.masked_accuracy(mask)
+        result["mask"] = records.weights_digest(mask)
+        records.write(path.with_suffix(".npz"), masks.pack(mask))
+        return records.save(
+            path,
+            {
+                "kind": "mask",
+                "key": link.mask_key,
+                "generation": link.generation,
+                "of": link.key,
+                "keep": canonical(link.keep),
+                "result": result,
+                "provenance": records.provenance(self.device, self.config.threads),
+            },
+        )
+
+    def masked_accuracy(self, mask: Mask) -> float:
+        """Accuracy in % of the network without the weights that are not kept (DNR Table 6)."""
+        weights = models.prunable(self.model)
+        whole = {name: weights[name].detach().clone() for name in mask}
+        with torch.no_grad():
+            for name in mask:
+                weights[name] *= mask[name].to(self.device)
+            accuracy, _ = train.evaluate(self.model, self.data, self.data.evaluation)
+            for name in mask:
+                weights[name].copy_(whole[name])
+        return accuracy
+
+    def open(self, links: list[Link], position: int) -> None:
+        """Makes the network hold the weights after a generation; position -1 is its birth."""
+        if self.model is None:
+            data = load(self.config)
+            self.data = Data(
+                data.dataset, data.train.to(self.device), data.evaluation.to(self.device)
+            )
+            self.model = models.build(
+                self.config.model,
+                classes=len(data.dataset.classes),
+                channels=data.dataset.channels,
+                width=self.config.width,
+                stem=self.config.stem,
+                draw=stream(self.config.seed, 0, "birth"),
+            ).to(self.device, memory_format=self.layout())
+        if position < 0 or self.at == links[position].key:
+            return
+        link = links[position]
+        path = self.folder(link) / "weights.pt"
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+            raise DamagedFile(path, f"cannot be read: {type(error).__name__}") from error
+        record = records.read(self.folder(link) / "record.json")
+        if records.weights_digest(state) != record["result"]["weights"]:
+            raise DamagedFile(path, "its weights are not those of its record")
+        self.model.load_state_dict(state)
+        self.at = link.key
+
+    def read_mask(self, link: Link) -> Mask:
+        """The mask stored after a generation."""
+        path = self.folder(link) / f"mask-{link.mask_key}.npz"
+        try:
+            mask = masks.unpack(path)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise DamagedFile(path, f"cannot be read: {type(error).__name__}") from error
+        record = records.read(path.with_suffix(".json"))
+        if records.weights_digest(mask) != record["result"]["mask"]:
+            raise DamagedFile(path, "its bits are not those of its record")
+        return mask

@@ -1,0 +1,139 @@
+"""Means, intervals and verdicts; every comparison is paired by seed."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+LEVEL = 0.95
+"""Confidence level of every interval."""
+
+MARGIN = 0.5
+"""Percentage points of accuracy within which two methods count as equivalent."""
+
+POWER = 0.8
+"""Power for which the number of seeds is planned."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds, with its spread and t interval."""
+
+    n: int
+    mean: float
+    sd: float
+    """Standard deviation (n - 1); NaN for n = 1."""
+    low: float
+    high: float
+    p: float
+    """Two-sided p-value of the t-test against 0; NaN for n = 1."""
+
+
+def estimate(values: Iterable[float]) -> Estimate:
+    """The `Estimate` of the mean of independent values (at least one)."""
+    values = np.asarray(list(values), dtype=float)
+    n, mean = len(values), float(values.mean())
+    if n == 1:
+        return Estimate(1, mean, math.nan, math.nan, math.nan, math.nan)
+    sd = float(values.std(ddof=1))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * sd / math.sqrt(n)
+    if sd == 0:
+        p = 1.0 if mean == 0 else 0.0
+    else:
+        p = float(2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1))
+    return Estimate(n, mean, sd, mean - half, mean + half, p)
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Holm-adjusted p-values (Holm, 1979), in the order given."""
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def seeds_needed(sd: float, margin: float = MARGIN) -> int:
+    """Seeds for which a paired t-test at 5 % sees a difference of `margin` with power 80 %.
+
+    `sd` is the standard deviation of the paired differences. It is the smallest n with power
+    P(|t'| > t_crit), t' noncentral with n - 1 degrees of freedom.
+    """
+    n = 2
+    while True:
+        critical = stats.t.ppf((1 + LEVEL) / 2, n - 1)
+        shift = margin / sd * math.sqrt(n)
+        if stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift) >= POWER:
+            return n
+        n += 1
+
+
+def summary(frame: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
+    """Per method, in the order in which methods appear: n, mean, sd, low, high of the last
+    generation's `column` (95 % t interval over seeds)."""
+    last = frame[frame["last"]]
+    rows = {method: estimate(part[column]) for method, part in last.groupby("method", sort=False)}
+    return pd.DataFrame(
+        {
+            m: {"n": e.n, "mean": e.mean, "sd": e.sd, "low": e.low, "high": e.high}
+            for m, e in rows.items()
+        }
+    ).T.astype({"n": int})
+
+
+def comparisons(
+    frame: pd.DataFrame, pairs: list[tuple[str, str]], column: str = "test_accuracy"
+) -> pd.DataFrame:
+    """One row per (a, b): the paired difference a - b of the last generation over common seeds.
+
+    Columns: a, b, n, difference, sd, low, high (95 % t interval), p (Holm-adjusted over the rows),
+    verdict and `seeds_needed` (for the margin, at the measured spread). The verdict is
+
+    - `better` or `worse` if the adjusted p is below 5 %,
+    - `equivalent` if the 90 % interval lies within the margin (two one-sided tests at 5 %),
+    - `undecided` otherwise, or with fewer than two seeds.
+
+    A difference may be both significant and within the margin; then the verdict says both.
+    """
+    last = frame[frame["last"]].pivot(index="seed", columns="method", values=column)
+    rows = []
+    for a, b in pairs:
+        if a in last and b in last:
+            differences = (last[a] - last[b]).dropna()
+            if len(differences):
+                rows.append((a, b, estimate(differences)))
+    adjusted = holm([e.p if not math.isnan(e.p) else 1.0 for _, _, e in rows])
+    return pd.DataFrame(
+        [
+            {
+                "a": a,
+                "b": b,
+                "n": e.n,
+                "difference": e.mean,
+                "sd": e.sd,
+                "low": e.low,
+                "high": e.high,
+                "p": p,
+                "verdict": verdict(e, p),
+                "seeds_needed": seeds_needed(e.sd) if e.n > 1 and e.sd > 0 else None,
+            }
+            for (a, b, e), p in zip(rows, adjusted, strict=True)
+        ]
+    )
+
+
+def verdict(difference: Estimate, p: float) -> str:
+    """`better`, `worse`, `equivalent`, both or `undecided`, as `comparisons` defines them."""
+    if difference.n < 2:
+        return "undecided"
+    found = []
+    if p < 1 - LEVEL:
+        found.append("better" if difference.mean > 0 else "worse")
+    half = float(stats.t.ppf(LEVEL, difference.n - 1)) * difference.sd / math.sqrt(difference.n)
+    if difference.mean - half > -MARGIN and difference.mean + half < MARGIN:
+        found.append("equivalent")
+    return ", ".join(found) or "undecided"

@@ -1,0 +1,375 @@
+"""Many runs, one tidy data frame: find or train them, in parallel, and put them side by side."""
+
+import statistics
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from joblib import Parallel, delayed
+from tqdm.auto import tqdm
+
+from . import UserError, records
+from .config import Config
+from .methods import METHODS
+from .records import Record
+from .run import Link, chain, run
+from .stats import estimate
+
+
+class StudyFailed(UserError):
+    """Some runs of a study failed; the others are on disk. The message names each failure."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its config, the records of its chain in order, and where they are from."""
+
+    config: Config
+    records: list[Record]
+    source: str
+    """`published` or `runs`."""
+
+
+def find(config: Config, published: bool = True, own: bool = True, runs: Path | None = None):
+    """The finished `Run` of a config, published or the user's own, or None; trains nothing."""
+    wanted = [key for link in chain(config) for key in link.keys]
+    if published:
+        there = records.published(config.dataset, config.seed)
+        if all(key in there for key in wanted):
+            return Run(config, [there[key] for key in wanted], "published")
+    if own:
+        found = [records.read(path) for link in chain(config) for path in _paths(link, runs)]
+        if all(record is not None for record in found):
+            return Run(config, found, "runs")
+    return None
+
+
+def _paths(link: Link, runs: Path | None) -> list[Path]:
+    folder = (runs or records.runs_root()) / link.key
+    masks = [] if link.mask_key is None else [folder / f"mask-{link.mask_key}.json"]
+    return [folder / "record.json", *masks]
+
+
+def study(
+    configs: Iterable[Config],
+    *,
+    train: bool = True,
+    published: bool = True,
+    workers: int = 0,
+    device: str = "auto",
+    runs: Path | None = None,
+) -> list[Run]:
+    """The runs of all configs, in order; the missing ones are trained, or left out.
+
+    With `train`, says how many runs are missing and about how long they take, then trains them on
+    `workers` processes (0: one per core), generations that several runs share first and once, under
+    a progress bar. Without, says what is missing and with which command it is run. With `published`
+    False only the user's own runs count.
+
+    Raises `StudyFailed` after all others are done if runs failed, and `UserError` if the runs found
+    were made with different versions, devices or precisions, which must not be compared.
+    """
+    configs = list(configs)
+    found = {config: find(config, published, runs=runs) for config in configs}
+    missing = [config for config in configs if found[config] is None]
+    if missing and train:
+        _train(missing, workers, device, runs)
+        found |= {config: find(config, published, runs=runs) for config in missing}
+    elif missing:
+        print(
+            f"not run: {len(missing)} of {len(configs)} runs; to run them: {command(missing)}",
+        )
+    else:
+        places = Counter(run.source for run in found.values())
+        print(f"{len(configs)} runs on disk, nothing to train ({_listed(places)})")
+    complete = [run for run in found.values() if run is not None]
+    _same_conditions(complete)
+    return complete
+
+
+def _listed(counts: Counter) -> str:
+    return ", ".join(f"{number} {name}" for name, number in counts.items())
+
+
+def command(configs: list[Config]) -> str:
+    """A command that trains (at least) these configs of one dataset."""
+    methods = [name for name in METHODS if name in {config.method for config in configs}]
+    seeds = max(config.seed for config in configs) + 1
+    chosen = " ".join(f"--method {name}" for name in methods)
+    return f"dnr study --dataset {configs[0].dataset} {chosen} --seeds {seeds}"
+
+
+def _same_conditions(found: list[Run]) -> None:
+    conditions = Counter(
+        (record["provenance"]["results"], record["provenance"]["device"], run.config.precision)
+        for run in found
+        for record in run.records
+    )
+    if len(conditions) > 1:
+        listed = "; ".join(
+            f"{number} records of results version {version} on {device} in {precision}"
+            for (version, device, precision), number in conditions.items()
+        )
+        raise UserError(
+            f"these runs cannot be compared: {listed}. Train all of them on one device, or set "
+            "DNRLIB_RUNS to a fresh folder"
+        )
+
+
+# --------------------------------------------------------------------------------------------------
+# Training what is missing
+
+
+def _train(configs: list[Config], workers: int, device: str, runs: Path | None) -> None:
+    import os
+
+    workers = workers or os.cpu_count() or 1
+    links = {link.key: (config, link) for config in configs for link in chain(config)}
+    todo = {
+        key: (config, link)
+        for key, (config, link) in links.items()
+        if any(records.read(path) is None for path in _paths(link, runs))
+    }
+    epochs = sum(link.stage.length(config) for config, link in todo.values())
+    per_epoch = seconds_per_epoch(configs[0])
+    estimate = (
+        f"about {_duration(epochs * per_epoch / min(workers, len(configs)))}"
+        if per_epoch
+        else "no run of this kind was timed yet"
+    )
+    print(
+        f"{len(configs)} runs to train: {len(todo)} generations, {epochs} epochs, "
+        f"on {workers} workers; {estimate}",
+        flush=True,
+    )
+    # A first generation that several runs share is one task; its run then goes on from there.
+    first = Counter(chain(config)[0].key for config in configs)
+    shared, alone = {}, []
+    for config in configs:
+        key = chain(config)[0].key
+        if first[key] > 1 and key not in shared:
+            shared[key] = config
+        alone.append(config)
+    failures: dict[str, str] = {}
+    done: set[str] = set()
+    with tqdm(total=epochs, unit="epoch", desc="training", smoothing=0.05) as bar:
+        for phase, first_only in ((list(shared.values()), True), (alone, False)):
+            if not phase:
+                continue
+            tasks = (delayed(_attempt)(c, runs, device, first_only) for c in phase)
+            pool = Parallel(n_jobs=workers, return_as="generator_unordered")
+            for finished, (config, keys, error) in enumerate(pool(tasks), 1):
+                running = min(workers, len(phase) - finished)
+                bar.set_postfix_str(f"{finished}/{len(phase)} runs done, {running} running")
+                for key in keys:
+                    if key in todo and key not in done:
+                        done.add(key)
+                        at, link = todo[key]
+                        bar.update(link.stage.length(at))
+                if error is not None:
+                    failures[f"{config.dataset} {config.method} seed {config.seed}"] = error
+    if failures:
+        listed = "\n".join(f"  {name}: {error}" for name, error in failures.items())
+        raise StudyFailed(f"{len(failures)} of {len(configs)} runs failed:\n{listed}")
+
+
+def _attempt(
+    config: Config, runs: Path | None, device: str, first_only: bool
+) -> tuple[Config, list[str], str | None]:
+    """Runs a config, or only its first generation, in a worker; never raises."""
+    keys: list[str] = []
+    try:
+        run(config, runs, device, lambda record: keys.append(record["key"]), first_only)
+    except Exception as error:  # - collected and named at the end of the study
+        return config, keys, f"{type(error).__name__}: {error}"
+    return config, keys, None
+
+
+def seconds_per_epoch(config: Config) -> float | None:
+    """Median seconds per training epoch of the dataset's published records, or None."""
+    folder = records.PUBLISHED / config.dataset
+    times = [
+        record["timing"]["seconds"] / len(record["result"]["curve"])
+        for path in sorted(folder.glob("seed-*.jsonl"))[:3]
+        for record in records.published(config.dataset, int(path.stem.split("-")[1])).values()
+        if record["kind"] == "generation"
+    ]
+    return statistics.median(times) if times else None
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+
+
+# --------------------------------------------------------------------------------------------------
+# Frames
+
+
+def generations(found: Iterable[Run]) -> pd.DataFrame:
+    """One row per run and generation, tidy.
+
+    Columns: dataset, method, seed, source; generation (1-based), `last` (whether it is the run's
+    last) and `epochs` trained so far; accuracies in %: test, train, `birth_accuracy` (before the
+    first step) and `masked_accuracy` (without the weights that the next mask drops); test_loss,
+    train_loss; shares 0..1 over all layers: kept, zero_saliency, overlap_previous, overlap_first
+    (of the weights kept by this mask, those kept by the previous or the first one; DNR Figs. 2, 4);
+    seconds and images_per_second. Values that a generation does not have are NaN.
+
+    A run that is one long generation gets a row per `Config.epochs` epochs too, with nothing but
+    the test accuracy at that point of its schedule.
+    """
+    rows = []
+    for run_ in found:
+        by_kind: dict[tuple[str, int], Record] = {
+            (record["kind"], record["generation"]): record for record in run_.records
+        }
+        last = max(number for _, number in by_kind)
+        so_far = 0
+        for number in range(1, last + 1):
+            record = by_kind["generation", number]
+            result = record["result"]
+            base = {
+                "dataset": run_.config.dataset,
+                "method": run_.config.method,
+                "seed": run_.config.seed,
+                "source": run_.source,
+            }
+            for accuracy in result["trace"][:-1]:
+                so_far += run_.config.epochs
+                rows.append(
+                    base
+                    | {
+                        "generation": so_far // run_.config.epochs,
+                        "last": False,
+                        "epochs": so_far,
+                        "test_accuracy": accuracy,
+                    }
+                )
+            so_far += run_.config.epochs
+            row = base | {
+                "generation": so_far // run_.config.epochs,
+                "last": number == last,
+                "epochs": so_far,
+            }
+            for name in (
+                "test_accuracy",
+                "train_accuracy",
+                "birth_accuracy",
+                "test_loss",
+                "train_loss",
+            ):
+                row[name] = result[name]
+            row |= record["timing"]
+            mask = by_kind.get(("mask", number))
+            if mask is not None:
+                row |= _shares(mask["result"])
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _shares(result: dict[str, Any]) -> dict[str, float]:
+    total = {name: sum(counts.values()) for name, counts in result.items() if type(counts) is dict}
+    shares = {
+        "kept": total["kept"] / total["size"],
+        "masked_accuracy": result["masked_accuracy"],
+    }
+    if result["zero_saliency"]:
+        shares["zero_saliency"] = total["zero_saliency"] / total["size"]
+    for name in ("previous", "first"):
+        if f"with_{name}" in result:
+            shares[f"overlap_{name}"] = total[f"with_{name}"] / total["kept"]
+    return shares
+
+
+def layers(found: Iterable[Run]) -> pd.DataFrame:
+    """One row per run, generation with a mask, and layer: counts of weights.
+
+    Columns: dataset, method, seed, generation, layer, size, kept, zero_saliency, with_previous,
+    with_first (NaN where there is none).
+    """
+    rows = []
+    for run_ in found:
+        for record in run_.records:
+            if record["kind"] != "mask":
+                continue
+            result = record["result"]
+            counts = {name: values for name, values in result.items() if type(values) is dict}
+            for layer in result["size"]:
+                rows.append(
+                    {
+                        "dataset": run_.config.dataset,
+                        "method": run_.config.method,
+                        "seed": run_.config.seed,
+                        "generation": record["generation"],
+                        "layer": layer.removesuffix(".weight"),
+                    }
+                    | {name: values.get(layer) for name, values in counts.items()}
+                )
+    return pd.DataFrame(rows)
+
+
+# --------------------------------------------------------------------------------------------------
+# Published against own
+
+
+def agreement(configs: Iterable[Config], runs: Path | None = None) -> str:
+    """One sentence: whether the user's own runs agree with the published ones.
+
+    On the same processor and torch every weight must agree bit for bit. Elsewhere training is
+    chaotic in the last bits, and the paired difference of the final accuracies is judged by its
+    95 % interval. The sentence says which of the two was judged.
+    """
+    pairs = []
+    for config in configs:
+        ours = find(config, published=False, runs=runs)
+        theirs = find(config, own=False)
+        if ours is not None and theirs is not None:
+            pairs.append((theirs, ours))
+    if not pairs:
+        return "None of these runs was trained on this machine; the published records are shown."
+    here = [
+        {name: run_.records[0]["provenance"][name] for name in ("processor", "torch", "threads")}
+        for _, run_ in pairs
+    ]
+    there = [
+        {name: run_.records[0]["provenance"][name] for name in ("processor", "torch", "threads")}
+        for run_, _ in pairs
+    ]
+    if here == there:
+        same = sum(_results(a) == _results(b) for a, b in pairs)
+        verdict = "all agree" if same == len(pairs) else f"{len(pairs) - same} DIFFER"
+        return (
+            f"{len(pairs)} of these runs were trained on this machine too, with the same processor "
+            f"and torch as the published ones; compared bit for bit, {verdict}."
+        )
+    by_seed = pd.DataFrame(
+        {
+            "seed": a.config.seed,
+            "difference": _final(b) - _final(a),
+        }
+        for a, b in pairs
+    )
+    result = estimate(by_seed.groupby("seed")["difference"].mean())
+    text = (
+        f"{len(pairs)} of these runs were trained on this machine too, with another processor or "
+        f"torch than the published ones, where the last bits of a training cannot agree. Judged by "
+        f"the difference of final accuracies (own minus published, mean per seed): "
+        f"{result.mean:+.2f} points, n = {result.n} seeds"
+    )
+    if result.n < 2:
+        return text + "; an interval needs at least two."
+    agree = result.low <= 0 <= result.high
+    return f"{text}, 95 % interval {result.low:+.2f} to {result.high:+.2f}: " + (
+        "no disagreement." if agree else "they DIFFER."
+    )
+
+
+def _results(run_: Run) -> list[dict[str, Any]]:
+    return [record["result"] for record in run_.records]
+
+
+def _final(run_: Run) -> float:
+    return [r for r in run_.records if r["kind"] == "generation"][-1]["result"]["test_accuracy"]

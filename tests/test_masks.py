@@ -1,0 +1,223 @@
+"""Saliency, selection and storage of masks, against hand values and independent derivations."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dnrlib import UserError, masks
+from dnrlib.data import Data, load
+from dnrlib.masks import Kels, Parent, Snip, Top, Wels, top
+from dnrlib.models import build, prunable
+from dnrlib.streams import stream
+
+
+def network(width=4, seed=0):
+    return build(
+        "resnet18", classes=10, channels=1, width=width, stem="3x3", draw=stream(seed, 0, "birth")
+    )
+
+
+def parent(config, model=None, generation=1):
+    return Parent(model or network(config.width), load(config), config, generation)
+
+
+def test_top_keeps_the_largest():
+    scores = torch.tensor([0.1, 0.4, 0.3, 0.2])
+    assert top(scores, 2).tolist() == [False, True, True, False]
+
+
+def test_top_breaks_ties_in_order_and_keeps_an_exact_count():
+    scores = torch.tensor([0.0, 1.0, 0.0, 0.0, 2.0, 0.0])
+    assert top(scores, 4).tolist() == [True, True, True, False, True, False]
+    for count in range(7):
+        assert top(torch.zeros(6), count).tolist() == [i < count for i in range(6)]
+
+
+class Linear4(nn.Module):
+    """One linear layer with four weights; logits are computable by hand."""
+
+    def __init__(self, dtype=torch.float32):
+        super().__init__()
+        self.fc = nn.Linear(2, 2, bias=False, dtype=dtype)
+        with torch.no_grad():
+            self.fc.weight.copy_(torch.tensor([[0.5, -1.0], [0.25, 2.0]]))
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+def test_snip_of_four_weights_by_hand(tiny, monkeypatch):
+    """Two images x = (1, 0) and (0, 1), labels 0 and 1; the mean cross-entropy over both.
+
+    Image 1 has logits (.5, .25), p = softmax; dL/dw00 = (p0 - 1)/2, dL/dw10 = p1/2.
+    Image 2 has logits (-1, 2); dL/dw01 = q0/2, dL/dw11 = (q1 - 1)/2.
+    """
+    probe = [(torch.eye(2), torch.tensor([0, 1]))]
+    monkeypatch.setattr(masks, "probe", lambda parent, share: iter(probe))
+    p1 = 1 / (1 + math.exp(0.25))
+    q0 = 1 / (1 + math.exp(3.0))
+    expected = [[0.5 * p1 / 2, 1.0 * q0 / 2], [0.25 * p1 / 2, 2.0 * q0 / 2]]
+    scores = Snip(1.0).scores(parent(tiny(), Linear4()))["fc.weight"]
+    np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-5)
+    kept = Top(Snip(1.0), 0.5).mask(parent(tiny(), Linear4()))[0]["fc.weight"]
+    assert kept.tolist() == [[True, False], [False, True]] or kept.tolist() == [
+        [True, False],
+        [True, False],
+    ]
+    assert kept.tolist() == (np.array(expected) >= sorted(np.ravel(expected))[2]).tolist()
+
+
+def test_snip_does_not_depend_on_how_the_probe_is_batched(tiny):
+    """Signed gradients are summed before the absolute value is taken (unlike D15)."""
+    model = network()
+    whole = Snip(1.0).scores(parent(tiny(batch=40, augment="none"), model))
+    parts = Snip(1.0).scores(parent(tiny(batch=7, augment="none"), model))
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], rtol=1e-3, atol=1e-7)
+
+
+def test_snip_is_the_derivative_by_a_gate_in_float64(tiny):
+    """|dL/dc| at c = 1, where c multiplies one weight: the definition of connection sensitivity,
+    by central differences."""
+    config = tiny()
+    model = network().double().eval()
+    at = parent(config, model)
+    images, labels = next(iter(masks.probe(at, 0.2)))
+    double = [(images.double(), labels)]
+    weights = prunable(model)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masks, "probe", lambda parent, share: iter(double))
+        scores = Snip(0.2).scores(at)
+    pick = stream(0, 0, "test")
+    for name, weight in weights.items():
+        flat = weight.data.view(-1) if weight.data.is_contiguous() else None
+        index = int(torch.randint(weight.numel(), (1,), generator=pick))
+        where = np.unravel_index(index, weight.shape)
+        assert flat is None or flat[index] == weight.data[where]
+        value = weight.data[where].item()
+        losses = []
+        for gate in (1 + 1e-5, 1 - 1e-5):
+            weight.data[where] = value * gate
+            with torch.no_grad():
+                losses.append(F.cross_entropy(model(double[0][0]), labels).item())
+        weight.data[where] = value
+        slope = abs(losses[0] - losses[1]) / 2e-5
+        assert scores[name][where].item() == pytest.approx(slope, rel=1e-4, abs=1e-9), name
+
+
+def test_snip_changes_neither_weights_nor_batch_statistics(tiny):
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    Snip(0.5).scores(parent(tiny(), model))
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(weight.grad is None for weight in model.parameters())
+
+
+def test_probe_is_a_fresh_share_of_the_training_split(tiny):
+    config = tiny(per_class=10, augment="none")
+
+    def images(generation):
+        batched = masks.probe(parent(config, generation=generation), 0.2)
+        return torch.cat([images for images, _ in batched])
+
+    assert len(images(1)) == 20
+    assert torch.equal(images(1), images(1))
+    assert not torch.equal(images(1), images(2))
+    assert len(images(1).flatten(1).unique(dim=0)) == 20
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.2, 0.5, 0.8, 0.95, 1.0])
+def test_top_share_is_exact_and_global(tiny, share):
+    mask, zero = Top(Snip(0.2), share).mask(parent(tiny()))
+    total = sum(values.numel() for values in mask.values())
+    assert sum(masks.count(mask).values()) == round(share * total)
+    assert mask.keys() == zero.keys() == prunable(network()).keys()
+    if share == 0.5:
+        shares = {name: values.float().mean().item() for name, values in mask.items()}
+        assert max(shares.values()) - min(shares.values()) > 0.1, "one threshold for all layers"
+
+
+def test_top_is_exact_when_most_saliencies_are_zero(tiny, monkeypatch):
+    zeros = {"a": torch.zeros(3, 3), "b": torch.tensor([0.0, 1.0])}
+    monkeypatch.setattr(Snip, "scores", lambda self, parent: zeros)
+    mask, zero = Top(Snip(0.2), 0.8).mask(parent(tiny()))
+    assert sum(masks.count(mask).values()) == round(0.8 * 11)
+    assert mask["b"].tolist() == [False, True]
+    assert masks.count(zero) == {"a": 9, "b": 1}
+
+
+def test_top_refuses_scores_that_are_not_finite(tiny):
+    model = network()
+    with torch.no_grad():
+        model.fc.weight[0, 0] = float("nan")
+    with pytest.raises(UserError, match="saliency after generation 1 is not finite"):
+        Top(Snip(0.2), 0.8).mask(parent(tiny(), model))
+
+
+@pytest.mark.parametrize("rate", [0.3, 0.5, 0.7, 0.8, 1.0])
+def test_kels_keeps_the_first_filters_and_channels(tiny, rate):
+    mask, _ = Kels(rate).mask(parent(tiny(width=10), network(10)))
+    names = list(mask)
+    for name, values in mask.items():
+        outputs, inputs = values.shape[:2]
+        rows = outputs if name == names[-1] else math.ceil(round(rate * outputs, 6))
+        columns = inputs if name == names[0] else math.ceil(round(rate * inputs, 6))
+        assert values[:rows, :columns].all(), name
+        assert int(values.sum()) == rows * columns * values[0, 0].numel(), name
+
+
+def test_kels_at_point_8_resets_about_36_percent(tiny):
+    """D27: the split rate is per dimension, so 0.8 keeps 0.64 of the weights, not 0.8."""
+    mask, _ = Kels(0.8).mask(parent(tiny(width=20), network(20)))
+    kept = sum(masks.count(mask).values()) / sum(values.numel() for values in mask.values())
+    assert kept == pytest.approx(0.64, abs=0.01)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+def test_wels_keeps_an_exact_share_of_each_layer_drawn_once(tiny, share):
+    config = tiny()
+    mask, _ = Wels(share).mask(parent(config))
+    later, _ = Wels(share).mask(parent(config, generation=5))
+    other, _ = Wels(share).mask(parent(tiny(seed=1)))
+    for name, values in mask.items():
+        assert int(values.sum()) == round(share * values.numel()), name
+        assert torch.equal(values, later[name]), name
+    assert any(not torch.equal(mask[name], other[name]) for name in mask)
+
+
+def test_counts_of_two_masks():
+    a = {"x": torch.tensor([True, True, False, False]), "only a": torch.tensor([True])}
+    b = {"x": torch.tensor([True, False, True, False])}
+    assert masks.count(a) == {"x": 2, "only a": 1}
+    assert masks.both(a, b) == {"x": 1}
+
+
+def test_pack_stores_one_bit_per_weight_and_gives_the_mask_back(tmp_path):
+    mask = {
+        "conv.weight": torch.rand(64, 64, 3, 3, generator=stream(0, 0, "a")) < 0.8,
+        "odd": torch.tensor([True, False, True]),
+    }
+    packed = masks.pack(mask)
+    assert len(packed) < 64 * 64 * 9 / 8 + 2000
+    (tmp_path / "mask.npz").write_bytes(packed)
+    back = masks.unpack(tmp_path / "mask.npz")
+    assert back.keys() == mask.keys()
+    assert all(torch.equal(back[name], mask[name]) for name in mask)
+
+
+def test_prunable_chooses_by_type():
+    names = list(prunable(network()))
+    assert len(names) == 21
+    assert names[0] == "conv1.weight"
+    assert names[-1] == "fc.weight"
+    assert sum("downsample.0" in name for name in names) == 3
+    assert not any("bn" in name or "bias" in name for name in names)
+
+
+def test_data_is_on_the_parent(tiny):
+    assert isinstance(parent(tiny()).data, Data)

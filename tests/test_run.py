@@ -1,0 +1,374 @@
+"""Properties of whole runs, over all methods."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from filelock import FileLock
+
+from dnrlib import UserError, masks, records, run, train
+from dnrlib.config import canonical, configure
+from dnrlib.data import load
+from dnrlib.methods import METHODS, budget, plan
+from dnrlib.models import prunable
+from dnrlib.run import Session, chain
+from dnrlib.streams import stream
+
+
+def results(found):
+    return [(record["kind"], record["key"], record["result"]) for record in found]
+
+
+def weights(link):
+    return torch.load(records.runs_root() / link.key / "weights.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_declared_budget_is_equal(tiny, method):
+    """Every method trains generations x epochs; plain training is one generation by definition."""
+    config = tiny(method=method, generations=7, epochs=3)
+    assert budget(config) == (3 if method == "plain" else 21)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_trained_budget_is_the_declared_one(tiny, method):
+    config = tiny(method=method, epochs=2)
+    found = [record for record in run.run(config) if record["kind"] == "generation"]
+    assert sum(len(record["result"]["curve"]) for record in found) == budget(config)
+    assert [record["generation"] for record in found] == list(range(1, len(plan(config)) + 1))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_same_config_same_bits(tiny, tmp_path, method):
+    config = tiny(method=method, generations=2)
+    first = run.run(config, tmp_path / "a")
+    second = run.run(config, tmp_path / "b")
+    assert results(first) == results(second)
+    assert results(run.run(tiny(method=method, generations=2, seed=1))) != results(first)
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "long"])
+def test_methods_share_the_first_generation(tiny, method):
+    run.run(tiny(method="plain"))
+    seen = []
+    run.run(tiny(method=method), report=seen.append)
+    plain = run.run(tiny(method="plain"))
+    assert seen[0] == plain[0], "read, not trained again: even the timing is the same"
+
+
+def test_fewer_generations_are_a_prefix_of_more(tiny):
+    short = run.run(tiny(method="dnr", generations=2))
+    long = run.run(tiny(method="dnr", generations=4))
+    assert long[: len(short)] == short
+
+
+@pytest.mark.parametrize("method", ["ke", "ke-wels", "dnr"])
+def test_child_inherits_kept_weights_bit_for_bit_and_nothing_else(tiny, method, monkeypatch):
+    """At birth, before the first step: kept weights, biases, batch normalisation and its running
+    statistics are the parent's; every reset weight has changed, to a value within the fill's
+    bounds."""
+    config = tiny(method=method, generations=2)
+    born = {}
+
+    def capture(model, data, config, generation, epochs):
+        if generation == 2:
+            born.update({name: value.clone() for name, value in model.state_dict().items()})
+        return trained(model, data, config, generation, epochs)
+
+    trained = train.train
+    monkeypatch.setattr(train, "train", capture)
+    run.run(config)
+    link = chain(config)[0]
+    parent = weights(link)
+    mask = Session(config, records.runs_root(), torch.device("cpu")).read_mask(link)
+    assert set(mask) < set(parent)
+    for name, value in parent.items():
+        kept = mask.get(name, torch.ones_like(value, dtype=torch.bool))
+        assert torch.equal(born[name][kept], value[kept]), name
+        reset = born[name][~kept]
+        assert not (reset == value[~kept]).any(), name
+        if reset.numel():
+            assert reset.abs().max() <= value[0].numel() ** -0.5, name
+    assert sum(int((~kept).sum()) for kept in mask.values()) > 0
+
+
+def test_tuning_resets_nothing(tiny, monkeypatch):
+    called = []
+    monkeypatch.setattr(train, "conceive", lambda *arguments: called.append(arguments))
+    found = run.run(tiny(method="tune"))
+    assert not called
+    birth = [record["result"]["birth_accuracy"] for record in found]
+    end = [record["result"]["test_accuracy"] for record in found]
+    assert birth[1:] == end[:-1]
+
+
+@pytest.mark.parametrize("method", ["ke", "ke-wels", "dnr"])
+def test_a_mask_after_every_generation_and_the_last_never_applied(tiny, method):
+    config = tiny(method=method)
+    found = run.run(config)
+    kinds = [(record["kind"], record["generation"]) for record in found]
+    assert kinds == [(kind, g) for g in (1, 2, 3) for kind in ("generation", "mask")]
+    assert "with_previous" not in found[1]["result"]
+    for record in found[3::2]:
+        assert record["result"].keys() >= {"with_previous", "with_first", "masked_accuracy"}
+
+
+def test_recorded_counts_are_those_of_the_stored_masks(tiny):
+    config = tiny(method="dnr")
+    found = run.run(config)
+    links = chain(config)
+    session = Session(config, records.runs_root(), torch.device("cpu"))
+    stored = [session.read_mask(link) for link in links]
+    for position, record in enumerate(found[1::2]):
+        result = record["result"]
+        mask = stored[position]
+        for name, values in mask.items():
+            assert result["size"][name] == values.numel()
+            assert result["kept"][name] == int(values.sum())
+            if position:
+                before, first = stored[position - 1][name], stored[0][name]
+                assert result["with_previous"][name] == int((values & before).sum())
+                assert result["with_first"][name] == int((values & first).sum())
+        total = sum(result["size"].values())
+        assert sum(result["kept"].values()) == round(config.keep * total)
+        assert sum(result["zero_saliency"].values()) < total
+
+
+def test_masks_change_for_dnr_and_stay_for_ke(tiny):
+    for method, fixed in (("dnr", False), ("ke", True), ("ke-wels", True)):
+        found = run.run(tiny(method=method, width=8))
+        last = found[-1]["result"]
+        assert (last["with_previous"] == last["kept"]) is fixed, method
+
+
+def test_masked_accuracy_leaves_the_network_as_it_was(tiny):
+    config = tiny(method="dnr", generations=1)
+    session = Session(config, records.runs_root(), torch.device("cpu"))
+    session.open(chain(config), -1)
+    before = {name: value.clone() for name, value in session.model.state_dict().items()}
+    mask = {
+        name: torch.rand(value.shape, generator=stream(0, 0, "test")) < 0.5
+        for name, value in prunable(session.model).items()
+    }
+    accuracy = session.masked_accuracy(mask)
+    after = session.model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name in before)
+    with torch.no_grad():
+        for name, weight in prunable(session.model).items():
+            weight[~mask[name]] = 0
+    assert accuracy == train.evaluate(session.model, session.data, session.data.evaluation)[0]
+
+
+def test_fill_does_not_depend_on_the_mask(tiny):
+    """The same weight gets the same new value whichever others are kept."""
+    config = tiny()
+    children = []
+    for share in (0.2, 0.6):
+        session = Session(config, records.runs_root(), torch.device("cpu"))
+        session.open(chain(config), -1)
+        mask = {
+            name: torch.arange(value.numel()).view(value.shape) < share * value.numel()
+            for name, value in prunable(session.model).items()
+        }
+        train.conceive(session.model, mask, plan(config)[0].fill, stream(0, 2, "fill"))
+        children.append((mask, prunable(session.model)))
+    (few, a), (more, b) = children
+    for name in few:
+        assert torch.equal(a[name][~more[name]], b[name][~more[name]])
+        assert not torch.equal(a[name][~few[name]], b[name][~few[name]])
+
+
+# --------------------------------------------------------------------------------------------------
+# Interruption, damage, company
+
+KILLED_RUN = """
+    import os, signal
+    from dnrlib import records, run, train
+    from dnrlib.config import configure
+    config = configure("digits", **{settings})
+    moment = {moment!r}
+    def die(*arguments, **more):
+        os.kill(os.getpid(), signal.SIGKILL)
+    original = train.train
+    def train_until(model, data, config, generation, epochs):
+        if (generation, "training") == moment:
+            die()
+        return original(model, data, config, generation, epochs)
+    train.train = train_until
+    written = records.write
+    def write_until(path, content):
+        if (path.parent.name[:6], path.suffix) == moment:
+            path.with_name("." + path.name + "-partial").write_bytes(content[:100])
+            die()
+        return written(path, content)
+    records.write = write_until
+    run.run(config)
+"""
+
+
+def killed(settings, moment):
+    """Runs a config in a process that kills itself with SIGKILL at a moment."""
+    code = textwrap.dedent(KILLED_RUN).format(settings=settings, moment=moment)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize("method", ["tune", "ke-wels", "dnr"])
+def test_killed_and_resumed_equals_undisturbed(tiny, tmp_path, method):
+    """SIGKILL in the training of generations 2 and 3, and while each kind of file is written."""
+    config = tiny(method=method)
+    undisturbed = results(run.run(config, tmp_path / "undisturbed"))
+    settings = {
+        name: value for name, value in dataclasses.asdict(config).items() if name != "dataset"
+    }
+    second = chain(config)[1].key[:6]
+    for moment in ((2, "training"), (second, ".pt"), (second, ".json"), (3, "training")):
+        killed(settings, moment)
+    if method == "dnr":
+        killed(settings, (chain(config)[2].key[:6], ".npz"))
+    assert results(run.run(config)) == undisturbed
+
+
+def test_two_processes_never_train_the_same_link(tiny, monkeypatch):
+    trained = []
+    original = train.train
+
+    def slow(model, data, config, generation, epochs):
+        trained.append(generation)
+        return original(model, data, config, generation, epochs)
+
+    monkeypatch.setattr(train, "train", slow)
+    found = []
+    config = tiny(method="dnr")
+    both = [threading.Thread(target=lambda: found.append(run.run(config))) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert sorted(trained) == [1, 2, 3]
+    assert found[0] == found[1]
+
+
+def test_a_dead_owner_of_a_lock_blocks_nobody(tmp_path):
+    code = (
+        "import os, signal, sys; from filelock import FileLock; "
+        "FileLock(sys.argv[1]).acquire(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "lock")])
+    with FileLock(tmp_path / "lock", timeout=1):
+        pass
+
+
+@pytest.mark.parametrize("name", ["weights.pt", "record.json", "mask.npz", "mask.json"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+def test_damaged_files_are_named_and_never_used(tiny, name, damage):
+    config = tiny(method="dnr", generations=2)
+    run.run(config)
+    first, second = (records.runs_root() / link.key for link in chain(config))
+    path = next(first.glob(name.replace("mask", "mask-*")))
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        del content[len(content) // 2 :]
+    elif path.suffix == ".json":
+        content = content.replace(b"_accuracy", b"_akkuracy", 1)
+    else:
+        # The middle of the largest tensor, beyond the reach of headers.
+        content[len(content) // 2] ^= 0x40
+    path.write_bytes(bytes(content))
+    (second / "record.json").unlink()
+    with pytest.raises(records.DamagedFile, match=path.name) as error:
+        run.run(config)
+    assert f"delete the folder {first}" in str(error.value)
+
+
+def test_weights_of_another_run_are_not_used(tiny):
+    config, other = tiny(method="tune", generations=2), tiny(method="tune", generations=2, seed=1)
+    run.run(config)
+    run.run(other)
+    root = records.runs_root()
+    mine, theirs = (root / chain(c)[0].key / "weights.pt" for c in (config, other))
+    mine.write_bytes(theirs.read_bytes())
+    (root / chain(config)[1].key / "record.json").unlink()
+    with pytest.raises(records.DamagedFile, match="not those of its record"):
+        run.run(config)
+
+
+def test_a_diverging_run_names_generation_epoch_and_rate(tiny):
+    with pytest.raises(UserError, match=r"generation 1, epoch \d+ of 5, at learning rate") as error:
+        run.run(tiny(method="plain", lr=1e30, epochs=5))
+    assert "lower lr" in str(error.value)
+
+
+def test_a_chain_is_not_continued_on_another_device(tiny):
+    config = tiny(method="plain")
+    run.run(config)
+    path = records.runs_root() / chain(config)[0].key / "record.json"
+    record = records.read(path)
+    record["provenance"]["device"] = "cuda"
+    records.save(path, record)
+    with pytest.raises(UserError, match="was trained on cuda, this run is on cpu"):
+        run.run(config, device="cpu")
+
+
+def test_records_hold_what_they_promise(tiny):
+    generation, mask = run.run(tiny(method="dnr", generations=2))[:2]
+    assert generation["config"]["lr"] == 0.1
+    assert generation["stage"] == canonical(plan(tiny())[0])
+    assert generation["provenance"].keys() == {
+        *("package", "commit", "results", "torch", "python", "device", "processor", "threads")
+    }
+    assert generation["timing"]["images_per_second"] > 0
+    assert mask["of"] == generation["key"]
+    assert mask["keep"] == {"Top": {"score": {"Snip": {"probe": 0.2}}, "share": 0.8}}
+    for record in (generation, mask):
+        assert record == json.loads(json.dumps(record))
+
+
+def test_evaluation_and_training_accuracy_are_not_mixed_up(tiny):
+    """Against a plain recomputation from the stored weights."""
+    config = tiny(method="plain", epochs=3, per_class=2)
+    (record,) = run.run(config)
+    session = Session(config, records.runs_root(), torch.device("cpu"))
+    session.open(chain(config), 0)
+    data = load(config)
+    for name, split in (("test", data.evaluation), ("train", data.train)):
+        with torch.no_grad():
+            images = (split.images.float() / 255 - data.dataset.mean[0]) / data.dataset.std[0]
+            right = session.model.eval()(images).argmax(1) == split.labels
+        expected = 100 * right.float().mean().item()
+        assert record["result"][f"{name}_accuracy"] == pytest.approx(expected, abs=0.2)
+    assert record["result"]["test_accuracy"] != record["result"]["train_accuracy"]
+
+
+def test_several_threads_train_without_crashing(tmp_path):
+    """A crash in torch 2.15 with channels-last tensors and odd batches; see Session.layout."""
+    code = (
+        "from pathlib import Path; from dnrlib.config import configure; from dnrlib.run import run;"
+        "run(configure('digits', 'smoke', method='dnr', threads=2, per_class=3, batch=15), "
+        f"Path({str(tmp_path)!r}))"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()[-2000:]
+
+
+def test_masks_are_stored_in_bits(tiny):
+    config = tiny(method="dnr", generations=2)
+    run.run(config)
+    (path,) = Path(records.runs_root() / chain(config)[0].key).glob("mask-*.npz")
+    total = sum(values.numel() for values in masks.unpack(path).values())
+    assert path.stat().st_size < total / 8 + 14_000, "the archive names 21 layers"
+
+
+def test_configs_of_all_methods_run_on_all_datasets(tiny):
+    for dataset in ("digits-hard", "digits-32", "digits-hard-32"):
+        found = run.run(configure(dataset, "smoke", method="dnr", width=4, per_class=2, epochs=1))
+        assert len(found) == 4
