@@ -1,2 +1,207 @@
-def main():
-    pass
+"""The console command `dnr`."""
+
+import argparse
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from . import UserError, __version__, records
+from .config import BUDGETS, RECIPES, Config, configure, grid
+from .methods import METHODS
+
+EXAMPLES = """examples:
+  dnr run --dataset digits --method dnr --seed 0        one run, a line per generation
+  dnr run --method ke --generations 3 --lr 0.05         any setting can be changed
+  dnr study --dataset digits --seeds 5                  all methods, five seeds, in parallel
+  dnr page notebooks/table1.ipynb --dataset digits --dataset digits-hard
+                                                        one executed page per dataset
+  dnr book                                              pages and book, without training
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the command; returns its exit code."""
+    options = parser().parse_args(arguments)
+    try:
+        return options.do(options)
+    except UserError as error:
+        print(f"dnr: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ndnr: stopped; what is finished is on disk, run it again to go on", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="dnr",
+        description="Dynamic Neural Regeneration and Knowledge Evolution, made checkable.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"dnrlib {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    one = commands.add_parser(
+        "run", help="one run, from its longest prefix on disk", formatter_class=_Formatter
+    )
+    one.set_defaults(do=_run)
+    _common(one)
+    for spec in fields(Config):
+        if spec.name != "dataset":
+            one.add_argument(
+                f"--{spec.name.replace('_', '-')}",
+                type=spec.type,
+                metavar=spec.type.__name__.upper(),
+                choices=tuple(METHODS) if spec.name == "method" else None,
+                help=f"{spec.metadata['meaning']} (default: the recipe's)",
+            )
+
+    many = commands.add_parser(
+        "study", help="many runs in parallel, into your own runs folder", formatter_class=_Formatter
+    )
+    many.set_defaults(do=_study)
+    _common(many)
+    many.add_argument(
+        "--method",
+        action="append",
+        choices=tuple(METHODS),
+        help="a method; may be repeated (default: all)",
+    )
+    many.add_argument("--seeds", type=int, default=5, help="seeds 0..SEEDS-1 (default: 5)")
+    many.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
+    many.add_argument(
+        "--publish",
+        action="store_true",
+        help="for maintainers: then copy the records to data/records",
+    )
+
+    page = commands.add_parser("page", help="execute a notebook, one page per dataset")
+    page.set_defaults(do=_page)
+    page.add_argument("notebook", type=Path)
+    page.add_argument(
+        "--dataset", action="append", required=True, help="a dataset; may be repeated"
+    )
+    page.add_argument(
+        "-p",
+        "--parameter",
+        action="append",
+        nargs=2,
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="another parameter of the notebook; may be repeated",
+    )
+    page.add_argument(
+        "--output",
+        type=Path,
+        default=records.ROOT / "_build" / "pages",
+        help="folder for the pages (default: _build/pages)",
+    )
+
+    book = commands.add_parser("book", help="all pages and the book, without training")
+    book.set_defaults(do=_book)
+    return top
+
+
+class _Formatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32)
+
+
+def _common(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--dataset", default="digits", choices=tuple(RECIPES), help="(default: digits)"
+    )
+    command.add_argument(
+        "--budget", choices=BUDGETS, help="size of the recipe (default: follows from the dataset)"
+    )
+    command.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda or mps (default: auto, the best there is)"
+    )
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .run import chain, run
+
+    settings = {
+        spec.name: getattr(options, spec.name) for spec in fields(Config) if spec.name != "dataset"
+    }
+    config = configure(options.dataset, options.budget, **settings)
+    print(
+        f"{config.method} on {config.dataset}, seed {config.seed}: {len(chain(config))} generations"
+    )
+    run(config, device=options.device, report=_line)
+    last = records.runs_root() / chain(config)[-1].key / "record.json"
+    print(f"record: {last}")
+    return 0
+
+
+def _line(record: records.Record) -> None:
+    result = record["result"]
+    if record["kind"] == "generation":
+        print(
+            f"generation {record['generation']:3d}   test {result['test_accuracy']:6.2f} %   "
+            f"train {result['train_accuracy']:6.2f} %   loss {result['train_loss']:.4f}   "
+            f"{record['timing']['seconds']:6.1f} s",
+            flush=True,
+        )
+    else:
+        kept = sum(result["kept"].values()) / sum(result["size"].values())
+        print(f"   its mask keeps {kept:.1%}; without the rest, {result['masked_accuracy']:.2f} %")
+
+
+def _study(options: argparse.Namespace) -> int:
+    from .stats import summary
+    from .study import generations, study
+
+    methods = options.method or list(METHODS)
+    configs = grid(options.dataset, methods, options.seeds, options.budget)
+    found = study(configs, published=False, workers=options.workers, device=options.device)
+    print(summary(generations(found)).round(2).to_string())
+    if options.publish:
+        for run in found:
+            records.publish(run.config.dataset, run.config.seed, run.records)
+        print(f"published {len(found)} runs to {records.PUBLISHED / options.dataset}")
+    return 0
+
+
+def _page(options: argparse.Namespace) -> int:
+    from papermill.exceptions import PapermillExecutionError
+
+    from .pages import execute
+
+    if not options.notebook.exists():
+        raise UserError(f"{options.notebook} does not exist")
+    given = {name: _typed(value) for name, value in options.parameter}
+    failures = {}
+    for dataset in options.dataset:
+        output = options.output / f"{options.notebook.stem}-{dataset}.ipynb"
+        try:
+            execute(options.notebook, output, dataset=dataset, **given)
+            print(f"{dataset}: {output}", flush=True)
+        except PapermillExecutionError as error:
+            failures[dataset] = f"{error.ename}: {error.evalue}"
+    if failures:
+        listed = "\n".join(f"  {dataset}: {error}" for dataset, error in failures.items())
+        raise UserError(f"{len(failures)} of {len(options.dataset)} pages failed:\n{listed}")
+    return 0
+
+
+def _typed(value: str) -> str | int | float:
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    return value
+
+
+def _book(options: argparse.Namespace) -> int:
+    from .pages import build_book
+
+    print(f"the book: {build_book()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

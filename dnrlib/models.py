@@ -1,10 +1,17 @@
 """Residual networks in torchvision's topology, with a choice of stem and width."""
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
+
+from .data import DATASETS
+from .streams import stream
+
+if TYPE_CHECKING:
+    from .config import Config
 
 
 class ResNet(resnet.ResNet):
@@ -49,17 +56,19 @@ MODELS = {
 STEMS = ("3x3", "7x7")
 
 
-def build(
-    name: str, *, classes: int, channels: int, width: int, stem: str, draw: torch.Generator
-) -> ResNet:
-    """A network with random initial weights drawn from `draw`, on the CPU.
+def build(config: "Config") -> ResNet:
+    """The network of a run with its random initial weights, on the CPU.
 
     Convolution and linear weights are Kaiming-normal (fan-in, gain sqrt 2), the bias of `fc` is
     uniform in +-1/sqrt(fan-in), batch normalisation starts at 1 and 0, as in the released code.
     """
-    block, depths = MODELS[name]
+    dataset = DATASETS[config.dataset]
+    block, depths = MODELS[config.model]
+    draw = stream(config.seed, 0, "birth")
     with torch.device("meta"):
-        model = ResNet(block, depths, classes, channels, width, stem)
+        model = ResNet(
+            block, depths, len(dataset.classes), dataset.channels, config.width, config.stem
+        )
     model.to_empty(device="cpu")
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -87,3 +96,16 @@ def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
 def fan_in(weight: Tensor) -> int:
     """The number of inputs of one output of a convolution or linear weight."""
     return weight[0].numel()
+
+
+LAYERS = (
+    ["conv1"]
+    + [
+        f"layer{stage}.{block}.conv{conv}"
+        for stage in (1, 2, 3, 4)
+        for block in (0, 1)
+        for conv in (1, 2)
+    ]
+    + ["fc"]
+)
+"""The layers that the paper's overlap maps number 1 to 18: no shortcut convolutions."""

@@ -26,6 +26,8 @@ from .config import RESULTS_VERSION
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "data" / "records"
 SCHEMA = 1
+UMASK = os.umask(0)
+os.umask(UMASK)
 
 Record = dict[str, Any]
 
@@ -57,6 +59,8 @@ def write(path: Path, content: bytes) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        # Temporary files are private to their owner; this one is to be like any other file.
+        os.chmod(name, 0o666 & ~UMASK)
         os.replace(name, path)
     except BaseException:
         os.unlink(name)

@@ -245,14 +245,7 @@ class Session:
             self.data = Data(
                 data.dataset, data.train.to(self.device), data.evaluation.to(self.device)
             )
-            self.model = models.build(
-                self.config.model,
-                classes=len(data.dataset.classes),
-                channels=data.dataset.channels,
-                width=self.config.width,
-                stem=self.config.stem,
-                draw=stream(self.config.seed, 0, "birth"),
-            ).to(self.device, memory_format=self.layout())
+            self.model = models.build(self.config).to(self.device, memory_format=self.layout())
         if position < 0 or self.at == links[position].key:
             return
         link = links[position]

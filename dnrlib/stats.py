@@ -14,6 +14,9 @@ LEVEL = 0.95
 MARGIN = 0.5
 """Percentage points of accuracy within which two methods count as equivalent."""
 
+PRIMARY = [("dnr", "long"), ("dnr", "tune"), ("dnr", "ke")]
+"""The comparisons that a study is planned for: does DNR beat the long baseline, fine-tuning, KE?"""
+
 POWER = 0.8
 """Power for which the number of seeds is planned."""
 
@@ -75,14 +78,14 @@ def seeds_needed(sd: float, margin: float = MARGIN) -> int:
 def summary(frame: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
     """Per method, in the order in which methods appear: n, mean, sd, low, high of the last
     generation's `column` (95 % t interval over seeds)."""
-    last = frame[frame["last"]]
-    rows = {method: estimate(part[column]) for method, part in last.groupby("method", sort=False)}
-    return pd.DataFrame(
-        {
-            m: {"n": e.n, "mean": e.mean, "sd": e.sd, "low": e.low, "high": e.high}
-            for m, e in rows.items()
-        }
-    ).T.astype({"n": int})
+    last = frame[frame["last"].astype(bool)]
+    rows = [
+        {"method": method} | vars(estimate(part[column]))
+        for method, part in last.groupby("method", sort=False)
+    ]
+    return pd.DataFrame(rows, columns=["method", "n", "mean", "sd", "low", "high"]).set_index(
+        "method"
+    )
 
 
 def comparisons(
@@ -99,7 +102,7 @@ def comparisons(
 
     A difference may be both significant and within the margin; then the verdict says both.
     """
-    last = frame[frame["last"]].pivot(index="seed", columns="method", values=column)
+    last = frame[frame["last"].astype(bool)].pivot(index="seed", columns="method", values=column)
     rows = []
     for a, b in pairs:
         if a in last and b in last:
@@ -122,7 +125,10 @@ def comparisons(
                 "seeds_needed": seeds_needed(e.sd) if e.n > 1 and e.sd > 0 else None,
             }
             for (a, b, e), p in zip(rows, adjusted, strict=True)
-        ]
+        ],
+        columns=[
+            *("a", "b", "n", "difference", "sd", "low", "high", "p", "verdict", "seeds_needed")
+        ],
     )
 
 

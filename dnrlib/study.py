@@ -208,6 +208,18 @@ def _duration(seconds: float) -> str:
 # Frames
 
 
+COLUMNS = [
+    *("dataset", "method", "seed", "source", "generation", "last", "epochs"),
+    *("test_accuracy", "train_accuracy", "birth_accuracy", "masked_accuracy"),
+    *("test_loss", "train_loss", "kept", "zero_saliency", "overlap_previous", "overlap_first"),
+    *("seconds", "images_per_second"),
+]
+LAYER_COLUMNS = [
+    *("dataset", "method", "seed", "generation", "layer", "size", "kept"),
+    *("zero_saliency", "with_previous", "with_first"),
+]
+
+
 def generations(found: Iterable[Run]) -> pd.DataFrame:
     """One row per run and generation, tidy.
 
@@ -267,7 +279,7 @@ def generations(found: Iterable[Run]) -> pd.DataFrame:
             if mask is not None:
                 row |= _shares(mask["result"])
             rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _shares(result: dict[str, Any]) -> dict[str, float]:
@@ -308,7 +320,7 @@ def layers(found: Iterable[Run]) -> pd.DataFrame:
                     }
                     | {name: values.get(layer) for name, values in counts.items()}
                 )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=LAYER_COLUMNS)
 
 
 # --------------------------------------------------------------------------------------------------

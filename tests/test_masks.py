@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnrlib import UserError, masks
+from dnrlib.config import configure
 from dnrlib.data import Data, load
 from dnrlib.masks import Kels, Parent, Snip, Top, Wels, top
 from dnrlib.models import build, prunable
@@ -16,9 +17,7 @@ from dnrlib.streams import stream
 
 
 def network(width=4, seed=0):
-    return build(
-        "resnet18", classes=10, channels=1, width=width, stem="3x3", draw=stream(seed, 0, "birth")
-    )
+    return build(configure("digits", width=width, seed=seed))
 
 
 def parent(config, model=None, generation=1):

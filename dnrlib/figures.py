@@ -1,0 +1,211 @@
+"""Figures: a tidy frame and axes in, axes out; one colour per method everywhere."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from scipy import stats
+from torch import Tensor
+
+from .methods import LABELS
+from .models import LAYERS
+from .stats import LEVEL, MARGIN, comparisons
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLOURS = {
+    "plain": "#000000",
+    "long": "#E69F00",
+    "tune": "#56B4E9",
+    "ke": "#009E73",
+    "ke-wels": "#CC79A7",
+    "dnr": "#D55E00",
+}
+
+
+def _axes(ax: Axes | None, width: float = 7, height: float = 4) -> Axes:
+    return plt.subplots(figsize=(width, height), layout="constrained")[1] if ax is None else ax
+
+
+def _not_run(ax: Axes) -> Axes:
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, "not run", ha="center", va="center", color="0.4")
+    return ax
+
+
+def curves(frame: pd.DataFrame, methods: Sequence[str], ax: Axes | None = None) -> Axes:
+    """Mean test accuracy after each generation with its 95 % interval over seeds (DNR Fig. 3).
+
+    The long baseline is drawn dashed: before its last epoch its learning rate has not come down,
+    so only its last point compares with the others.
+    """
+    ax = _axes(ax)
+    if frame.empty:
+        return _not_run(ax)
+    for method in methods:
+        part = frame[frame["method"] == method].groupby("generation")["test_accuracy"]
+        mean, n = part.mean(), part.count()
+        ax.plot(
+            mean.index,
+            mean,
+            color=COLOURS[method],
+            linestyle="--" if method == "long" else "-",
+            marker="o",
+            markersize=3,
+            label=LABELS[method],
+        )
+        if (n > 1).all():
+            half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * part.std(ddof=1) / np.sqrt(n)
+            ax.fill_between(
+                mean.index, mean - half, mean + half, color=COLOURS[method], alpha=0.15, lw=0
+            )
+    ax.set(xlabel="generation", ylabel="test accuracy in %")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.legend(frameon=False)
+    sns.despine(ax=ax)
+    return ax
+
+
+def differences(frame: pd.DataFrame, pairs: list[tuple[str, str]], ax: Axes | None = None) -> Axes:
+    """Paired differences with their intervals; the band is the margin of equivalence."""
+    compared = comparisons(frame, pairs)
+    ax = _axes(ax, height=1 + 0.5 * len(compared))
+    if compared.empty:
+        return _not_run(ax)
+    ax.axvspan(-MARGIN, MARGIN, color="0.9", lw=0)
+    ax.axvline(0, color="0.5", lw=1)
+    for position, row in enumerate(compared.itertuples()):
+        ax.plot([row.low, row.high], [position] * 2, color=COLOURS[row.b], lw=2)
+        ax.plot(row.difference, position, "o", color=COLOURS[row.b])
+    names = [f"{LABELS[row.a]} − {LABELS[row.b]}" for row in compared.itertuples()]
+    ax.set_yticks(range(len(compared)), names)
+    ax.invert_yaxis()
+    ax.set_xlabel("difference of test accuracy in points")
+    sns.despine(ax=ax, left=True)
+    return ax
+
+
+def overlap_frame(layers: pd.DataFrame, which: str) -> pd.DataFrame:
+    """Overlap in % by pair of generations and layer, mean over runs; as DNR Figs. 2 and 4.
+
+    `which` is `previous` or `first`. Overlap is |A and B| / |B|, with B the later mask (D20). The
+    column `all` is over all 18 layers, weighted by their size.
+    """
+    part = layers[layers["layer"].isin(LAYERS)].dropna(subset=[f"with_{which}"])
+    return _shares(part, f"with_{which}", "kept", which)
+
+
+def keep_frame(layers: pd.DataFrame, which: str) -> pd.DataFrame:
+    """What overlap would be by chance, in %: the share of a layer's weights that the earlier mask
+    keeps. Two independent masks overlap by that much (D20)."""
+    part = layers[layers["layer"].isin(LAYERS)]
+    earlier = part[["method", "seed", "generation", "layer", "kept", "size"]].copy()
+    if which == "previous":
+        earlier["generation"] += 1
+        earlier = earlier[earlier["generation"] <= part["generation"].max()]
+    else:
+        first = earlier[earlier["generation"] == 1]
+        later = range(2, int(part["generation"].max()) + 1) if len(part) else []
+        earlier = pd.concat([first.assign(generation=number) for number in later] or [first])
+    return _shares(earlier, "kept", "size", which)
+
+
+def _shares(part: pd.DataFrame, above: str, below: str, which: str) -> pd.DataFrame:
+    if part.empty:
+        return pd.DataFrame(columns=[*LAYERS, "all"])
+    runs = ["method", "seed", "generation"]
+    sums = part.groupby(runs)[[above, below]].sum().assign(layer="all").reset_index()
+    both = pd.concat([part[[*runs, "layer", above, below]], sums])
+    both["share"] = 100 * both[above] / both[below]
+    frame = both.pivot_table(index="generation", columns="layer", values="share", aggfunc="mean")
+    frame.index = [f"{number - 1 if which == 'previous' else 1}–{number}" for number in frame.index]
+    frame.index.name = "generations"
+    return frame[[*LAYERS, "all"]]
+
+
+def overlap_map(overlap: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """A frame of `overlap_frame` as a heat map, one column per layer."""
+    ax = _axes(ax, width=10, height=0.6 + 0.32 * len(overlap))
+    if overlap.empty:
+        return _not_run(ax)
+    sns.heatmap(
+        overlap,
+        ax=ax,
+        annot=True,
+        fmt=".0f",
+        cmap="viridis",
+        vmin=50,
+        vmax=100,
+        annot_kws={"size": 7},
+        cbar_kws={"label": "overlap in %"},
+    )
+    ax.set_xticks(
+        [number + 0.5 for number in range(len(LAYERS) + 1)],
+        [*(str(number) for number in range(1, len(LAYERS) + 1)), "all"],
+        rotation=0,
+    )
+    ax.tick_params(axis="y", rotation=0)
+    ax.set(xlabel="layer", ylabel="generations")
+    return ax
+
+
+def overlap_excess(overlap: pd.DataFrame, chance: pd.DataFrame, ax: Axes | None = None) -> Axes:
+    """Overlap by layer against the chance line, mean over pairs of generations."""
+    ax = _axes(ax)
+    if overlap.empty:
+        return _not_run(ax)
+    positions = range(1, len(LAYERS) + 1)
+    ax.plot(positions, overlap[LAYERS].mean(), "o-", color=COLOURS["dnr"], label="measured")
+    ax.plot(positions, chance[LAYERS].mean(), "s--", color="0.4", label="independent masks")
+    ax.set(xlabel="layer", ylabel="overlap in %", xticks=list(positions))
+    ax.legend(frameon=False)
+    sns.despine(ax=ax)
+    return ax
+
+
+def pictures(images: Tensor, labels: Tensor, columns: int = 10) -> list[Axes]:
+    """Images (uint8, n x c x h x w) in a grid, row by row, with their labels above."""
+    rows = math.ceil(len(images) / columns)
+    _, grid = plt.subplots(
+        rows, columns, figsize=(0.7 * columns, 0.85 * rows), layout="constrained", squeeze=False
+    )
+    for ax in grid.flat:
+        ax.set_axis_off()
+    for ax, image, label in zip(grid.flat, images, labels, strict=False):
+        picture = image.permute(1, 2, 0).numpy()
+        ax.imshow(picture.squeeze(-1) if picture.shape[-1] == 1 else picture, cmap="gray")
+        ax.set_title(int(label), fontsize=8)
+    return list(grid.flat)
+
+
+def kept_by_layer(mask: dict[str, Tensor], ax: Axes | None = None) -> Axes:
+    """The share of each layer's weights that a mask keeps."""
+    ax = _axes(ax, height=3)
+    shares = [100 * mask[f"{layer}.weight"].float().mean().item() for layer in LAYERS]
+    ax.bar(range(1, len(LAYERS) + 1), shares, color=COLOURS["dnr"])
+    ax.set(xlabel="layer", ylabel="weights kept in %", xticks=range(1, len(LAYERS) + 1))
+    sns.despine(ax=ax)
+    return ax
+
+
+def mask_picture(mask: Tensor, ax: Axes | None = None) -> Axes:
+    """The mask of one convolution (outputs x inputs x height x width) as a map of filters by taps;
+    bright weights are kept."""
+    ax = _axes(ax, height=3)
+    ax.imshow(mask.flatten(1).numpy(), cmap="viridis", aspect="auto", interpolation="nearest")
+    ax.set(xlabel="input channel and tap", ylabel="filter")
+    return ax
+
+
+def loss_curves(losses: dict[str, Sequence[float]], ax: Axes | None = None) -> Axes:
+    """Training loss by epoch, one line per name."""
+    ax = _axes(ax, height=3)
+    for name, values in losses.items():
+        ax.plot(range(1, len(values) + 1), values, label=name)
+    ax.set(xlabel="epoch", ylabel="training loss")
+    ax.legend(frameon=False)
+    sns.despine(ax=ax)
+    return ax

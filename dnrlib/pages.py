@@ -1,0 +1,327 @@
+"""Notebooks to pages: checked parameters, papermill, and the book made of the pages."""
+
+import ast
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import yaml
+from IPython.core.getipython import get_ipython
+from IPython.display import Markdown
+
+from . import UserError
+from .config import BUDGETS, EMBEDDED, RECIPES, Config, configure, grid
+from .methods import METHODS
+from .paper import PAPER
+from .records import PUBLISHED, ROOT
+from .stats import PRIMARY
+from .study import Run, agreement, command, find, generations
+from .tables import findings, table
+
+NOTEBOOKS = ROOT / "notebooks"
+BOOK = ROOT / "book"
+PAGES = BOOK / "pages"
+
+
+# --------------------------------------------------------------------------------------------------
+# Inside a notebook
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The checked parameters of a notebook; the defaults stand for those that it does not have."""
+
+    dataset: str
+    budget: str = "auto"
+    seeds: int | str = "auto"
+    methods: str = ",".join(METHODS)
+    train: bool | str = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.budget not in ("auto", *BUDGETS):
+            raise UserError(
+                f"budget={self.budget!r} is unknown; choose one of: auto, {', '.join(BUDGETS)}"
+            )
+        if self.seeds != "auto" and (type(self.seeds) is not int or self.seeds < 1):
+            raise UserError(f"seeds={self.seeds!r} must be auto or a whole number of at least 1")
+        for name in self.method_list():
+            if name not in METHODS:
+                raise UserError(
+                    f"methods={self.methods!r}: {name!r} is unknown; a comma-separated list of: "
+                    f"{', '.join(METHODS)}"
+                )
+        if str(self.train).lower() not in ("true", "false"):
+            raise UserError(f"train={self.train!r} must be true or false")
+        # papermill's command line passes strings.
+        object.__setattr__(self, "train", str(self.train).lower() == "true")
+        self.config()
+
+    def method_list(self) -> list[str]:
+        """The methods, each once, in the order given."""
+        return list(dict.fromkeys(name.strip() for name in str(self.methods).split(",")))
+
+    def seed_count(self) -> int:
+        """The number of seeds; `auto` is as many as are published, 5 where none are."""
+        if self.seeds != "auto":
+            return self.seeds
+        return len(list((PUBLISHED / self.dataset).glob("seed-*.jsonl"))) or 5
+
+    def config(self, **settings: Any) -> Config:
+        """One run of `seed` on the dataset."""
+        budget = None if self.budget == "auto" else self.budget
+        return configure(self.dataset, budget, seed=self.seed, **settings)
+
+    def configs(self) -> list[Config]:
+        """The runs of the notebook: its methods on its dataset, one per seed."""
+        budget = None if self.budget == "auto" else self.budget
+        return grid(self.dataset, self.method_list(), self.seed_count(), budget)
+
+
+def parameters(**given: Any) -> Parameters:
+    """The parameters of a notebook, as they come from its own cell or from papermill, checked.
+
+    Called with all of them by name. Raises `UserError` that lists the valid values for a bad value,
+    and the valid names for a name that papermill injected and the notebook does not have.
+    """
+    unknown = _injected() - given.keys()
+    if unknown:
+        raise UserError(
+            f"unknown parameter {', '.join(sorted(unknown))}; this notebook has: {', '.join(given)}"
+        )
+    return Parameters(**given)
+
+
+def _injected() -> set[str]:
+    """The names that papermill's injected cell assigns; papermill itself only warns of unknown
+    ones."""
+    shell = get_ipython()
+    cells = [] if shell is None else shell.user_ns.get("In", [])
+    names = set()
+    for source in cells:
+        if source.startswith("# Parameters\n"):
+            for statement in ast.parse(source).body:
+                if isinstance(statement, ast.Assign):
+                    names |= {target.id for target in statement.targets}
+    return names
+
+
+def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
+    """The end of every page: the commands that make it, and where its runs came from."""
+    lines = [
+        "```sh",
+        f"papermill notebooks/{notebook}.ipynb out.ipynb -p dataset {page.dataset} "
+        f"-p budget {page.budget} -p seeds {page.seed_count()} -p methods {page.methods}",
+        "```",
+        "",
+    ]
+    if not found:
+        return Markdown("\n".join([*lines, "None of its runs is on disk."]))
+    made = Counter(
+        (
+            run.source,
+            *(
+                str(record["provenance"][name])
+                for name in ("package", "commit", "results", "torch", "device", "processor")
+            ),
+        )
+        for run in found
+        for record in run.records
+    )
+    seconds = sum(
+        record["timing"]["seconds"]
+        for record in {
+            record["key"]: record for run in found for record in run.records if "timing" in record
+        }.values()
+    )
+    lines += [
+        f"This page shows {len(found)} of {len(page.configs())} runs; their training took "
+        f"{seconds / 60:.0f} CPU minutes in all. To train them yourself, from nothing and whatever "
+        "is published:",
+        "",
+        "```sh",
+        command(page.configs()),
+        "```",
+        "",
+        "Their records:",
+        "",
+    ]
+    for (source, package, commit, results, torch, device, processor), number in made.items():
+        lines.append(
+            f"- {number} {source}: dnrlib {package} at commit {commit}, results version {results}, "
+            f"torch {torch}, on {device} ({processor})"
+        )
+    return Markdown("\n".join([*lines, "", agreement(page.configs())]))
+
+
+EXHIBITS = {
+    "table1": "table1",
+    "fig2": "overlap",
+    "fig3": "convergence",
+    "fig4": "overlap",
+}
+"""The notebook of each exhibit of the DNR paper that the book has."""
+
+
+def summary_of_findings(datasets: list[str]) -> Markdown:
+    """The primary verdicts of the published records, per dataset, with links to their pages."""
+    parts = []
+    for dataset in datasets:
+        frame = generations(published_runs(dataset))
+        if len(frame):
+            words = findings(frame, PRIMARY, dataset).data
+            parts.append(f"On `{dataset}` ({{doc}}`table1-{dataset}`):\n\n{words}")
+    return Markdown("\n\n".join(parts) or "No records are published yet.")
+
+
+def status() -> Markdown:
+    """Every exhibit of the DNR paper: what of it was run, counted from the published records."""
+    runs = {dataset: len(published_runs(dataset)) for dataset in RECIPES}
+    analogue = [f"{runs[name]} runs on {name}" for name in EMBEDDED if runs[name]]
+    own = [f"{runs[name]} runs on {name}" for name in RECIPES.keys() - EMBEDDED if runs[name]]
+    printed = {path.stem.removeprefix("dnr_") for path in PAPER.glob("dnr_*.csv")} - {"text"}
+    rows = []
+    for name in sorted(
+        printed | EXHIBITS.keys(), key=lambda name: (name[0] == "f", int(name.lstrip("tablefig")))
+    ):
+        pages = [page for page in contents() if page.startswith(EXHIBITS.get(name, "?") + "-")]
+        rows.append(
+            [
+                name.replace("table", "Table ").replace("fig", "Fig. "),
+                ", ".join(f"{{doc}}`{page}`" for page in pages) or "not in this book yet",
+                "run" if pages and analogue else "not run",
+                "run" if pages and own else "not run",
+            ]
+        )
+    header = ["exhibit of the DNR paper", "page", "embedded analogue", "the paper's setting"]
+    caption = "What of the paper was run, counted from the published records."
+    listed = table(header, rows, caption, "tbl-status").data
+    counted = "; ".join(analogue + own) or "no runs"
+    return Markdown(f"{listed}\n\nPublished are {counted}.")
+
+
+def published_runs(dataset: str) -> list[Run]:
+    """The published runs of the recipe of a dataset, of all methods and seeds."""
+    if not (PUBLISHED / dataset).exists():
+        return []
+    configs = Parameters(dataset).configs()
+    return [run for run in (find(config, own=False) for config in configs) if run is not None]
+
+
+# --------------------------------------------------------------------------------------------------
+# From notebook to page
+
+
+def known_parameters(notebook: Path) -> set[str]:
+    """The parameters that a notebook has; empty if it has no cell tagged `parameters`."""
+    import papermill
+
+    return set(papermill.inspect_notebook(str(notebook)))
+
+
+def execute(notebook: Path, output: Path, **given: Any) -> None:
+    """Executes a notebook with parameters and writes the page; raises `UserError` for unknown
+    parameters and papermill's error for a cell that fails."""
+    import papermill
+
+    unknown = given.keys() - known_parameters(notebook)
+    if unknown:
+        raise UserError(
+            f"{notebook.name} has no parameter {', '.join(sorted(unknown))}; it has: "
+            f"{', '.join(sorted(known_parameters(notebook)))}"
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # papermill saves as it goes: a page with an error in it must not be taken for a page.
+    partial = output.with_suffix(".partial.ipynb")
+    papermill.execute_notebook(
+        str(notebook),
+        str(partial),
+        parameters=given,
+        cwd=str(ROOT),
+        progress_bar=sys.stderr.isatty(),
+        kernel_name="python3",
+    )
+    page = nbformat.read(partial, as_version=4)
+    for cell in page.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.metadata["tags"] = ["injected-parameters", "remove-cell"]
+    if "dataset" in given:
+        heading, *rest = page.cells[0].source.split("\n")
+        page.cells[0].source = "\n".join([f"{heading} ({given['dataset']})", *rest])
+    # Its absolute paths and times would differ from machine to machine.
+    page.metadata.pop("papermill", None)
+    gate(page, notebook.name)
+    nbformat.write(page, output)
+    partial.unlink()
+
+
+def gate(page: nbformat.NotebookNode, name: str) -> None:
+    """Raises `UserError` if a page has an error in it or a cell that was not executed, which the
+    book build would not notice."""
+    for number, cell in enumerate(page.cells, 1):
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        if cell.execution_count is None:
+            raise UserError(f"{name}: cell {number} was not executed; run the notebook and save it")
+        if any(output.output_type == "error" for output in cell.outputs):
+            raise UserError(f"{name}: cell {number} ended in an error")
+
+
+def contents() -> list[str]:
+    """The generated pages that the table of contents names, in order."""
+    toc = yaml.safe_load((BOOK / "_toc.yml").read_text())
+    named = [toc["root"]]
+    for part in toc.get("parts", [toc]):
+        named += [chapter["file"] for chapter in part.get("chapters", [])]
+    return [name.removeprefix("pages/") for name in named if name.startswith("pages/")]
+
+
+def source(page: str) -> tuple[Path, str | None]:
+    """The notebook of a page, and its dataset: `table1-digits-hard` is `table1.ipynb` on
+    `digits-hard`, `quickstart` is `quickstart.ipynb` as it is."""
+    if (NOTEBOOKS / f"{page}.ipynb").exists():
+        return NOTEBOOKS / f"{page}.ipynb", None
+    name, _, dataset = page.partition("-")
+    notebook = NOTEBOOKS / f"{name}.ipynb"
+    if not notebook.exists() or dataset not in RECIPES:
+        raise UserError(f"book/_toc.yml names pages/{page}, which no notebook and dataset make")
+    return notebook, dataset
+
+
+def build_book() -> Path:
+    """Makes every page and the book of them; returns its first file. Trains nothing.
+
+    A page of a notebook and a dataset is executed, so that it sees the user's own runs too; a page
+    without a dataset is the committed notebook as it is, which nbval keeps true. Warnings are
+    errors.
+    """
+    PAGES.mkdir(parents=True, exist_ok=True)
+    wanted = contents()
+    for old in PAGES.glob("*.ipynb"):
+        if old.stem not in wanted:
+            old.unlink()
+    for page in wanted:
+        notebook, dataset = source(page)
+        print(f"page {page}", flush=True)
+        if dataset is None:
+            committed = nbformat.read(notebook, as_version=4)
+            gate(committed, notebook.name)
+            nbformat.write(committed, PAGES / f"{page}.ipynb")
+        else:
+            execute(notebook, PAGES / f"{page}.ipynb", dataset=dataset, train=False)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "jupyter_book.cli.main", "build", "book"),
+            *("--config", "_config.yml", "--path-output", ".", "-W", "-n", "--keep-going"),
+        ],
+        cwd=ROOT,
+    )
+    if done.returncode:
+        raise UserError("the book was not built; the warnings above are errors")
+    return ROOT / "_build" / "html" / "index.html"
