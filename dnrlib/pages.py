@@ -114,8 +114,9 @@ def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
     """The end of every page: the commands that make it, and where its runs came from."""
     lines = [
         "```sh",
-        f"papermill notebooks/{notebook}.ipynb out.ipynb -p dataset {page.dataset} "
-        f"-p budget {page.budget} -p seeds {page.seed_count()} -p methods {page.methods}",
+        f"papermill notebooks/{notebook}.ipynb out.ipynb -p dataset {page.dataset} \\",
+        f"  -p budget {page.budget} -p seeds {page.seed_count()} \\",
+        f"  -p methods {page.methods}",
         "```",
         "",
     ]
@@ -192,14 +193,15 @@ def status() -> Markdown:
         rows.append(
             [
                 name.replace("table", "Table ").replace("fig", "Fig. "),
-                ", ".join(f"{{doc}}`{page}`" for page in pages) or "not in this book yet",
+                ", ".join(f"{{doc}}`{page.partition('-')[2]} <{page}>`" for page in pages)
+                or "not in this book yet",
                 "run" if pages and analogue else "not run",
                 "run" if pages and own else "not run",
             ]
         )
-    header = ["exhibit of the DNR paper", "page", "embedded analogue", "the paper's setting"]
-    caption = "What of the paper was run, counted from the published records."
-    listed = table(header, rows, caption, "tbl-status").data
+    header = ["exhibit", "page", "embedded analogue", "the paper's setting"]
+    caption = "Exhibits of the DNR paper, and what of them was run, by the published records."
+    listed = table(header, rows, caption, "tbl-status", words=True).data
     counted = "; ".join(analogue + own) or "no runs"
     return Markdown(f"{listed}\n\nPublished are {counted}.")
 
@@ -317,11 +319,12 @@ def build_book() -> Path:
             execute(notebook, PAGES / f"{page}.ipynb", dataset=dataset, train=False)
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "jupyter_book.cli.main", "build", "book"),
+            *(str(Path(sys.executable).with_name("jupyter-book")), "build", "book"),
             *("--config", "_config.yml", "--path-output", ".", "-W", "-n", "--keep-going"),
         ],
         cwd=ROOT,
     )
-    if done.returncode:
+    index = ROOT / "_build" / "html" / "index.html"
+    if done.returncode or not index.exists():
         raise UserError("the book was not built; the warnings above are errors")
-    return ROOT / "_build" / "html" / "index.html"
+    return index

@@ -41,7 +41,7 @@ class DamagedFile(UserError):
     @staticmethod
     def mend(path: Path) -> str:
         if PUBLISHED in path.parents:
-            return f"restore it with: git checkout -- {path.relative_to(ROOT)}"
+            return f"restore it with: git checkout -- {path}"
         return f"delete the folder {path.parent} to train this generation again"
 
 

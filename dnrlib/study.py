@@ -1,5 +1,6 @@
 """Many runs, one tidy data frame: find or train them, in parallel, and put them side by side."""
 
+import os
 import statistics
 from collections import Counter
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from . import UserError, records
-from .config import Config
+from .config import Config, configure
 from .methods import METHODS
 from .records import Record
 from .run import Link, chain, run
@@ -73,6 +74,8 @@ def study(
     were made with different versions, devices or precisions, which must not be compared.
     """
     configs = list(configs)
+    # Settled here, because workers live on from study to study with the environment they began in.
+    runs = runs or records.runs_root()
     found = {config: find(config, published, runs=runs) for config in configs}
     missing = [config for config in configs if found[config] is None]
     if missing and train:
@@ -98,8 +101,10 @@ def command(configs: list[Config]) -> str:
     """A command that trains (at least) these configs of one dataset."""
     methods = [name for name in METHODS if name in {config.method for config in configs}]
     seeds = max(config.seed for config in configs) + 1
-    chosen = " ".join(f"--method {name}" for name in methods)
-    return f"dnr study --dataset {configs[0].dataset} {chosen} --seeds {seeds}"
+    chosen = "" if methods == list(METHODS) else "".join(f" --method {name}" for name in methods)
+    smoke = configs[0].epochs == configure(configs[0].dataset, "smoke").epochs
+    budget = " --budget smoke" if smoke else ""
+    return f"dnr study --dataset {configs[0].dataset}{budget}{chosen} --seeds {seeds}"
 
 
 def _same_conditions(found: list[Run]) -> None:
@@ -124,8 +129,6 @@ def _same_conditions(found: list[Run]) -> None:
 
 
 def _train(configs: list[Config], workers: int, device: str, runs: Path | None) -> None:
-    import os
-
     workers = workers or os.cpu_count() or 1
     links = {link.key: (config, link) for config in configs for link in chain(config)}
     todo = {

@@ -17,12 +17,19 @@ NOT_RUN = "*Not run.* The command that runs it stands at the end of this page."
 
 
 def table(
-    header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str, name: str
+    header: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    caption: str,
+    name: str,
+    words: bool = False,
 ) -> Markdown:
-    """A MyST table, the first column left-aligned and the others right-aligned."""
+    """A MyST table, its first column left-aligned; the others too if they hold `words`."""
     if not rows:
         return Markdown(NOT_RUN)
-    lines = ["| " + " | ".join(header) + " |", "|:---" + "|---:" * (len(header) - 1) + "|"]
+    lines = [
+        "| " + " | ".join(header) + " |",
+        "|:---" + ("|:---" if words else "|---:") * (len(header) - 1) + "|",
+    ]
     lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
     return Markdown(f":::{{table}} {caption}\n:name: {name}\n\n" + "\n".join(lines) + "\n:::")
 
@@ -53,7 +60,7 @@ def accuracy_table(frame: pd.DataFrame, dataset: str, name: str) -> Markdown:
     rows = [
         [
             LABELS[method],
-            row.n,
+            int(row.n),
             spread(row["mean"], row.sd),
             interval(row.low, row.high),
             spread(row.paper, row.paper_std),
@@ -100,7 +107,7 @@ def findings(frame: pd.DataFrame, pairs: list[tuple[str, str]], dataset: str) ->
             "better": f"{a} beats {b}",
             "worse": f"{a} is worse than {b}",
             "equivalent": f"{a} and {b} are equivalent within {MARGIN} points",
-            "undecided": f"whether {a} or {b} is better is undecided",
+            "undecided": f"whether {a} is better than {b} is undecided",
         }
         words = " and ".join(said[verdict] for verdict in row.verdict.split(", "))
         detail = f"{number(row.difference, sign=True)} points"
@@ -182,17 +189,19 @@ def overlap_table(
     name: str,
 ) -> Markdown:
     """Overlap over all 18 layers by pair of generations: ours, by chance, and the paper's."""
-    fig2, fig4 = overlap_printed("fig2")["all"], overlap_printed("fig4")["all"]
+    printed = overlap_printed("fig2"), overlap_printed("fig4")
     rows = []
-    for ours, independent, printed in ((previous, chance, fig2), (first, chance_first, fig4)):
-        for pair in ours.index:
-            shares = (ours["all"][pair], independent["all"][pair], printed.get(pair))
-            rows.append([pair, *(number(share, 1) for share in shares)])
+    for step, after in zip(previous.index, first.index, strict=True):
+        of_step = [frame["all"].get(step) for frame in (previous, chance, printed[0])]
+        of_first = [frame["all"].get(after) for frame in (first, chance_first, printed[1])]
+        rows.append([step, *(number(share, 1) for share in of_step)])
+        rows[-1] += [after, *(number(share, 1) for share in of_first)]
     caption = (
-        "Overlap in % over all 18 layers, weighted by size: ours, that of independent masks, and "
-        "the paper's printed cells (first Fig. 2, consecutive generations, then Fig. 4, the first)."
+        "Overlap in % over all 18 layers, weighted by size, with the mask before (left, Fig. 2) "
+        "and with the first mask (right, Fig. 4): ours, of independent masks, and the paper's."
     )
-    return table(["generations", "ours", "independent", "paper"], rows, caption, name)
+    header = ["masks", "ours", "independent", "paper"]
+    return table([*header, *header], rows, caption, name)
 
 
 def overlap_findings(previous: pd.DataFrame, chance: pd.DataFrame, dataset: str) -> Markdown:

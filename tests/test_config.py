@@ -1,0 +1,231 @@
+"""Configs, recipes, schedules, keys and plans, against hand values."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from dnrlib import UserError
+from dnrlib.config import OURS, RECIPES, Config, canonical, configure, grid, meanings
+from dnrlib.data import DATASETS
+from dnrlib.masks import Everything, Kels, Snip, Top, Wels
+from dnrlib.methods import LABELS, METHODS, Generation, plan
+from dnrlib.run import chain
+from dnrlib.train import learning_rate
+
+
+def schedule(name, **settings):
+    """A config with the schedule of a recipe, for a dataset that need not be readable here."""
+    recipe = RECIPES[name]
+    names = ("lr", "schedule", "warmup", "epochs")
+    return Config(**{field: recipe[field] for field in names} | settings)
+
+
+def test_cosine_of_the_small_sets_by_hand():
+    """0.256 with 5 warm-up epochs of 200: e < 5: 0.256 (e + 1) / 5, then a half cosine over 195
+    (values by awk)."""
+    config = schedule("flower102")
+    rates = {epoch: learning_rate(epoch, 200, config) for epoch in (0, 4, 5, 79, 80, 119, 120, 199)}
+    expected = {
+        0: 0.0512,
+        4: 0.256,
+        5: 0.256,
+        79: 0.1753116176,
+        80: 0.1733894255,
+        119: 0.09437345559,
+        120: 0.09238816462,
+        199: 1.661120366e-05,
+    }
+    assert rates == pytest.approx(expected, rel=1e-5)
+
+
+def test_step_of_cifar_by_hand():
+    config = schedule("cifar10")
+    rates = [learning_rate(epoch, 160, config) for epoch in (0, 4, 79, 80, 119, 120, 159)]
+    assert rates == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_step_of_tiny_imagenet_warms_up_for_20_epochs():
+    config = schedule("tinyimagenet")
+    rates = [learning_rate(epoch, 160, config) for epoch in (0, 4, 19, 20, 79, 80, 119, 120, 159)]
+    assert rates == pytest.approx([0.005, 0.025, 0.1, 0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_step_of_the_long_baseline_scales_its_boundaries():
+    config = schedule("cifar10")
+    rates = [learning_rate(epoch, 1600, config) for epoch in (0, 799, 800, 1199, 1200, 1599)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+
+
+def test_papila_uses_a_small_constant_peak():
+    config = schedule("papila")
+    assert learning_rate(0, 200, config) == pytest.approx(0.001)
+    assert learning_rate(100, 200, config) == pytest.approx(0.0005)
+    assert learning_rate(199, 200, config) == pytest.approx(6.168375917e-08, rel=1e-6)
+
+
+def test_recipes_say_what_the_paper_says():
+    """DNR section 4, Table 2's caption and appendix A.12."""
+    for name in ("flower102", "cub200", "aircraft", "mit67", "dogs"):
+        recipe = RECIPES[name]
+        assert (recipe["model"], recipe["epochs"], recipe["batch"]) == ("resnet18", 200, 32)
+        assert (recipe["schedule"], recipe["weight_decay"]) == ("cosine", 1e-4)
+        assert recipe["smoothing"] == 0.1
+    for name, batch in (("cifar10", 64), ("cifar100", 64), ("tinyimagenet", 32)):
+        recipe = RECIPES[name]
+        assert (recipe["model"], recipe["epochs"], recipe["batch"]) == ("resnet50", 160, batch)
+        assert (recipe["schedule"], recipe["weight_decay"]) == ("step", 5e-4)
+        assert recipe["warmup"] == (20 if name == "tinyimagenet" else 0)
+    assert (RECIPES["papila"]["lr"], RECIPES["papila"]["generations"]) == (0.001, 3)
+
+
+def test_open_points_are_marked_where_they_are_settings():
+    for dataset, points in OURS.items():
+        assert points.keys() <= RECIPES[dataset].keys() & meanings().keys(), dataset
+
+
+def test_every_setting_enters_the_key_in_exactly_one_way():
+    parts = [Config().part(name) for name in ("root", "training", "plan")]
+    assert sum(len(part) for part in parts) == len(dataclasses.fields(Config))
+    assert all(meanings().values())
+
+
+def last_keys():
+    configs = {
+        f"{dataset} {method} {seed}": configure(dataset, method=method, seed=seed)
+        for dataset in DATASETS
+        for method in METHODS
+        for seed in (0, 7)
+    }
+    return {name: [chain(config)[0].key, chain(config)[-1].key] for name, config in configs.items()}
+
+
+def test_keys_are_those_that_the_published_records_are_filed_under():
+    """Golden. If a number changes on purpose, raise RESULTS_VERSION, retrain, and write the file
+    anew with: python -m tests.test_config"""
+    golden = json.loads((Path(__file__).parent / "golden" / "keys.json").read_text())
+    assert last_keys() == golden
+
+
+def test_a_key_depends_on_every_setting_that_matters():
+    base = chain(configure("digits", method="dnr"))[-1].key
+    others = {
+        "seed": 1,
+        "per_class": 9,
+        "pool": "tuning",
+        "model": "resnet50",
+        "width": 4,
+        "stem": "7x7",
+        "generations": 9,
+        "epochs": 29,
+        "batch": 49,
+        "lr": 0.2,
+        "schedule": "step",
+        "warmup": 1,
+        "momentum": 0.8,
+        "weight_decay": 0.0,
+        "smoothing": 0.0,
+        "augment": "none",
+        "precision": "bf16",
+        "threads": 2,
+        "keep": 0.7,
+        "probe": 0.3,
+    }
+    keys = {
+        chain(configure("digits", **{"method": "dnr", name: v}))[-1].key
+        for name, v in others.items()
+    }
+    keys.add(chain(configure("digits-hard", method="dnr", per_class=10, epochs=30))[-1].key)
+    assert len(keys | {base}) == len(others) + 2
+    untouched = chain(configure("digits", method="dnr", split_rate=0.5))[-1].key
+    assert untouched == base, "KE's split rate is nothing to DNR"
+    tuned = [chain(configure("digits", method="tune", keep=keep))[-1].key for keep in (0.5, 0.8)]
+    assert tuned[0] == tuned[1], "nor is the share kept to fine-tuning"
+
+
+def test_results_version_is_in_every_key(monkeypatch):
+    before = chain(Config())
+    monkeypatch.setattr("dnrlib.run.RESULTS_VERSION", 999)
+    after = chain(Config())
+    assert not {link.key for link in before} & {link.key for link in after}
+
+
+def test_plans_by_hand():
+    config = configure("digits", generations=3, keep=0.7, probe=0.1, split_rate=0.6)
+    first, again = Generation(), Generation(keep=Everything())
+    dnr = Generation(keep=Top(Snip(0.1), 0.7))
+    expected = {
+        "plain": [first],
+        "long": [Generation(epochs=3.0)],
+        "tune": [first, again, again],
+        "ke": [first, Generation(keep=Kels(0.6)), Generation(keep=Kels(0.6))],
+        "ke-wels": [first, Generation(keep=Wels(0.6)), Generation(keep=Wels(0.6))],
+        "dnr": [first, dnr, dnr],
+    }
+    assert METHODS.keys() == expected.keys() == LABELS.keys()
+    for method, stages in expected.items():
+        assert plan(dataclasses.replace(config, method=method)) == stages, method
+
+
+def test_a_stage_is_written_without_its_defaults():
+    assert canonical(Generation()) == {"Generation": {}}
+    assert canonical(Generation(keep=Kels(0.8))) == {
+        "Generation": {"keep": {"Kels": {"split_rate": 0.8}}}
+    }
+
+
+def test_grid_is_seeds_by_methods():
+    configs = grid("digits", ["dnr", "tune"], 2, lr=0.05)
+    assert [(c.seed, c.method, c.lr) for c in configs] == [
+        (0, "dnr", 0.05),
+        (0, "tune", 0.05),
+        (1, "dnr", 0.05),
+        (1, "tune", 0.05),
+    ]
+
+
+def test_budgets_follow_from_the_dataset():
+    assert configure("digits") == configure("digits", "embedded") == Config()
+    smoke = configure("digits", "smoke")
+    assert (smoke.generations, smoke.epochs) == (2, 2)
+    assert configure("digits", "smoke", epochs=5).epochs == 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dataset": "digit"}, "dataset='digit' is unknown; choose one of: flower102"),
+        ({"dataset": "flower102"}, "cannot read its images yet; datasets: digits, digits-32"),
+        ({"dataset": "digits", "budget": "paper"}, "does not exist for 'digits'; use embedded"),
+        ({"dataset": "digits", "budget": "tiny"}, "choose one of: smoke, embedded, paper"),
+        ({"dataset": "digits", "methd": "dnr"}, "unknown setting methd; settings: dataset, method"),
+        (
+            {"dataset": "digits", "method": "drn"},
+            "choose one of: plain, long, tune, ke, ke-wels, dnr",
+        ),
+        ({"dataset": "digits", "keep": 1.5}, "keep=1.5 must lie between 0 and 1"),
+        ({"dataset": "digits", "probe": 0}, "must be greater than 0"),
+        ({"dataset": "digits", "lr": -0.1}, "lr=-0.1 must be at least 0"),
+        ({"dataset": "digits", "epochs": 0}, "epochs=0 must be at least 1"),
+        ({"dataset": "digits", "epochs": 1.5}, "epochs=1.5 is not of type int"),
+        ({"dataset": "digits", "seed": "0"}, "seed='0' is not of type int"),
+        ({"dataset": "digits", "warmup": 30}, "warmup=30 must be smaller than epochs=30"),
+        ({"dataset": "digits", "lr": float("nan")}, "must be at least 0"),
+    ],
+)
+def test_bad_settings_are_refused_with_the_valid_ones(arguments, message):
+    with pytest.raises(UserError) as error:
+        configure(**arguments)
+    assert message in str(error.value)
+
+
+def test_no_seeds_are_refused():
+    with pytest.raises(UserError, match="seeds=0 must be at least 1"):
+        grid("digits", ["dnr"], 0)
+
+
+if __name__ == "__main__":
+    path = Path(__file__).parent / "golden" / "keys.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(last_keys(), indent=1) + "\n")

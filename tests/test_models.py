@@ -1,0 +1,81 @@
+"""Networks, against torchvision's own."""
+
+import math
+
+import pytest
+import torch
+from torchvision.models import resnet18, resnet50
+
+from dnrlib.config import configure
+from dnrlib.fills import Fresh
+from dnrlib.models import LAYERS, MODELS, ResNet, build, prunable
+from dnrlib.streams import stream
+
+
+@pytest.mark.parametrize(("name", "original"), [("resnet18", resnet18), ("resnet50", resnet50)])
+def test_at_width_64_the_network_is_torchvisions(name, original):
+    theirs = original(num_classes=7).eval()
+    ours = ResNet(*MODELS[name], classes=7, channels=3, width=64, stem="7x7").eval()
+    ours.load_state_dict(theirs.state_dict())
+    images = torch.randn(2, 3, 64, 64, generator=stream(0, 0, "test"))
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(images), theirs(images))
+
+
+def test_parameters_of_the_papers_network():
+    """ResNet18 has 11,176,512 + 513 C parameters, of which 9,600 are batch normalisation's."""
+    model = ResNet(*MODELS["resnet18"], classes=200, channels=3, width=64, stem="7x7")
+    assert sum(p.numel() for p in model.parameters()) == 11_176_512 + 513 * 200
+    weights = sum(w.numel() for w in prunable(model).values())
+    assert weights == 10_994_880 + 172_032 + 512 * 200
+
+
+def test_small_images_keep_their_size_to_the_last_stage():
+    """10 -> 10, 5, 3, 2: no tap of a 3 x 3 kernel sees only padding."""
+    model = build(configure("digits")).eval()
+    sizes = []
+    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+        stage.register_forward_hook(lambda module, args, out: sizes.append(out.shape[-1]))
+    model(torch.zeros(1, 1, 10, 10))
+    assert sizes == [10, 5, 3, 2]
+
+
+def test_initial_weights_are_kaiming_normal():
+    model = build(configure("digits", width=64))
+    for name, weight in prunable(model).items():
+        expected = math.sqrt(2 / weight[0].numel())
+        if weight.numel() > 5000:
+            assert weight.std().item() == pytest.approx(expected, rel=0.05), name
+        assert weight.abs().max() > 2.2 * expected, name
+    bound = 1 / math.sqrt(512)
+    assert bound / 2 < model.fc.bias.abs().max().item() <= bound
+    for name, buffer in model.named_buffers():
+        assert (buffer == (1 if "var" in name else 0)).all(), name
+    assert (model.layer3[0].bn1.weight == 1).all()
+    assert (model.layer3[0].bn1.bias == 0).all()
+
+
+def test_initial_weights_follow_the_seed_alone():
+    first, again = build(configure("digits")), build(configure("digits", method="ke", lr=0.3))
+    other = build(configure("digits", seed=1))
+    for name, weight in prunable(first).items():
+        assert torch.equal(weight, prunable(again)[name])
+        assert not torch.equal(weight, prunable(other)[name])
+
+
+def test_fresh_values_are_kaiming_uniform_with_a_smaller_spread():
+    """U(+-1/sqrt(fan-in)), as torch's own default; 0.41 times the initial deviation (D21)."""
+    weights = prunable(build(configure("digits", width=64)))
+    for name, value in Fresh().values(weights, stream(0, 2, "fill")).items():
+        bound = 1 / math.sqrt(weights[name][0].numel())
+        assert value.abs().max() <= bound
+        assert value.shape == weights[name].shape
+        if value.numel() > 5000:
+            assert value.abs().max() > 0.99 * bound
+            ratio = (value.std() / weights[name].std()).item()
+            assert ratio == pytest.approx(math.sqrt(1 / 6), rel=0.05), name
+
+
+def test_the_18_layers_are_all_prunable_ones_but_shortcuts():
+    names = prunable(build(configure("digits")))
+    assert [f"{layer}.weight" for layer in LAYERS] == [n for n in names if "downsample" not in n]

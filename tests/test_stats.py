@@ -1,0 +1,108 @@
+"""Estimates, tests and verdicts, against scipy and statsmodels-style hand values."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats as scipy_stats
+
+from dnrlib import stats
+from dnrlib.stats import comparisons, estimate, holm, seeds_needed, summary
+
+
+def test_estimate_is_the_t_interval():
+    values = [1.0, 2.5, 0.5, 3.0]
+    found = estimate(values)
+    oracle = scipy_stats.ttest_1samp(values, 0)
+    low, high = oracle.confidence_interval(0.95)
+    assert (found.n, found.mean) == (4, 1.75)
+    assert found.sd == pytest.approx(np.std(values, ddof=1))
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.p == pytest.approx(oracle.pvalue)
+
+
+def test_estimate_of_one_or_equal_values():
+    assert estimate([3.0]).mean == 3.0
+    assert math.isnan(estimate([3.0]).low)
+    assert estimate([2.0, 2.0]).p == 0
+    assert estimate([0.0, 0.0]).p == 1
+
+
+def test_holm_by_hand():
+    """Three p-values: the smallest times 3, the next times 2, never decreasing, at most 1."""
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([]) == []
+
+
+def test_seeds_needed_has_the_power_it_promises():
+    """By simulation: with that many seeds about 80 % of paired t-tests see the margin."""
+    n = seeds_needed(sd=1.1, margin=0.5)
+    assert n == 40
+    draws = np.random.default_rng(0).normal(0.5, 1.1, (20_000, n))
+    power = (scipy_stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean()
+    assert power == pytest.approx(0.8, abs=0.015)
+
+
+def frame(**accuracies):
+    return pd.DataFrame(
+        {"method": method, "seed": seed, "last": True, "test_accuracy": value}
+        for method, values in accuracies.items()
+        for seed, value in enumerate(values)
+        if value is not None
+    )
+
+
+def test_comparisons_are_paired_by_seed():
+    """The methods vary by tens of points over seeds, their difference by tenths."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(50, 20, 10)
+    better = base + 1 + rng.normal(0, 0.1, 10)
+    row = comparisons(frame(a=better, b=base), [("a", "b")]).iloc[0]
+    oracle = scipy_stats.ttest_rel(better, base)
+    assert row.difference == pytest.approx((better - base).mean())
+    assert (row.low, row.high) == pytest.approx(tuple(oracle.confidence_interval(0.95)))
+    assert row.p == pytest.approx(oracle.pvalue)
+    assert row.verdict == "better"
+    assert comparisons(frame(a=base, b=better), [("a", "b")]).iloc[0].verdict == "worse"
+
+
+def test_comparisons_use_common_seeds_and_last_generations_only():
+    data = frame(a=[1.0, 2.0, 3.0, None], b=[0.0, 1.0, None, 9.0])
+    early = data.assign(last=False, test_accuracy=99.0)
+    row = comparisons(pd.concat([early, data]), [("a", "b"), ("a", "absent")]).iloc[0]
+    assert (row.n, row.difference) == (2, 1.0)
+    assert len(comparisons(data, [("a", "absent")])) == 0
+
+
+def test_p_values_are_adjusted_over_the_rows():
+    rng = np.random.default_rng(1)
+    data = frame(a=rng.normal(0.4, 1, 20), b=rng.normal(0, 1, 20), c=rng.normal(0, 1, 20))
+    alone = [comparisons(data, [("a", other)]).iloc[0].p for other in "bc"]
+    together = comparisons(data, [("a", "b"), ("a", "c")]).p
+    assert together.tolist() == pytest.approx(holm(alone))
+
+
+def test_equivalence_is_two_one_sided_tests():
+    """Within the margin at 5 %: the larger of the two one-sided p-values is below 0.05."""
+    for spread in (0.5, 1.0, 1.5, 2.0):
+        values = np.random.default_rng(2).normal(0.1, spread, 30)
+        row = comparisons(frame(a=values, b=np.zeros(30)), [("a", "b")]).iloc[0]
+        larger = max(
+            scipy_stats.ttest_1samp(values, -stats.MARGIN, alternative="greater").pvalue,
+            scipy_stats.ttest_1samp(values, stats.MARGIN, alternative="less").pvalue,
+        )
+        assert ("equivalent" in row.verdict) == (larger < 0.05), spread
+
+
+def test_too_few_seeds_decide_nothing():
+    assert comparisons(frame(a=[5.0], b=[1.0]), [("a", "b")]).iloc[0].verdict == "undecided"
+
+
+def test_summary_counts_each_method():
+    table = summary(frame(a=[1.0, 3.0], b=[5.0]))
+    assert table.loc["a", ["n", "mean"]].tolist() == [2, 2.0]
+    assert table.loc["b", "n"] == 1
+    assert math.isnan(table.loc["b", "sd"])
+    assert summary(frame(a=[1.0]).iloc[:0]).empty

@@ -1,0 +1,232 @@
+"""Studies: finding, training in parallel, refusing to mix, frames, publishing, agreement."""
+
+import dataclasses
+import json
+
+import pytest
+
+from dnrlib import UserError, records, study
+from dnrlib.config import configure
+from dnrlib.methods import METHODS
+from dnrlib.run import chain, run
+from dnrlib.study import StudyFailed, agreement, find, generations, layers
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """An empty folder of published records."""
+    monkeypatch.setattr(records, "PUBLISHED", tmp_path / "published")
+    return tmp_path / "published"
+
+
+def results(found):
+    return [[record["result"] for record in run_.records] for run_ in found]
+
+
+def publish(found):
+    for run_ in found:
+        records.publish(run_.config.dataset, run_.config.seed, run_.records)
+
+
+def test_parallel_and_serial_give_the_same_bits(tiny, tmp_path, published, capsys):
+    configs = [tiny(method=method, seed=seed) for seed in (0, 1) for method in ("tune", "dnr")]
+    serial = study.study(configs, workers=1, runs=tmp_path / "serial")
+    parallel = study.study(configs, workers=2, runs=tmp_path / "parallel")
+    assert results(serial) == results(parallel)
+    assert [run_.config for run_ in parallel] == configs
+    assert "4 runs to train: 10 generations, 10 epochs, on 2 workers" in capsys.readouterr().out
+
+
+def test_a_second_study_trains_nothing_and_says_so(tiny, published, capsys, monkeypatch):
+    configs = [tiny(method=method) for method in METHODS]
+    first = study.study(configs, workers=1)
+    monkeypatch.setattr(study, "_train", None)
+    again = study.study(configs)
+    assert capsys.readouterr().out.endswith("6 runs on disk, nothing to train (6 runs)\n")
+    assert [run_.records for run_ in first] == [run_.records for run_ in again]
+
+
+def test_what_is_missing_is_named_with_its_command(tiny, published, capsys):
+    assert study.study([tiny(method="dnr", seed=3), tiny(method="ke")], train=False) == []
+    said = capsys.readouterr().out
+    assert "not run: 2 of 2 runs" in said
+    assert "dnr study --dataset digits --method ke --method dnr --seeds 4" in said
+
+
+def test_failures_are_collected_and_the_rest_is_done(tiny, published):
+    good, bad = tiny(method="plain"), tiny(method="tune", lr=1e30, seed=5, epochs=5)
+    with pytest.raises(StudyFailed) as error:
+        study.study([bad, good], workers=2)
+    assert "1 of 2 runs failed:\n  digits tune seed 5: UserError: the training loss" in str(
+        error.value
+    )
+    assert find(good) is not None
+
+
+def test_published_records_are_found_first_and_are_a_run_of_their_own(tiny, published):
+    config = tiny(method="dnr")
+    own = study.study([config], workers=1)
+    assert own[0].source == "runs"
+    publish(own)
+    assert find(config).source == "published"
+    assert find(config, published=False).source == "runs"
+    assert find(config).records == own[0].records
+    assert find(tiny(method="dnr", generations=2)) is not None, "a prefix is published too"
+    assert find(tiny(method="dnr", generations=4)) is None
+
+
+def test_publishing_twice_gives_the_same_file(tiny, published):
+    configs = [tiny(method=method) for method in ("dnr", "ke")]
+    found = study.study(configs, workers=1)
+    publish(found)
+    path = published / "digits" / "seed-0000.jsonl"
+    content = path.read_text()
+    publish(reversed(found))
+    assert path.read_text() == content
+    assert len(content.splitlines()) == 3 + 2 + 3 + 3, "the shared generation stands there once"
+
+
+@pytest.mark.parametrize("seal", ["old", "new"])
+def test_a_changed_published_record_is_noticed(tiny, published, seal):
+    """A number changed by hand breaks its seal; with a new seal it shows in the frame."""
+    config = tiny(method="plain")
+    publish(study.study([config], workers=1))
+    path = published / "digits" / "seed-0000.jsonl"
+    record = json.loads(path.read_text())
+    before = generations([find(config)])["test_accuracy"][0]
+    record["result"]["test_accuracy"] += 1
+    if seal == "new":
+        record = records.seal(record)
+    path.write_text(json.dumps(record) + "\n")
+    if seal == "old":
+        with pytest.raises(
+            records.DamagedFile, match=r"seed-0000.jsonl is damaged .* git checkout"
+        ):
+            find(config)
+    else:
+        assert generations([find(config)])["test_accuracy"][0] == before + 1
+
+
+@pytest.mark.parametrize(
+    ("what", "value"), [("device", "cuda"), ("results", 0)], ids=["device", "results version"]
+)
+def test_runs_of_different_conditions_are_not_compared(tiny, published, what, value):
+    configs = [tiny(method="plain", seed=seed) for seed in (0, 1)]
+    study.study(configs, workers=1)
+    path = records.runs_root() / chain(configs[0])[0].key / "record.json"
+    record = records.read(path)
+    record["provenance"][what] = value
+    records.save(path, record)
+    with pytest.raises(UserError, match=r"cannot be compared: .*; .*fresh folder"):
+        study.study(configs)
+
+
+def test_precisions_are_not_mixed(tiny, published):
+    configs = [tiny(method="plain"), tiny(method="plain", precision="bf16")]
+    with pytest.raises(UserError, match=r"cannot be compared: .* in fp32; .* in bf16"):
+        study.study(configs, workers=1)
+
+
+def test_generations_are_tidy(tiny, published):
+    configs = [tiny(method=method, epochs=2) for method in METHODS]
+    frame = generations(study.study(configs, workers=1))
+    assert len(frame) == 1 + 3 * (len(METHODS) - 1)
+    assert not frame.duplicated(["method", "seed", "generation"]).any()
+    last = frame[frame["last"]].set_index("method")
+    assert (last["epochs"].drop("plain") == 6).all()
+    assert last.loc["plain", "epochs"] == 2
+    assert last["train_accuracy"].notna().all()
+    ours = frame[frame["method"] == "dnr"].set_index("generation")
+    total = 43940
+    assert (ours["kept"] * total).tolist() == pytest.approx([round(0.8 * total)] * 3)
+    assert ours["overlap_previous"].isna().tolist() == [True, False, False]
+    assert ours.loc[2, "overlap_previous"] == ours.loc[2, "overlap_first"]
+    assert (ours["zero_saliency"] < 1).all()
+    assert frame[frame["method"] == "ke"]["overlap_first"].dropna().eq(1).all()
+
+
+def test_the_long_baseline_has_its_course(tiny, published):
+    (run_,) = study.study([tiny(method="long", epochs=2)], workers=1)
+    frame = generations([run_])
+    assert frame["epochs"].tolist() == [2, 4, 6]
+    assert frame["last"].tolist() == [False, False, True]
+    assert frame["test_accuracy"].tolist() == run_.records[0]["result"]["trace"]
+
+
+def test_layers_sum_to_the_generation(tiny, published):
+    found = study.study([tiny(method="dnr")], workers=1)
+    sums = layers(found).groupby("generation")[["kept", "size", "with_previous"]].sum()
+    frame = generations(found).set_index("generation")
+    assert (sums["kept"] / sums["size"]).tolist() == pytest.approx(frame["kept"].tolist())
+    share = sums["with_previous"] / sums["kept"]
+    assert share[2:].tolist() == pytest.approx(frame["overlap_previous"][2:].tolist())
+
+
+def test_frames_of_nothing_have_their_columns():
+    assert {"method", "last", "test_accuracy"} <= set(generations([]).columns)
+    assert {"layer", "kept"} <= set(layers([]).columns)
+
+
+def test_agreement_bit_for_bit_on_the_same_processor(tiny, published, tmp_path):
+    configs = [tiny(method="tune", seed=seed) for seed in (0, 1)]
+    assert agreement(configs).startswith("None of these runs was trained on this machine")
+    publish(study.study(configs, workers=1, runs=tmp_path / "elsewhere"))
+    assert agreement(configs).startswith("None of these runs was trained on this machine")
+    study.study(configs, published=False, workers=1)
+    assert "compared bit for bit, all agree" in agreement(configs)
+    path = records.runs_root() / chain(configs[0])[1].key / "record.json"
+    record = records.read(path)
+    record["result"]["weights"] = "0" * 20
+    records.save(path, record)
+    assert "compared bit for bit, 1 DIFFER" in agreement(configs)
+
+
+def _elsewhere(run_, offset):
+    """A run as if of another processor, its final accuracy moved by `offset` points."""
+    moved = []
+    for record in run_.records:
+        record = json.loads(json.dumps(record))
+        record["provenance"]["processor"] = "another one"
+        record["result"]["test_accuracy"] += offset
+        moved.append(records.seal(record))
+    return dataclasses.replace(run_, records=moved)
+
+
+@pytest.mark.parametrize(
+    ("offsets", "word"), [((0.3, -0.2, 0.1), "no disagreement"), ((2, 2.1, 1.9), "DIFFER")]
+)
+def test_agreement_by_the_interval_on_another_processor(tiny, published, offsets, word):
+    configs = [tiny(method="plain", seed=seed) for seed in range(3)]
+    found = study.study(configs, workers=1)
+    publish(_elsewhere(run_, offset) for run_, offset in zip(found, offsets, strict=True))
+    said = agreement(configs)
+    assert "n = 3 seeds" in said
+    assert "95 % interval" in said
+    assert word in said
+
+
+def test_damaged_own_records_are_named(tiny, published):
+    config = tiny(method="plain")
+    run(config)
+    path = records.runs_root() / chain(config)[0].key / "record.json"
+    path.write_text(path.read_text().replace("9", "8", 1))
+    with pytest.raises(records.DamagedFile, match=r"record.json is damaged"):
+        study.study([config])
+
+
+def test_writes_leave_nothing_behind_when_they_fail(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    records.write(path, b"old")
+    monkeypatch.setattr("os.replace", lambda *names: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        records.write(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_precision_enters_the_training(tiny):
+    exact, coarse = (
+        run(configure("digits", "smoke", method="plain", precision=name, width=4))[0]["result"]
+        for name in ("fp32", "bf16")
+    )
+    assert exact["weights"] != coarse["weights"]
