@@ -1,0 +1,276 @@
+"""Parameters, papermill, nbval and the command line, as a user meets them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from dnrlib import UserError, cli, pages, records
+from dnrlib.methods import METHODS
+from dnrlib.pages import Parameters, gate, parameters
+from dnrlib.records import ROOT
+
+BIN = Path(sys.executable).parent
+
+
+def test_parameters_as_papermill_passes_them():
+    page = parameters(
+        dataset="digits", budget="smoke", seeds=2, methods="dnr, tune,dnr", train="false"
+    )
+    assert page.method_list() == ["dnr", "tune"]
+    assert page.train is False
+    assert [(c.method, c.seed, c.epochs) for c in page.configs()] == [
+        ("dnr", 0, 2),
+        ("tune", 0, 2),
+        ("dnr", 1, 2),
+        ("tune", 1, 2),
+    ]
+
+
+def test_automatic_seeds_are_those_published(tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "PUBLISHED", tmp_path)
+    assert Parameters("digits").seed_count() == 5
+    (tmp_path / "digits").mkdir()
+    for seed in range(3):
+        (tmp_path / "digits" / f"seed-{seed:04d}.jsonl").touch()
+    assert Parameters("digits").seed_count() == 3
+    assert Parameters("digits", seeds=8).seed_count() == 8
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"dataset": "digit"}, "choose one of: flower102, cub200"),
+        ({"dataset": "digits", "budget": "big"}, "choose one of: auto, smoke, embedded, paper"),
+        ({"dataset": "digits", "budget": "paper"}, "use embedded or smoke"),
+        ({"dataset": "digits", "seeds": "[0,1]"}, "must be auto or a whole number of at least 1"),
+        ({"dataset": "digits", "seeds": 0}, "must be auto or a whole number of at least 1"),
+        ({"dataset": "digits", "methods": "dnr,sgd"}, f"'sgd' is unknown; .*{', '.join(METHODS)}"),
+        ({"dataset": "digits", "train": "maybe"}, "must be true or false"),
+        ({"dataset": "flower102"}, "cannot read its images yet"),
+    ],
+)
+def test_bad_parameters_are_refused_with_the_valid_ones(given, message):
+    with pytest.raises(UserError, match=message):
+        parameters(**given)
+
+
+def test_unknown_injected_parameters_are_refused(monkeypatch):
+    class Shell:
+        user_ns = {"In": ["", "import x", '# Parameters\ndatset = "digits"\nseeds = 2\n']}  # noqa: RUF012
+
+    monkeypatch.setattr(pages, "get_ipython", Shell)
+    with pytest.raises(
+        UserError, match="unknown parameter datset; this notebook has: dataset, seeds"
+    ):
+        parameters(dataset="digits", seeds=2)
+
+
+def test_gate_refuses_unexecuted_and_failed_cells():
+    cell = nbformat.v4.new_code_cell("1 + 1")
+    page = nbformat.v4.new_notebook(cells=[cell])
+    with pytest.raises(UserError, match="page: cell 1 was not executed"):
+        gate(page, "page")
+    cell.execution_count = 1
+    gate(page, "page")
+    cell.outputs = [nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])]
+    with pytest.raises(UserError, match="page: cell 1 ended in an error"):
+        gate(page, "page")
+
+
+# --------------------------------------------------------------------------------------------------
+# The command line
+
+
+def test_help_has_examples(capsys):
+    for arguments in (["--help"], ["run", "--help"], ["study", "--help"], ["page", "--help"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 0
+    said = capsys.readouterr().out
+    assert "dnr run --dataset digits --method dnr --seed 0" in said
+    assert "share of weights that DNR keeps, 0..1" in said
+
+
+def test_run_prints_a_line_per_generation_and_the_record(capsys):
+    assert cli.main(["run", "--budget", "smoke", "--width", "4", "--method", "dnr"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("generation ") == 2
+    assert "its mask keeps 80.0%" in said
+    assert Path(said.split("record: ")[1].strip()).exists()
+
+
+def test_study_summarises_and_publishes(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "PUBLISHED", tmp_path / "published")
+    arguments = [
+        "study",
+        "--budget",
+        "smoke",
+        "--method",
+        "plain",
+        "--seeds",
+        "2",
+        "--workers",
+        "1",
+    ]
+    assert cli.main([*arguments, "--publish"]) == 0
+    said = capsys.readouterr().out
+    assert "2 runs to train" in said
+    assert "published 2 runs" in said
+    assert len(list((tmp_path / "published" / "digits").glob("*.jsonl"))) == 2
+    assert cli.main(arguments) == 0
+    assert "nothing to train" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "--dataset", "flower102"], "cannot read its images yet"),
+        (["run", "--keep", "2"], "keep=2.0 must lie between 0 and 1"),
+        (["run", "--device", "tpu"], "device='tpu' is not available here"),
+        (["study", "--seeds", "0"], "seeds=0 must be at least 1"),
+        (["page", "nothing.ipynb", "--dataset", "digits"], "nothing.ipynb does not exist"),
+        (
+            [
+                "page",
+                str(ROOT / "notebooks" / "table1.ipynb"),
+                "--dataset",
+                "digits",
+                "-p",
+                "sed",
+                "1",
+            ],
+            "table1.ipynb has no parameter sed; it has: budget, dataset, methods, seeds, train",
+        ),
+    ],
+)
+def test_errors_are_one_line_and_exit_code_1(arguments, message, capsys):
+    assert cli.main(arguments) == 1
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+# --------------------------------------------------------------------------------------------------
+# Through papermill and nbval, in processes of their own
+
+
+def papermill(*arguments, **environment):
+    return subprocess.run(
+        [BIN / "papermill", "--no-progress-bar", *map(str, arguments)],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_papermill_refuses_an_unknown_parameter(tmp_path):
+    done = papermill("notebooks/table1.ipynb", tmp_path / "out.ipynb", "-p", "datset", "digits")
+    assert done.returncode == 1
+    assert "unknown parameter datset; this notebook has: dataset, budget, seeds" in done.stderr
+
+
+@pytest.mark.slow
+def test_from_nothing_to_a_page(tmp_path):
+    """A smoke study is trained, tabulated and drawn by the papermill command of the README."""
+    given = ("-p", "dataset", "digits-hard", "-p", "seeds", 2, "-p", "budget", "smoke")
+    output = tmp_path / "out.ipynb"
+    done = papermill("notebooks/table1.ipynb", output, *given, DNRLIB_RUNS=str(tmp_path / "runs"))
+    assert done.returncode == 0, done.stderr
+    text = output.read_text()
+    assert "12 runs to train" in text
+    assert "| DNR | 2 |" in text
+    assert "DNR − fine-tuning" in text
+
+
+@pytest.mark.slow
+def test_dnr_page_makes_a_page_per_dataset_and_summarises_failures(tmp_path, capsys):
+    notebook = str(ROOT / "notebooks" / "convergence.ipynb")
+    given = ["--output", str(tmp_path), "-p", "budget", "smoke", "-p", "seeds", "1"]
+    arguments = ["page", notebook, "--dataset", "digits", "--dataset", "flower102", *given]
+    assert cli.main(arguments) == 1
+    done = capsys.readouterr()
+    assert "1 of 2 pages failed:\n  flower102: UserError: the paper's recipe" in done.err
+    page = nbformat.read(tmp_path / "convergence-digits.ipynb", as_version=4)
+    assert page.cells[0].source.startswith("# Fig. 3: accuracy by generation (digits)")
+    assert "papermill" not in page.metadata
+    assert [file.name for file in tmp_path.glob("*.ipynb") if "partial" not in file.name] == [
+        "convergence-digits.ipynb"
+    ]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of the package, the published digits and one notebook."""
+    for name in ("dnrlib", "data"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / "notebooks").mkdir()
+    shutil.copy(ROOT / "notebooks" / "convergence.ipynb", tmp_path / "notebooks")
+    return tmp_path
+
+
+def nbval(checkout):
+    """The nbval command of `make test`, in a copy."""
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "--nbval", "--nbval-current-env", "-q", "notebooks"),
+            *("-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", str(checkout)),
+        ],
+        cwd=checkout,
+        env=os.environ | {"PYTHONPATH": str(checkout), "DNRLIB_RUNS": str(checkout / "runs")},
+        capture_output=True,
+        text=True,
+    )
+
+
+def change(path, edit):
+    page = nbformat.read(path, as_version=4)
+    edit(page)
+    nbformat.write(page, path)
+
+
+@pytest.mark.slow
+def test_nbval_is_green_on_an_unchanged_copy(checkout):
+    done = nbval(checkout)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.slow
+def test_nbval_is_red_when_a_record_changes(checkout):
+    """One seed's DNR gains a point, under a new and valid seal."""
+    path = checkout / "data" / "records" / "digits" / "seed-0000.jsonl"
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in found:
+        if "Top" in json.dumps(record.get("stage", {})):
+            record["result"]["test_accuracy"] += 1
+    path.write_text("".join(json.dumps(records.seal(record)) + "\n" for record in found))
+    done = nbval(checkout)
+    assert done.returncode == 1, done.stdout
+
+
+@pytest.mark.slow
+def test_nbval_is_red_when_an_output_is_removed(checkout):
+    def remove(page):
+        cell = next(c for c in page.cells if c.cell_type == "code" and "by_generation(" in c.source)
+        cell.outputs = []
+
+    change(checkout / "notebooks" / "convergence.ipynb", remove)
+    assert nbval(checkout).returncode == 1
+
+
+def test_an_unexecuted_cell_is_red(tmp_path):
+    """nbval would pass over it; the gate of the tests and of the book does not."""
+    path = Path(shutil.copy(ROOT / "notebooks" / "convergence.ipynb", tmp_path))
+
+    def reset(page):
+        page.cells[-1].execution_count, page.cells[-1].outputs = None, []
+
+    change(path, reset)
+    with pytest.raises(UserError, match="was not executed"):
+        gate(nbformat.read(path, as_version=4), path.name)

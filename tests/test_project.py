@@ -1,0 +1,59 @@
+"""The environment files agree with each other and with what is installed."""
+
+import re
+import tomllib
+from importlib.metadata import version
+
+import yaml
+from packaging.requirements import Requirement
+
+from dnrlib import __version__
+from dnrlib.records import ROOT
+
+FIXED = ("torch", "torchvision", "jupyter", "jupyter-book", "matplotlib", "seaborn", "papermill")
+
+
+def pins():
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    found = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    assert all(len(r.specifier) == 1 and str(r.specifier).startswith("==") for r in found)
+    return {r.name: r for r in found if r.marker is None or r.marker.evaluate()}
+
+
+def project():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_every_direct_dependency_is_pinned_within_its_range():
+    direct = project()["dependencies"] + project()["optional-dependencies"]["dev"]
+    pinned = pins()
+    for requirement in map(Requirement, direct):
+        pin = str(pinned[requirement.name].specifier).removeprefix("==")
+        assert pin in requirement.specifier, requirement
+    assert {*FIXED, "nbval"} <= pinned.keys()
+
+
+def test_what_is_installed_is_what_is_pinned():
+    for name in (*FIXED, "nbval", "numpy", "scikit-learn", "sphinx"):
+        assert version(name).split("+")[0] == str(pins()[name].specifier).removeprefix("==")
+
+
+def test_conda_environment_takes_the_same_pins():
+    """Its syntax and its parts; that conda can solve it was not tried (README)."""
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment.keys() == {"name", "channels", "dependencies"}
+    *conda, pip = environment["dependencies"]
+    assert all(re.fullmatch(r"[a-z]+(=[\d.]+)?", spec) for spec in conda)
+    assert conda == ["python=3.11", "pip"]
+    assert pip == {"pip": ["-r requirements.txt", "-e ."]}
+
+
+def test_versions_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert __version__ == project()["version"] == citation["version"]
+
+
+def test_the_book_is_built_by_jupyter_book_1():
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    assert config["execute"]["execute_notebooks"] == "off"
+    assert version("jupyter-book").startswith("1.")
