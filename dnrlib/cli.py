@@ -69,7 +69,9 @@ def parser() -> argparse.ArgumentParser:
         help="a method; may be repeated (default: all)",
     )
     many.add_argument("--seeds", type=int, default=5, help="seeds 0..SEEDS-1 (default: 5)")
-    many.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
+    many.add_argument(
+        "--workers", type=int, default=0, help="processes (default: one per core, one for a GPU)"
+    )
     many.add_argument(
         "--publish",
         action="store_true",

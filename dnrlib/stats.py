@@ -122,7 +122,7 @@ def comparisons(
                 "high": e.high,
                 "p": p,
                 "verdict": verdict(e, p),
-                "seeds_needed": seeds_needed(e.sd) if e.n > 1 and e.sd > 0 else None,
+                "seeds_needed": seeds_needed(e.sd) if e.n > 1 and e.sd > 0 else math.nan,
             }
             for (a, b, e), p in zip(rows, adjusted, strict=True)
         ],

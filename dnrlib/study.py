@@ -3,13 +3,14 @@
 import os
 import statistics
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from joblib import Parallel, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
 from . import UserError, records
@@ -18,6 +19,7 @@ from .methods import METHODS
 from .records import Record
 from .run import Link, chain, run
 from .stats import estimate
+from .train import device_named
 
 
 class StudyFailed(UserError):
@@ -34,7 +36,9 @@ class Run:
     """`published` or `runs`."""
 
 
-def find(config: Config, published: bool = True, own: bool = True, runs: Path | None = None):
+def find(
+    config: Config, published: bool = True, own: bool = True, runs: Path | None = None
+) -> Run | None:
     """The finished `Run` of a config, published or the user's own, or None; trains nothing."""
     wanted = [key for link in chain(config) for key in link.keys]
     if published:
@@ -66,9 +70,9 @@ def study(
     """The runs of all configs, in order; the missing ones are trained, or left out.
 
     With `train`, says how many runs are missing and about how long they take, then trains them on
-    `workers` processes (0: one per core), generations that several runs share first and once, under
-    a progress bar. Without, says what is missing and with which command it is run. With `published`
-    False only the user's own runs count.
+    `workers` processes (0: one per core, or one for a GPU), generations that several runs share
+    first and once, under a progress bar. Without, says what is missing and with which command it is
+    run. With `published` False only the user's own runs count.
 
     Raises `StudyFailed` after all others are done if runs failed, and `UserError` if the runs found
     were made with different versions, devices or precisions, which must not be compared.
@@ -82,19 +86,14 @@ def study(
         _train(missing, workers, device, runs)
         found |= {config: find(config, published, runs=runs) for config in missing}
     elif missing:
-        print(
-            f"not run: {len(missing)} of {len(configs)} runs; to run them: {command(missing)}",
-        )
+        print(f"not run: {len(missing)} of {len(configs)} runs; to run them: {command(missing)}")
     else:
         places = Counter(run.source for run in found.values())
-        print(f"{len(configs)} runs on disk, nothing to train ({_listed(places)})")
+        listed = ", ".join(f"{number} {name}" for name, number in places.items())
+        print(f"{len(configs)} runs on disk, nothing to train ({listed})")
     complete = [run for run in found.values() if run is not None]
     _same_conditions(complete)
     return complete
-
-
-def _listed(counts: Counter) -> str:
-    return ", ".join(f"{number} {name}" for name, number in counts.items())
 
 
 def command(configs: list[Config]) -> str:
@@ -128,8 +127,9 @@ def _same_conditions(found: list[Run]) -> None:
 # Training what is missing
 
 
-def _train(configs: list[Config], workers: int, device: str, runs: Path | None) -> None:
-    workers = workers or os.cpu_count() or 1
+def _train(configs: list[Config], workers: int, device: str, runs: Path) -> None:
+    cores = os.cpu_count() or 1
+    workers = workers or (cores if device_named(device).type == "cpu" else 1)
     links = {link.key: (config, link) for config in configs for link in chain(config)}
     todo = {
         key: (config, link)
@@ -150,27 +150,17 @@ def _train(configs: list[Config], workers: int, device: str, runs: Path | None) 
     )
     # A first generation that several runs share is one task; its run then goes on from there.
     first = Counter(chain(config)[0].key for config in configs)
-    shared, alone = {}, []
-    for config in configs:
-        key = chain(config)[0].key
-        if first[key] > 1 and key not in shared:
-            shared[key] = config
-        alone.append(config)
+    shared = {chain(c)[0].key: c for c in configs if first[chain(c)[0].key] > 1}
     failures: dict[str, str] = {}
-    done: set[str] = set()
     with tqdm(total=epochs, unit="epoch", desc="training", smoothing=0.05) as bar:
-        for phase, first_only in ((list(shared.values()), True), (alone, False)):
-            if not phase:
-                continue
-            tasks = (delayed(_attempt)(c, runs, device, first_only) for c in phase)
-            pool = Parallel(n_jobs=workers, return_as="generator_unordered")
-            for finished, (config, keys, error) in enumerate(pool(tasks), 1):
-                running = min(workers, len(phase) - finished)
-                bar.set_postfix_str(f"{finished}/{len(phase)} runs done, {running} running")
+        for phase, first_only in ((list(shared.values()), True), (configs, False)):
+            tasks = [delayed(_attempt)(config, runs, device, first_only) for config in phase]
+            for number, (config, keys, error) in enumerate(_finished(tasks, workers), 1):
+                running = min(workers, len(phase) - number)
+                bar.set_postfix_str(f"{number}/{len(phase)} runs done, {running} running")
                 for key in keys:
-                    if key in todo and key not in done:
-                        done.add(key)
-                        at, link = todo[key]
+                    if key in todo:
+                        at, link = todo.pop(key)
                         bar.update(link.stage.length(at))
                 if error is not None:
                     failures[f"{config.dataset} {config.method} seed {config.seed}"] = error
@@ -179,14 +169,25 @@ def _train(configs: list[Config], workers: int, device: str, runs: Path | None) 
         raise StudyFailed(f"{len(failures)} of {len(configs)} runs failed:\n{listed}")
 
 
+def _finished(tasks: list, workers: int) -> Iterator[tuple[Config, list[str], str | None]]:
+    """What `_attempt` returns, of each task as soon as it is done."""
+    try:
+        yield from Parallel(n_jobs=workers, return_as="generator_unordered")(tasks)
+    except TerminatedWorkerError as error:
+        raise StudyFailed(
+            "a worker process was killed, perhaps for want of memory; what is finished is on disk: "
+            "run it again, with fewer workers"
+        ) from error
+
+
 def _attempt(
-    config: Config, runs: Path | None, device: str, first_only: bool
+    config: Config, runs: Path, device: str, first_only: bool
 ) -> tuple[Config, list[str], str | None]:
     """Runs a config, or only its first generation, in a worker; never raises."""
     keys: list[str] = []
     try:
         run(config, runs, device, lambda record: keys.append(record["key"]), first_only)
-    except Exception as error:  # - collected and named at the end of the study
+    except Exception as error:
         return config, keys, f"{type(error).__name__}: {error}"
     return config, keys, None
 

@@ -84,6 +84,7 @@ def comparison_table(frame: pd.DataFrame, pairs: list[tuple[str, str]], name: st
             interval(row.low, row.high, sign=True),
             f"{row.p:.2g}" if row.n > 1 else MISSING,
             row.verdict,
+            number(row.seeds_needed, 0),
         ]
         for row in comparisons(frame, pairs).itertuples()
     ]
@@ -91,7 +92,7 @@ def comparison_table(frame: pd.DataFrame, pairs: list[tuple[str, str]], name: st
         f"Differences of test accuracy in points, paired by seed, with {LEVEL:.0%} intervals; p is "
         f"adjusted after Holm over the rows. Equivalent means within ±{MARGIN} points."
     )
-    header = ["difference", "n", "mean", "interval", "p", "verdict"]
+    header = ["difference", "n", "mean", "interval", "p", "verdict", "seeds needed"]
     return table(header, rows, caption, name)
 
 
@@ -115,7 +116,7 @@ def findings(frame: pd.DataFrame, pairs: list[tuple[str, str]], dataset: str) ->
             detail += f", {LEVEL:.0%} interval {interval(row.low, row.high, sign=True)}"
         lines.append(f"- **{words[0].upper()}{words[1:]}** ({detail}, n = {row.n}).")
         if row.verdict == "undecided" and row.n > 1:
-            lines[-1] += f" Deciding {MARGIN} points would take about {row.seeds_needed} seeds."
+            lines[-1] += f" Deciding {MARGIN} points would take about {row.seeds_needed:.0f} seeds."
     if dataset not in COLUMNS:
         lines.append(
             f"\nThis is said of {dataset} with a narrow network. It neither confirms nor refutes "

@@ -110,7 +110,7 @@ def test_tables_say_what_the_frame_says():
     assert "| DNR | 2 | 74.55 ± 3.61 | [42.15, 106.95] | 67.45 |" in text
     assert "| fine-tuning | 2 | 72.50 ± 3.54 |" in text
     text = tables.comparison_table(course(), [("dnr", "tune")], "tbl-y").data
-    assert "| DNR − fine-tuning | 2 | +2.05 | [+1.41, +2.69] | 0.016 | better |" in text
+    assert "| DNR − fine-tuning | 2 | +2.05 | [+1.41, +2.69] | 0.016 | better | 3 |" in text
     text = tables.by_generation(course(), "dnr", "tune", "tbl-z").data
     assert "| 2 | 2 | 63.55 | 62.50 | +1.05 | [+0.41, +1.69] |" in text
     words = tables.findings(course(), [("dnr", "tune")], "digits").data

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import signal
 
 import pytest
 
@@ -61,6 +63,16 @@ def test_failures_are_collected_and_the_rest_is_done(tiny, published):
         error.value
     )
     assert find(good) is not None
+
+
+def test_a_killed_worker_is_an_error_that_says_what_to_do(tiny, published, monkeypatch):
+    monkeypatch.setattr(study, "_attempt", _die)
+    with pytest.raises(StudyFailed, match=r"a worker process was killed.*run it again"):
+        study.study([tiny(seed=0), tiny(seed=1)], workers=2)
+
+
+def _die(*arguments):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_published_records_are_found_first_and_are_a_run_of_their_own(tiny, published):
