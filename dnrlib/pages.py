@@ -13,11 +13,11 @@ import yaml
 from IPython.core.getipython import get_ipython
 from IPython.display import Markdown
 
-from . import UserError
+from . import UserError, records
 from .config import BUDGETS, EMBEDDED, RECIPES, Config, configure, grid
 from .methods import METHODS
 from .paper import PAPER
-from .records import PUBLISHED, ROOT
+from .records import ROOT
 from .stats import PRIMARY
 from .study import Run, agreement, command, find, generations
 from .tables import findings, table
@@ -65,21 +65,24 @@ class Parameters:
         """The methods, each once, in the order given."""
         return list(dict.fromkeys(name.strip() for name in str(self.methods).split(",")))
 
-    def seed_count(self) -> int:
-        """The number of seeds; `auto` is as many as are published, 5 where none are."""
-        if self.seeds != "auto":
-            return self.seeds
-        return len(list((PUBLISHED / self.dataset).glob("seed-*.jsonl"))) or 5
-
     def config(self, **settings: Any) -> Config:
         """One run of `seed` on the dataset."""
         budget = None if self.budget == "auto" else self.budget
         return configure(self.dataset, budget, seed=self.seed, **settings)
 
     def configs(self) -> list[Config]:
-        """The runs of the notebook: its methods on its dataset, one per seed."""
+        """The runs of the notebook: its methods on its dataset, one per seed; with `auto` exactly
+        those that are published, and five seeds where none is."""
         budget = None if self.budget == "auto" else self.budget
-        return grid(self.dataset, self.method_list(), self.seed_count(), budget)
+        seeds = self.seeds
+        if seeds == "auto":
+            files = len(list((records.PUBLISHED / self.dataset).glob("seed-*.jsonl")))
+            most = grid(self.dataset, self.method_list(), max(files, 5), budget)
+            published = [config for config in most if find(config, own=False)]
+            if published:
+                return published
+            seeds = 5
+        return grid(self.dataset, self.method_list(), seeds, budget)
 
 
 def parameters(**given: Any) -> Parameters:
@@ -115,7 +118,7 @@ def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
     lines = [
         "```sh",
         f"papermill notebooks/{notebook}.ipynb out.ipynb -p dataset {page.dataset} \\",
-        f"  -p budget {page.budget} -p seeds {page.seed_count()} \\",
+        f"  -p budget {page.budget} -p seeds {page.seeds} \\",
         f"  -p methods {page.methods}",
         "```",
         "",
@@ -208,10 +211,9 @@ def status() -> Markdown:
 
 def published_runs(dataset: str) -> list[Run]:
     """The published runs of the recipe of a dataset, of all methods and seeds."""
-    if not (PUBLISHED / dataset).exists():
+    if not (records.PUBLISHED / dataset).exists():
         return []
-    configs = Parameters(dataset).configs()
-    return [run for run in (find(config, own=False) for config in configs) if run is not None]
+    return [run for run in (find(c, own=False) for c in Parameters(dataset).configs()) if run]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from dnrlib import UserError, cli, pages, records
 from dnrlib.methods import METHODS
 from dnrlib.pages import Parameters, gate, parameters
 from dnrlib.records import ROOT
+from dnrlib.run import run
 
 BIN = Path(sys.executable).parent
 
@@ -32,14 +33,14 @@ def test_parameters_as_papermill_passes_them():
     ]
 
 
-def test_automatic_seeds_are_those_published(tmp_path, monkeypatch):
-    monkeypatch.setattr(pages, "PUBLISHED", tmp_path)
-    assert Parameters("digits").seed_count() == 5
-    (tmp_path / "digits").mkdir()
-    for seed in range(3):
-        (tmp_path / "digits" / f"seed-{seed:04d}.jsonl").touch()
-    assert Parameters("digits").seed_count() == 3
-    assert Parameters("digits", seeds=8).seed_count() == 8
+def test_automatic_seeds_are_exactly_what_is_published(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "PUBLISHED", tmp_path)
+    page = Parameters("digits", budget="smoke", methods="plain,tune")
+    assert len(page.configs()) == 10
+    for config in (page.configs()[0], page.configs()[1], page.configs()[2]):
+        records.publish("digits", config.seed, run(config))
+    assert [(c.seed, c.method) for c in page.configs()] == [(0, "plain"), (0, "tune"), (1, "plain")]
+    assert len(Parameters("digits", seeds=8, methods="plain,tune").configs()) == 16
 
 
 @pytest.mark.parametrize(
