@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 # What `make book-full` retrains, and the number of seeds of each.
-PUBLISHED := digits:40 digits-hard:10
+PUBLISHED := digits:40 digits-hard:6
 
 .PHONY: book book-only book-full notebooks test test-slow lint format clean
 

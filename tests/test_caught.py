@@ -18,7 +18,7 @@ def test_every_generation_trains_like_a_plain_loop_written_by_hand(tiny):
     L2 penalty, and momentum and cosine schedule that both start anew."""
     config = tiny(epochs=1, batch=40, lr=0.05, weight_decay=0.05, augment="none", smoothing=0.2)
     images = load(config)
-    inputs = normalised(images.train.images, images.dataset)
+    inputs = (images.train.images / 255 - 0.196) / 0.335
     target = torch.full((40, 10), 0.2 / 10)
     target[torch.arange(40), images.train.labels] += 0.8
     trained, by_hand = build(config), build(config)
@@ -60,15 +60,15 @@ def test_every_draw_of_a_run_has_a_stream_of_its_own(tiny, monkeypatch):
     assert len(opened) == len(expected), "no stream is begun twice"
 
 
-def test_kels_keeps_all_colours_and_all_classes(tiny):
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 6, 1), nn.Linear(6, 10))
+def test_kels_rounds_up_and_keeps_all_colours_and_all_classes(tiny):
+    model = nn.Sequential(nn.Conv2d(3, 5, 1), nn.Conv2d(5, 7, 1), nn.Linear(7, 10))
     mask, _ = Kels(0.5).mask(Parent(model, load(tiny()), tiny(), 1))
     counts = {name: (values.any(1).sum(), values.any(0).sum()) for name, values in mask.items()}
-    assert counts == {"0.weight": (2, 3), "1.weight": (3, 2), "2.weight": (10, 3)}
+    assert counts == {"0.weight": (3, 3), "1.weight": (4, 3), "2.weight": (10, 4)}
 
 
-def test_kels_does_not_round_up_what_only_floating_point_exceeds(tiny):
-    """0.55 * 100 is 55.00000000000001."""
+def test_kels_of_55_percent_of_100_filters_keeps_55(tiny):
+    """0.55 * 100 is 55.00000000000001 in floating point."""
     model = nn.Sequential(nn.Conv2d(3, 100, 1), nn.Linear(100, 10))
     mask, _ = Kels(0.55).mask(Parent(model, load(tiny()), tiny(), 1))
     assert masks.count(mask) == {"0.weight": 55 * 3, "1.weight": 55 * 10}

@@ -1,0 +1,686 @@
+"""Breaks one line of dnrlib at a time and shows that the tests notice.
+
+    python tests/mutations.py                      all mutants, minutes
+    python tests/mutations.py --only mask-inverted --workers 1
+
+Each mutant is a mistake that could well have been made. It is put into a copy of the package, on
+which the few tests run that should fail; if they pass, it has survived and the suite lacks a test.
+The exit code is 0 if every mutant was caught. First of all the same tests must pass on an unchanged
+copy. `test_mutations.py` checks with every run of the tests that each mutant still fits the code.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("dnrlib", "tests", "data/paper", "pyproject.toml")
+LIMIT = 600
+"""Seconds after which a mutant's tests are given up."""
+
+
+class Mutant(NamedTuple):
+    name: str
+    file: str
+    old: str
+    """Occurs exactly once in the file."""
+    new: str
+    tests: str
+    """Files and -k expression, as on pytest's command line, without quotes: `FILE... -k WORDS`."""
+
+
+MUTANTS = [
+    # Saliency
+    Mutant(
+        "saliency-keeps-its-sign",
+        "dnrlib/masks.py",
+        "(w.detach() * total[name]).abs().cpu()",
+        "(w.detach() * total[name]).cpu()",
+        "tests/test_masks.py -k snip_of_four_weights",
+    ),
+    Mutant(
+        "saliency-without-theta",
+        "dnrlib/masks.py",
+        "(w.detach() * total[name]).abs().cpu()",
+        "total[name].abs().cpu()",
+        "tests/test_masks.py -k snip_of_four_weights",
+    ),
+    Mutant(
+        "saliency-absolute-per-batch",
+        "dnrlib/masks.py",
+        "total[name] += grad",
+        "total[name] += grad.abs()",
+        "tests/test_masks.py -k snip_does_not_depend",
+    ),
+    Mutant(
+        "saliency-sum-of-batch-means",
+        "dnrlib/masks.py",
+        'reduction="sum") / count',
+        'reduction="mean")',
+        "tests/test_masks.py -k snip_does_not_depend",
+    ),
+    Mutant(
+        "saliency-of-smoothed-labels",
+        "dnrlib/masks.py",
+        'labels, reduction="sum") / count',
+        'labels, reduction="sum", label_smoothing=0.1) / count',
+        "tests/test_masks.py -k snip_of_four_weights",
+    ),
+    Mutant(
+        "saliency-in-training-mode",
+        "dnrlib/masks.py",
+        "parent.model.eval()",
+        "parent.model.train()",
+        "tests/test_masks.py -k snip_changes_neither",
+    ),
+    Mutant(
+        "probe-the-same-every-generation",
+        "dnrlib/masks.py",
+        'stream(config.seed, parent.generation, "probe")',
+        'stream(config.seed, 0, "probe")',
+        "tests/test_masks.py -k probe_is_a_fresh_share",
+    ),
+    Mutant(
+        "probe-not-augmented",
+        "dnrlib/masks.py",
+        "AUGMENTATIONS[config.augment](images, draw)",
+        "images",
+        "tests/test_caught.py -k probe_is_augmented",
+    ),
+    # Selection
+    Mutant(
+        "threshold-per-layer",
+        "dnrlib/masks.py",
+        "kept = top(flat, round(self.share * len(flat)))",
+        "kept = torch.cat([top(s.flatten(), round(self.share * s.numel())) "
+        "for s in scores.values()])",
+        "tests/test_masks.py -k top_share_is_exact_and_global",
+    ),
+    Mutant(
+        "ties-all-kept",
+        "dnrlib/masks.py",
+        "kept = scores > threshold",
+        "kept = scores >= threshold",
+        "tests/test_masks.py -k top_breaks_ties",
+    ),
+    Mutant(
+        "ties-all-dropped",
+        "dnrlib/masks.py",
+        "kept[ties[: count - int(kept.sum())]] = True",
+        "pass",
+        "tests/test_masks.py -k top_breaks_ties",
+    ),
+    Mutant(
+        "least-salient-kept",
+        "dnrlib/masks.py",
+        "kept = top(flat,",
+        "kept = top(-flat,",
+        "tests/test_masks.py -k most_saliencies_are_zero",
+    ),
+    Mutant(
+        "keep-and-probe-swapped",
+        "dnrlib/methods.py",
+        "Top(Snip(config.probe), config.keep)",
+        "Top(Snip(config.keep), config.probe)",
+        "tests/test_run.py -k records_hold_what_they_promise",
+    ),
+    Mutant(
+        "kels-rounds-down",
+        "dnrlib/masks.py",
+        "math.ceil(round(",
+        "math.floor(round(",
+        "tests/test_caught.py -k kels_rounds_up",
+    ),
+    Mutant(
+        "kels-rounds-up-floating-point",
+        "dnrlib/masks.py",
+        "math.ceil(round(self.split_rate * size, 9))",
+        "math.ceil(self.split_rate * size)",
+        "tests/test_caught.py -k kels_of_55_percent",
+    ),
+    Mutant(
+        "kels-drops-colours",
+        "dnrlib/masks.py",
+        "if position == 0:",
+        "if position < 0:",
+        "tests/test_caught.py -k kels_rounds_up",
+    ),
+    Mutant(
+        "kels-drops-classes",
+        "dnrlib/masks.py",
+        "if position == len(weights) - 1:",
+        "if position == len(weights):",
+        "tests/test_masks.py -k kels_keeps_the_first",
+    ),
+    Mutant(
+        "wels-drawn-every-generation",
+        "dnrlib/masks.py",
+        'stream(parent.config.seed, 0, "mask")',
+        'stream(parent.config.seed, parent.generation, "mask")',
+        "tests/test_masks.py -k wels_keeps",
+    ),
+    Mutant(
+        "wels-coin-per-weight",
+        "dnrlib/masks.py",
+        "flat[order[: round(self.share * weight.numel())]] = True",
+        "flat = torch.rand(weight.numel(), generator=draw) < self.share",
+        "tests/test_masks.py -k wels_keeps",
+    ),
+    # Inheritance
+    Mutant(
+        "mask-inverted",
+        "dnrlib/train.py",
+        "reset = ~mask[name]",
+        "reset = mask[name]",
+        "tests/test_run.py -k child_inherits",
+    ),
+    Mutant(
+        "reset-forgotten",
+        "dnrlib/train.py",
+        "weights[name][reset] = fresh",
+        "_ = fresh",
+        "tests/test_run.py -k child_inherits",
+    ),
+    Mutant(
+        "whole-layer-reset",
+        "dnrlib/train.py",
+        "weights[name][reset] = fresh.to(weights[name].device)[reset]",
+        "weights[name].copy_(fresh)",
+        "tests/test_run.py -k child_inherits",
+    ),
+    Mutant(
+        "batch-statistics-reset",
+        "dnrlib/train.py",
+        "    weights = {name: prunable(model)[name] for name in mask}\n",
+        "    weights = {name: prunable(model)[name] for name in mask}\n"
+        "    for module in model.modules():\n"
+        "        if isinstance(module, nn.BatchNorm2d):\n"
+        "            module.reset_running_stats()\n",
+        "tests/test_run.py -k child_inherits",
+    ),
+    Mutant(
+        "fill-as-wide-as-birth",
+        "dnrlib/fills.py",
+        "-1 / math.sqrt(fan_in(weight)), 1 / math.sqrt(fan_in(weight)), generator",
+        "-math.sqrt(6 / fan_in(weight)), math.sqrt(6 / fan_in(weight)), generator",
+        "tests/test_run.py -k child_inherits",
+    ),
+    Mutant(
+        "fill-half-as-wide",
+        "dnrlib/fills.py",
+        "-1 / math.sqrt(fan_in(weight)), 1 / math.sqrt(fan_in(weight)), generator",
+        "-0.5 / math.sqrt(fan_in(weight)), 0.5 / math.sqrt(fan_in(weight)), generator",
+        "tests/test_models.py -k fresh_values",
+    ),
+    Mutant(
+        "fan-out-for-fan-in",
+        "dnrlib/models.py",
+        "return weight[0].numel()",
+        "return weight[:, 0].numel()",
+        "tests/test_models.py -k initial_weights_are_kaiming",
+    ),
+    Mutant(
+        "first-mask-for-every-child",
+        "dnrlib/run.py",
+        "self.read_mask(links[position - 1]),\n",
+        "self.read_mask(links[0]),\n",
+        "tests/test_caught.py -k born_of_its_own_parent",
+    ),
+    Mutant(
+        "child-of-the-first-network",
+        "dnrlib/run.py",
+        "self.open(links, position - 1)",
+        "self.open(links, min(position - 1, 0))",
+        "tests/test_run.py -k tuning_resets_nothing",
+    ),
+    Mutant(
+        "last-mask-applied",
+        "dnrlib/run.py",
+        "        test_accuracy, test_loss = train.evaluate(",
+        "        if link.generation == len(links) and link.mask_key:\n"
+        "            at = Parent(self.model, self.data, config, link.generation)\n"
+        "            train.conceive(self.model, link.keep.mask(at)[0], link.stage.fill,\n"
+        "                           stream(config.seed, link.generation + 1, 'fill'))\n"
+        "        test_accuracy, test_loss = train.evaluate(",
+        "tests/test_caught.py -k born_of_its_own_parent",
+    ),
+    Mutant(
+        "weights-stay-masked",
+        "dnrlib/run.py",
+        "weights[name].copy_(whole[name])",
+        "pass",
+        "tests/test_run.py -k masked_accuracy_leaves",
+    ),
+    # Training
+    Mutant(
+        "momentum-carried-over",
+        "dnrlib/train.py",
+        "    order = stream(",
+        "    optimiser = train.__dict__.setdefault(id(model), optimiser)\n    order = stream(",
+        "tests/test_caught.py -k plain_loop",
+    ),
+    Mutant(
+        "schedule-not-restarted",
+        "dnrlib/train.py",
+        "rate = learning_rate(epoch, epochs, config)",
+        "rate = learning_rate(epoch + (generation - 1) * epochs, generation * epochs, config)",
+        "tests/test_caught.py -k plain_loop",
+    ),
+    Mutant(
+        "gradients-added-up",
+        "dnrlib/train.py",
+        "optimiser.zero_grad(set_to_none=True)",
+        "pass",
+        "tests/test_caught.py -k plain_loop",
+    ),
+    Mutant(
+        "smoothing-ignored",
+        "dnrlib/train.py",
+        "labels, label_smoothing=config.smoothing)",
+        "labels)",
+        "tests/test_caught.py -k plain_loop",
+    ),
+    Mutant(
+        "weight-decay-ignored",
+        "dnrlib/train.py",
+        "weight_decay=config.weight_decay",
+        "weight_decay=0.0",
+        "tests/test_caught.py -k plain_loop",
+    ),
+    Mutant(
+        "trained-in-evaluation-mode",
+        "dnrlib/train.py",
+        "        model.train()\n",
+        "        if epoch == 0:\n            model.train()\n",
+        "tests/test_caught.py -k plain_loop",
+    ),
+    Mutant(
+        "images-not-normalised",
+        "dnrlib/data.py",
+        "return (images.float() / 255 - mean) / std",
+        "return images.float() / 255",
+        "tests/test_caught.py -k plain_loop",
+    ),
+    Mutant(
+        "first-step-late",
+        "dnrlib/train.py",
+        "(epoch >= epochs / 2)",
+        "(epoch > epochs / 2)",
+        "tests/test_config.py -k step_of",
+    ),
+    Mutant(
+        "steps-of-160-epochs-only",
+        "dnrlib/train.py",
+        "(epoch >= epochs * 3 / 4)",
+        "(epoch >= 120)",
+        "tests/test_config.py -k step_of",
+    ),
+    Mutant(
+        "warm-up-from-zero",
+        "dnrlib/train.py",
+        "config.lr * (epoch + 1) / config.warmup",
+        "config.lr * epoch / config.warmup",
+        "tests/test_config.py -k cosine_of or warms_up",
+    ),
+    Mutant(
+        "cosine-counts-the-warm-up",
+        "dnrlib/train.py",
+        "progress = (epoch - config.warmup) / (epochs - config.warmup)",
+        "progress = epoch / epochs",
+        "tests/test_config.py -k cosine_of",
+    ),
+    Mutant(
+        "last-batch-dropped",
+        "dnrlib/data.py",
+        "tensor_split(-(-n // size))",
+        "tensor_split(n // size)",
+        "tests/test_data.py -k batches_hold_every_image",
+    ),
+    Mutant(
+        "divergence-not-noticed",
+        "dnrlib/train.py",
+        "if not math.isfinite(mean):",
+        "if mean < 0:",
+        "tests/test_run.py -k diverging_run",
+    ),
+    # Measuring
+    Mutant(
+        "train-accuracy-as-test-accuracy",
+        "dnrlib/run.py",
+        "test_accuracy, test_loss = train.evaluate(self.model, self.data, self.data.evaluation)",
+        "test_accuracy, test_loss = train.evaluate(self.model, self.data, self.data.train)",
+        "tests/test_run.py -k not_mixed_up",
+    ),
+    Mutant(
+        "evaluated-in-training-mode",
+        "dnrlib/train.py",
+        "model.eval()",
+        "model.train()",
+        "tests/test_run.py -k not_mixed_up",
+    ),
+    Mutant(
+        "trained-on-the-evaluation-pool",
+        "dnrlib/data.py",
+        'train = pools["train"]',
+        "train = pools[config.pool]",
+        "tests/test_data.py -k training_splits_follow",
+    ),
+    Mutant(
+        "test-pool-for-tuning",
+        "dnrlib/data.py",
+        "return Data(dataset, train, pools[config.pool])",
+        'return Data(dataset, train, pools["test"])',
+        "tests/test_data.py -k either_pool",
+    ),
+    Mutant(
+        "images-not-checked",
+        "dnrlib/data.py",
+        "if found != DATASETS[name].fingerprint:",
+        "if not found:",
+        "tests/test_data.py -k changed_images",
+    ),
+    Mutant(
+        "overlap-counts-either",
+        "dnrlib/masks.py",
+        "(a[name] & b[name])",
+        "(a[name] | b[name])",
+        "tests/test_masks.py -k counts_of_two_masks",
+    ),
+    Mutant(
+        "first-overlap-with-previous",
+        "dnrlib/run.py",
+        "masks.both(mask, self.read_mask(links[0]))",
+        "masks.both(mask, self.read_mask(links[position - 1]))",
+        "tests/test_run.py -k recorded_counts",
+    ),
+    Mutant(
+        "overlap-of-all-weights",
+        "dnrlib/study.py",
+        'total[f"with_{name}"] / total["kept"]',
+        'total[f"with_{name}"] / total["size"]',
+        "tests/test_study.py -k layers_sum",
+    ),
+    # Streams and budgets
+    Mutant(
+        "streams-without-purpose",
+        "dnrlib/streams.py",
+        'f"{seed}/{generation}/{purpose}"',
+        'f"{seed}/{generation}"',
+        "tests/test_data.py -k streams_depend",
+    ),
+    Mutant(
+        "streams-without-generation",
+        "dnrlib/streams.py",
+        'f"{seed}/{generation}/{purpose}"',
+        'f"{seed}/{purpose}"',
+        "tests/test_masks.py -k probe_is_a_fresh_share",
+    ),
+    Mutant(
+        "same-order-every-generation",
+        "dnrlib/train.py",
+        'stream(config.seed, generation, "order")',
+        'stream(config.seed, 0, "order")',
+        "tests/test_caught.py -k stream_of_its_own",
+    ),
+    Mutant(
+        "same-fill-every-generation",
+        "dnrlib/run.py",
+        'stream(config.seed, link.generation, "fill")',
+        'stream(config.seed, 0, "fill")',
+        "tests/test_caught.py -k stream_of_its_own",
+    ),
+    Mutant(
+        "same-split-for-every-seed",
+        "dnrlib/data.py",
+        'stream(config.seed, 0, "split")',
+        'stream(0, 0, "split")',
+        "tests/test_data.py -k training_splits_follow",
+    ),
+    Mutant(
+        "long-baseline-one-generation-short",
+        "dnrlib/methods.py",
+        "epochs=float(config.generations)",
+        "epochs=float(config.generations - 1)",
+        "tests/test_run.py -k declared_budget",
+    ),
+    Mutant(
+        "one-generation-too-many",
+        "dnrlib/methods.py",
+        "range(config.generations - 1)",
+        "range(config.generations)",
+        "tests/test_run.py -k declared_budget",
+    ),
+    # Records
+    Mutant(
+        "seal-not-checked",
+        "dnrlib/records.py",
+        ' or seal(record).get("seal") != record.get("seal")',
+        "",
+        "tests/test_run.py -k damaged_files and flipped and json",
+    ),
+    Mutant(
+        "weights-not-checked",
+        "dnrlib/run.py",
+        'if records.weights_digest(state) != record["result"]["weights"]:',
+        "if record is None:",
+        "tests/test_run.py -k weights_of_another_run",
+    ),
+    Mutant(
+        "mask-not-checked",
+        "dnrlib/run.py",
+        'if records.weights_digest(mask) != record["result"]["mask"]:',
+        "if record is None:",
+        "tests/test_caught.py -k mask_of_another_run",
+    ),
+    Mutant(
+        "key-without-its-parent",
+        "dnrlib/run.py",
+        "key = digest([key, canonical(stage)",
+        "key = digest([number, canonical(stage)",
+        "tests/test_run.py -k weights_of_another_run",
+    ),
+    Mutant(
+        "key-without-its-stage",
+        "dnrlib/run.py",
+        "key = digest([key, canonical(stage), ",
+        "key = digest([key, ",
+        "tests/test_config.py -k depends_on_every_setting",
+    ),
+    Mutant(
+        "no-lock",
+        "dnrlib/run.py",
+        "with records.lock(session.folder(link)):",
+        "if True:",
+        "tests/test_run.py -k two_processes",
+    ),
+    Mutant(
+        "files-written-in-place",
+        "dnrlib/records.py",
+        'handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")',
+        "handle, name = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), str(path)",
+        "tests/test_study.py -k writes_leave_nothing",
+    ),
+    Mutant(
+        "devices-compared",
+        "dnrlib/study.py",
+        'record["provenance"]["device"], run.config.precision)',
+        '"any", run.config.precision)',
+        "tests/test_study.py -k different_conditions",
+    ),
+    # Statistics and the paper's numbers
+    Mutant(
+        "difference-turned-round",
+        "dnrlib/stats.py",
+        "(last[a] - last[b]).dropna()",
+        "(last[b] - last[a]).dropna()",
+        "tests/test_stats.py -k paired_by_seed",
+    ),
+    Mutant(
+        "difference-not-paired",
+        "dnrlib/stats.py",
+        "(last[a] - last[b]).dropna()",
+        "(last[a] - last[b].mean()).dropna()",
+        "tests/test_stats.py -k paired_by_seed",
+    ),
+    Mutant(
+        "not-adjusted-after-holm",
+        "dnrlib/stats.py",
+        "(len(p_values) - rank) * p_values[i]",
+        "p_values[i]",
+        "tests/test_stats.py -k holm",
+    ),
+    Mutant(
+        "comparisons-not-adjusted",
+        "dnrlib/stats.py",
+        "adjusted = holm([e.p if not math.isnan(e.p) else 1.0 for _, _, e in rows])",
+        "adjusted = [e.p for _, _, e in rows]",
+        "tests/test_stats.py -k p_values_are_adjusted",
+    ),
+    Mutant(
+        "interval-with-n-degrees-of-freedom",
+        "dnrlib/stats.py",
+        "half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1))",
+        "half = float(stats.t.ppf((1 + LEVEL) / 2, n))",
+        "tests/test_stats.py -k estimate_is_the_t_interval",
+    ),
+    Mutant(
+        "deviation-over-n",
+        "dnrlib/stats.py",
+        "values.std(ddof=1)",
+        "values.std()",
+        "tests/test_stats.py -k estimate_is_the_t_interval",
+    ),
+    Mutant(
+        "equivalence-with-the-wide-interval",
+        "dnrlib/stats.py",
+        "half = float(stats.t.ppf(LEVEL, difference.n - 1))",
+        "half = float(stats.t.ppf((1 + LEVEL) / 2, difference.n - 1))",
+        "tests/test_stats.py -k equivalence",
+    ),
+    Mutant(
+        "paper-of-another-dataset",
+        "dnrlib/paper.py",
+        '"flower102": "Flower"',
+        '"flower102": "MIT"',
+        "tests/test_paper.py -k beside_paper",
+    ),
+    Mutant(
+        "paper-without-smoothing",
+        "dnrlib/paper.py",
+        '"dnr": "Smth + DNR (f10)"',
+        '"dnr": "DNR (f10)"',
+        "tests/test_paper.py -k beside_paper",
+    ),
+    Mutant(
+        "paper-deviation-as-value",
+        "dnrlib/paper.py",
+        'paper=found["value"]',
+        'paper=found["std"]',
+        "tests/test_paper.py -k beside_paper",
+    ),
+]
+
+
+def copy(folder: Path) -> Path:
+    """What the tests need of the repository, in `folder`."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def mutate(mutant: Mutant, folder: Path) -> None:
+    """Puts the mutant into a copy; raises `ValueError` if it does not fit the code."""
+    path = folder / mutant.file
+    text = path.read_text()
+    if text.count(mutant.old) != 1:
+        raise ValueError(f"occurs {text.count(mutant.old)} times in {mutant.file}: {mutant.old}")
+    path.write_text(text.replace(mutant.old, mutant.new))
+
+
+def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Runs Python in a copy, whose package comes before any installed one."""
+    own = {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    # None of pytest's plugins is needed, and importing them takes seconds.
+    own["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, cwd=folder, env=os.environ | own, capture_output=True, text=True, timeout=LIMIT
+    )
+
+
+def test(folder: Path, tests: str) -> tuple[int, str]:
+    """Runs tests in a copy: pytest's exit code, and its line on the first failure or its last."""
+    found = python(folder, "-c", "import dnrlib; print(dnrlib.__file__)").stdout.strip()
+    if Path(found).resolve() != (folder / "dnrlib" / "__init__.py").resolve():
+        return -1, f"the package under test would be {found or 'none'}"
+    files, _, words = tests.partition(" -k ")
+    chosen = files.split() + (["-k", words] if words else [])
+    done = python(folder, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *chosen)
+    lines = (done.stdout + done.stderr).strip().splitlines() or ["no output"]
+    return done.returncode, next((line for line in lines if line.startswith("FAILED")), lines[-1])
+
+
+def attempt(mutant: Mutant) -> tuple[str, str, float]:
+    """Tries a mutant; `caught`, `SURVIVED` or `broken`, why, and the seconds it took."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        folder = copy(Path(name))
+        try:
+            mutate(mutant, folder)
+            code, why = test(folder, mutant.tests)
+        except (ValueError, subprocess.TimeoutExpired) as error:
+            code, why = -1, str(error)
+    verdict = {0: "SURVIVED", 1: "caught"}.get(code, "broken")
+    return verdict, why, time.monotonic() - start
+
+
+def union(mutants: list[Mutant]) -> list[str]:
+    """All selections of the mutants, one per test file."""
+    words: dict[str, list[str]] = {}
+    for mutant in mutants:
+        files, _, expression = mutant.tests.partition(" -k ")
+        words.setdefault(files, []).append(f"({expression})")
+    return [f"{files} -k {' or '.join(dict.fromkeys(each))}" for files, each in words.items()]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", metavar="NAME", help="one mutant, by name")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    options = parser.parse_args()
+    mutants = [mutant for mutant in MUTANTS if options.only in (None, mutant.name)]
+    if not mutants:
+        parser.error(f"no mutant {options.only}; there are: {', '.join(m.name for m in MUTANTS)}")
+    with ThreadPoolExecutor(options.workers) as pool:
+        with tempfile.TemporaryDirectory() as name:
+            folder = copy(Path(name))
+            for code, why in pool.map(lambda tests: test(folder, tests), union(mutants)):
+                if code != 0:
+                    print(f"without any mutant the tests do not pass: {why}")
+                    return 1
+        print(f"unchanged, the tests pass; {len(mutants)} mutants", flush=True)
+        verdicts = []
+        for mutant, (verdict, why, seconds) in zip(
+            mutants, pool.map(attempt, mutants), strict=True
+        ):
+            shown = "" if verdict == "caught" else f"   {why}"
+            print(f"{verdict:8} {mutant.name:36} {seconds:5.1f} s{shown}", flush=True)
+            verdicts.append(verdict)
+    failed = len(verdicts) - verdicts.count("caught")
+    print(f"{verdicts.count('caught')} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
