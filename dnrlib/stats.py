@@ -1,5 +1,6 @@
 """Means, intervals and verdicts; every comparison is paired by seed."""
 
+import bisect
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -64,15 +65,20 @@ def seeds_needed(sd: float, margin: float = MARGIN) -> int:
     """Seeds for which a paired t-test at 5 % sees a difference of `margin` with power 80 %.
 
     `sd` is the standard deviation of the paired differences. It is the smallest n with power
-    P(|t'| > t_crit), t' noncentral with n - 1 degrees of freedom.
+    P(t' > t_crit), t' noncentral with n - 1 degrees of freedom and shift margin / sd * sqrt(n); the
+    other tail is negligible where the power is that high.
     """
-    n = 2
-    while True:
+
+    def power(n: int) -> float:
         critical = stats.t.ppf((1 + LEVEL) / 2, n - 1)
         shift = margin / sd * math.sqrt(n)
-        if stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift) >= POWER:
-            return n
-        n += 1
+        # Far beyond the critical value scipy's noncentral t is NaN.
+        return 1.0 if shift > 4 * critical + 10 else float(stats.nct.sf(critical, n - 1, shift))
+
+    enough = 2
+    while power(enough) < POWER:
+        enough *= 2
+    return bisect.bisect_left(range(enough), POWER, lo=max(2, enough // 2), key=power)
 
 
 def summary(frame: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:

@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -230,24 +230,31 @@ def test_killed_and_resumed_equals_undisturbed(tiny, tmp_path, method):
     assert results(run.run(config)) == undisturbed
 
 
-def test_two_processes_never_train_the_same_link(tiny, monkeypatch):
-    trained = []
-    original = train.train
+def test_two_processes_never_train_the_same_link(tiny, tmp_path, monkeypatch):
+    trained, log = train.train, tmp_path / "trained"
 
     def slow(model, data, config, generation, epochs):
-        trained.append(generation)
-        return original(model, data, config, generation, epochs)
+        with log.open("a") as file:
+            file.write(f"{generation}\n")
+        time.sleep(0.3)
+        return trained(model, data, config, generation, epochs)
 
     monkeypatch.setattr(train, "train", slow)
-    found = []
     config = tiny(method="dnr")
-    both = [threading.Thread(target=lambda: found.append(run.run(config))) for _ in range(2)]
-    for thread in both:
-        thread.start()
-    for thread in both:
-        thread.join()
-    assert sorted(trained) == [1, 2, 3]
-    assert found[0] == found[1]
+    children = []
+    for _ in range(2):
+        children.append(os.fork())
+        if not children[-1]:
+            try:
+                run.run(config)
+                os._exit(0)
+            finally:
+                os._exit(1)
+    for child in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert log.read_text().split() == ["1", "2", "3"]
+    monkeypatch.setattr(train, "train", trained)
+    assert results(run.run(config)) == results(run.run(config, tmp_path / "alone"))
 
 
 def test_a_dead_owner_of_a_lock_blocks_nobody(tmp_path):

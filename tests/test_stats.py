@@ -45,6 +45,22 @@ def test_seeds_needed_has_the_power_it_promises():
     assert power == pytest.approx(0.8, abs=0.015)
 
 
+@pytest.mark.parametrize("sd", [1e-14, 1e-6, 0.01])
+def test_hardly_any_spread_needs_two_seeds(sd):
+    assert seeds_needed(sd) == 2
+
+
+def test_seeds_needed_is_the_smallest_number():
+    """About (1.96 + 0.84)^2 (sd / margin)^2 for many seeds, and a few more for the t-test."""
+    assert [seeds_needed(sd) for sd in (1.391083, 1.032536, 1.112133, 3.182435)] == [
+        63,
+        36,
+        41,
+        320,
+    ]
+    assert 31_000 < seeds_needed(31.6) < 31_700
+
+
 def frame(**accuracies):
     return pd.DataFrame(
         {"method": method, "seed": seed, "last": True, "test_accuracy": value}
