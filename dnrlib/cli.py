@@ -1,6 +1,7 @@
 """The console command `dnr`."""
 
 import argparse
+import os
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -22,8 +23,13 @@ EXAMPLES = """examples:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     options = parser().parse_args(arguments)
+    # Pages are executed from the root of the checkout, wherever this command was called.
+    os.environ["DNRLIB_RUNS"] = str(records.runs_root())
     try:
         return options.do(options)
+    except OSError as error:
+        print(f"dnr: {error}; check the folder, or set DNRLIB_RUNS to another", file=sys.stderr)
+        return 1
     except UserError as error:
         print(f"dnr: {error}", file=sys.stderr)
         return 1
@@ -172,14 +178,16 @@ def _page(options: argparse.Namespace) -> int:
 
     from .pages import execute
 
-    if not options.notebook.exists():
-        raise UserError(f"{options.notebook} does not exist")
+    if options.notebook.suffix != ".ipynb" or not options.notebook.is_file():
+        raise UserError(f"{options.notebook} is not a notebook that exists")
     given = {name: _typed(value) for name, value in options.parameter}
+    if "dataset" in given:
+        raise UserError("give datasets with --dataset, once for each page")
     failures = {}
     for dataset in options.dataset:
         output = options.output / f"{options.notebook.stem}-{dataset}.ipynb"
         try:
-            execute(options.notebook, output, dataset=dataset, **given)
+            execute(options.notebook, output, given | {"dataset": dataset})
             print(f"{dataset}: {output}", flush=True)
         except PapermillExecutionError as error:
             failures[dataset] = f"{error.ename}: {error.evalue}"

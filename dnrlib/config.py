@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -89,6 +90,9 @@ class Config:
                 raise UserError(
                     f"{name}={getattr(self, name)!r} is unknown; choose one of: {', '.join(valid)}"
                 )
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{name}={value!r} must be a finite number")
         at_least = {"per_class": 0, "warmup": 0, "lr": 0.0, "weight_decay": 0.0, "seed": 0}
         at_least |= dict.fromkeys(("width", "generations", "epochs", "batch", "threads"), 1)
         for name, least in at_least.items():

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from scipy import stats
 from torch import Tensor
 
+from . import UserError
 from .methods import LABELS
 from .models import LAYERS
 from .stats import LEVEL, MARGIN, comparisons
@@ -116,6 +117,10 @@ def keep_frame(layers: pd.DataFrame, which: str) -> pd.DataFrame:
 def _shares(part: pd.DataFrame, above: str, below: str, which: str) -> pd.DataFrame:
     if part.empty:
         return pd.DataFrame(columns=[*LAYERS, "all"])
+    if part["method"].nunique() > 1:
+        raise UserError(
+            f"an overlap map is of one method; these are {', '.join(part['method'].unique())}"
+        )
     runs = ["method", "seed", "generation"]
     sums = part.groupby(runs)[[above, below]].sum().assign(layer="all").reset_index()
     both = pd.concat([part[[*runs, "layer", above, below]], sums])

@@ -61,6 +61,9 @@ def build(config: "Config") -> ResNet:
 
     Convolution and linear weights are Kaiming-normal (fan-in, gain sqrt 2), the bias of `fc` is
     uniform in +-1/sqrt(fan-in), batch normalisation starts at 1 and 0, as in the released code.
+
+    Tensors are channels last, the faster layout; but not for several CPU threads, with which torch
+    2.15 overruns a buffer in the backward pass of small, odd batches and crashes.
     """
     dataset = DATASETS[config.dataset]
     block, depths = MODELS[config.model]
@@ -80,7 +83,8 @@ def build(config: "Config") -> ResNet:
             weight.normal_(0, math.sqrt(2 / fan_in(weight)), generator=draw)
         bound = 1 / math.sqrt(fan_in(model.fc.weight))
         model.fc.bias.uniform_(-bound, bound, generator=draw)
-    return model
+    several = config.threads > 1
+    return model.to(memory_format=torch.contiguous_format if several else torch.channels_last)
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -185,27 +185,27 @@ def summary_of_findings(datasets: list[str]) -> Markdown:
 def status() -> Markdown:
     """Every exhibit of the DNR paper: what of it was run, counted from the published records."""
     runs = {dataset: len(published_runs(dataset)) for dataset in RECIPES}
-    analogue = [f"{runs[name]} runs on {name}" for name in EMBEDDED if runs[name]]
-    own = [f"{runs[name]} runs on {name}" for name in RECIPES.keys() - EMBEDDED if runs[name]]
     printed = {path.stem.removeprefix("dnr_") for path in PAPER.glob("dnr_*.csv")} - {"text"}
     rows = []
     for name in sorted(
         printed | EXHIBITS.keys(), key=lambda name: (name[0] == "f", int(name.lstrip("tablefig")))
     ):
         pages = [page for page in contents() if page.startswith(EXHIBITS.get(name, "?") + "-")]
+        shown = {page.partition("-")[2] for page in pages}
+        with_runs = {dataset for dataset in shown if runs[dataset]}
         rows.append(
             [
                 name.replace("table", "Table ").replace("fig", "Fig. "),
                 ", ".join(f"{{doc}}`{page.partition('-')[2]} <{page}>`" for page in pages)
                 or "not in this book yet",
-                "run" if pages and analogue else "not run",
-                "run" if pages and own else "not run",
+                "run" if with_runs & set(EMBEDDED) else "not run",
+                "run" if with_runs - set(EMBEDDED) else "not run",
             ]
         )
     header = ["exhibit", "page", "embedded analogue", "the paper's setting"]
     caption = "Exhibits of the DNR paper, and what of them was run, by the published records."
     listed = table(header, rows, caption, "tbl-status", words=True).data
-    counted = "; ".join(analogue + own) or "no runs"
+    counted = "; ".join(f"{n} runs on {name}" for name, n in runs.items() if n) or "no runs"
     return Markdown(f"{listed}\n\nPublished are {counted}.")
 
 
@@ -227,7 +227,7 @@ def known_parameters(notebook: Path) -> set[str]:
     return set(papermill.inspect_notebook(str(notebook)))
 
 
-def execute(notebook: Path, output: Path, **given: Any) -> None:
+def execute(notebook: Path, output: Path, given: dict[str, Any]) -> None:
     """Executes a notebook with parameters and writes the page; raises `UserError` for unknown
     parameters and papermill's error for a cell that fails."""
     import papermill
@@ -318,7 +318,7 @@ def build_book() -> Path:
             gate(committed, notebook.name)
             nbformat.write(committed, PAGES / f"{page}.ipynb")
         else:
-            execute(notebook, PAGES / f"{page}.ipynb", dataset=dataset, train=False)
+            execute(notebook, PAGES / f"{page}.ipynb", {"dataset": dataset, "train": False})
     done = subprocess.run(
         [
             *(str(Path(sys.executable).with_name("jupyter-book")), "build", "book"),

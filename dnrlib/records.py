@@ -10,14 +10,15 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from . import UserError, __version__
@@ -47,7 +48,7 @@ class DamagedFile(UserError):
 
 def runs_root() -> Path:
     """The folder of the user's own runs: $DNRLIB_RUNS, or `runs/` beside the package."""
-    return Path(os.environ.get("DNRLIB_RUNS") or ROOT / "runs")
+    return Path(os.environ.get("DNRLIB_RUNS") or ROOT / "runs").expanduser().resolve()
 
 
 def write(path: Path, content: bytes) -> None:
@@ -67,10 +68,20 @@ def write(path: Path, content: bytes) -> None:
         raise
 
 
-def lock(folder: Path) -> AbstractContextManager:
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
     """Exclusive use of a folder among processes. The system frees it when its owner dies."""
     folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / "lock")
+    held = FileLock(folder / "lock")
+    try:
+        held.acquire(timeout=2)
+    except Timeout:
+        print(f"waiting for another process, which trains {folder}", file=sys.stderr, flush=True)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
 
 
 # --------------------------------------------------------------------------------------------------
@@ -91,9 +102,10 @@ def parse(text: str, path: Path) -> Record:
     """The record in `text`; raises `DamagedFile` naming `path` if its seal does not fit."""
     try:
         record = json.loads(text)
+        sealed = isinstance(record, dict) and seal(record)["seal"] == record.get("seal")
     except ValueError:
         raise DamagedFile(path, "not a JSON record") from None
-    if not isinstance(record, dict) or seal(record).get("seal") != record.get("seal"):
+    if not sealed:
         raise DamagedFile(path, "its content does not fit its seal")
     if record["schema"] != SCHEMA:
         raise UserError(f"{path} has schema {record['schema']}, this version reads {SCHEMA}")
@@ -109,7 +121,10 @@ def save(path: Path, record: Record) -> Record:
 
 def read(path: Path) -> Record | None:
     """The record at `path`, or None if there is none; raises `DamagedFile`."""
-    return parse(path.read_text(), path) if path.exists() else None
+    try:
+        return parse(path.read_text(), path) if path.exists() else None
+    except (UnicodeDecodeError, IsADirectoryError):
+        raise DamagedFile(path, "not a JSON record") from None
 
 
 def weights_digest(state: dict[str, Tensor]) -> str:

@@ -1,6 +1,7 @@
 """One run: walk its chain of generations from the longest prefix on disk, train what is missing."""
 
 import io
+import os
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator
@@ -98,6 +99,9 @@ def run(
 @contextmanager
 def threads(number: int) -> Iterator[None]:
     """Fixes the number of CPU threads, which the last bits of a result depend on."""
+    cores = os.cpu_count() or 1
+    if number > cores:
+        raise UserError(f"threads={number} is more than the {cores} cores of this machine")
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -117,12 +121,6 @@ class Session:
         self.model: models.ResNet | None = None
         self.at: str | None = None
         """Key of the link whose weights the network holds."""
-
-    def layout(self) -> torch.memory_format:
-        """Channels last, the faster layout; but not for several CPU threads, with which torch 2.15
-        overruns a buffer in the backward pass of small, odd batches and crashes."""
-        several = self.device.type == "cpu" and self.config.threads > 1
-        return torch.contiguous_format if several else torch.channels_last
 
     def folder(self, link: Link) -> Path:
         return self.runs / link.key
@@ -245,7 +243,7 @@ class Session:
             self.data = Data(
                 data.dataset, data.train.to(self.device), data.evaluation.to(self.device)
             )
-            self.model = models.build(self.config).to(self.device, memory_format=self.layout())
+            self.model = models.build(self.config).to(self.device)
         if position < 0 or self.at == links[position].key:
             return
         link = links[position]

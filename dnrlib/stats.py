@@ -33,7 +33,7 @@ class Estimate:
     low: float
     high: float
     p: float
-    """Two-sided p-value of the t-test against 0; NaN for n = 1."""
+    """Two-sided p-value of the t-test against 0; NaN for n = 1 and where there is no spread."""
 
 
 def estimate(values: Iterable[float]) -> Estimate:
@@ -44,10 +44,8 @@ def estimate(values: Iterable[float]) -> Estimate:
         return Estimate(1, mean, math.nan, math.nan, math.nan, math.nan)
     sd = float(values.std(ddof=1))
     half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * sd / math.sqrt(n)
-    if sd == 0:
-        p = 1.0 if mean == 0 else 0.0
-    else:
-        p = float(2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1))
+    # Accuracies come in steps, so a few seeds can agree by chance: no spread is no evidence.
+    p = float(2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1)) if sd > 1e-9 else math.nan
     return Estimate(n, mean, sd, mean - half, mean + half, p)
 
 
@@ -104,9 +102,11 @@ def comparisons(
 
     - `better` or `worse` if the adjusted p is below 5 %,
     - `equivalent` if the 90 % interval lies within the margin (two one-sided tests at 5 %),
-    - `undecided` otherwise, or with fewer than two seeds.
+    - `undecided` otherwise, or without a p-value (one seed, or no spread).
 
-    A difference may be both significant and within the margin; then the verdict says both.
+    A difference may be both significant and within the margin; then the verdict says both. The
+    intervals and the tests of equivalence are those of each row alone; a row without a p-value
+    counts in the adjustment with p = 1.
     """
     last = frame[frame["last"].astype(bool)].pivot(index="seed", columns="method", values=column)
     rows = []
@@ -128,7 +128,7 @@ def comparisons(
                 "high": e.high,
                 "p": p,
                 "verdict": verdict(e, p),
-                "seeds_needed": seeds_needed(e.sd) if e.n > 1 and e.sd > 0 else math.nan,
+                "seeds_needed": seeds_needed(e.sd) if e.p == e.p else math.nan,
             }
             for (a, b, e), p in zip(rows, adjusted, strict=True)
         ],
@@ -140,7 +140,7 @@ def comparisons(
 
 def verdict(difference: Estimate, p: float) -> str:
     """`better`, `worse`, `equivalent`, both or `undecided`, as `comparisons` defines them."""
-    if difference.n < 2:
+    if math.isnan(difference.p):
         return "undecided"
     found = []
     if p < 1 - LEVEL:

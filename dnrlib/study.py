@@ -91,7 +91,7 @@ def study(
         places = Counter(run.source for run in found.values())
         listed = ", ".join(f"{number} {name}" for name, number in places.items())
         print(f"{len(configs)} runs on disk, nothing to train ({listed})")
-    complete = [run for run in found.values() if run is not None]
+    complete = [found[config] for config in configs if found[config] is not None]
     _same_conditions(complete)
     return complete
 
@@ -128,6 +128,8 @@ def _same_conditions(found: list[Run]) -> None:
 
 
 def _train(configs: list[Config], workers: int, device: str, runs: Path) -> None:
+    if workers < 0:
+        raise UserError(f"workers={workers} must be at least 0 (0: one per core)")
     cores = os.cpu_count() or 1
     workers = workers or (cores if device_named(device).type == "cpu" else 1)
     links = {link.key: (config, link) for config in configs for link in chain(config)}
@@ -346,15 +348,13 @@ def agreement(configs: Iterable[Config], runs: Path | None = None) -> str:
             pairs.append((theirs, ours))
     if not pairs:
         return "None of these runs was trained on this machine; the published records are shown."
-    here = [
-        {name: run_.records[0]["provenance"][name] for name in ("processor", "torch", "threads")}
-        for _, run_ in pairs
-    ]
-    there = [
-        {name: run_.records[0]["provenance"][name] for name in ("processor", "torch", "threads")}
-        for run_, _ in pairs
-    ]
-    if here == there:
+    same_place = all(
+        a["provenance"][name] == b["provenance"][name]
+        for theirs, ours in pairs
+        for a, b in zip(theirs.records, ours.records, strict=True)
+        for name in ("processor", "torch", "threads")
+    )
+    if same_place:
         same = sum(_results(a) == _results(b) for a, b in pairs)
         verdict = "all agree" if same == len(pairs) else f"{len(pairs) - same} DIFFER"
         return (
@@ -379,7 +379,7 @@ def agreement(configs: Iterable[Config], runs: Path | None = None) -> str:
         return text + "; an interval needs at least two."
     agree = result.low <= 0 <= result.high
     return f"{text}, 95 % interval {result.low:+.2f} to {result.high:+.2f}: " + (
-        "no disagreement." if agree else "they DIFFER."
+        "no difference was found." if agree else "they DIFFER."
     )
 
 

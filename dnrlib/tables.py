@@ -90,7 +90,9 @@ def comparison_table(frame: pd.DataFrame, pairs: list[tuple[str, str]], name: st
     ]
     caption = (
         f"Differences of test accuracy in points, paired by seed, with {LEVEL:.0%} intervals; p is "
-        f"adjusted after Holm over the rows. Equivalent means within ±{MARGIN} points."
+        "adjusted after Holm over the rows, while intervals are those of each row alone and may "
+        "leave out 0 where the verdict is undecided. Equivalent: within "
+        f"±{MARGIN} points, by two one-sided tests at 5 %."
     )
     header = ["difference", "n", "mean", "interval", "p", "verdict", "seeds needed"]
     return table(header, rows, caption, name)
@@ -115,7 +117,7 @@ def findings(frame: pd.DataFrame, pairs: list[tuple[str, str]], dataset: str) ->
         if row.n > 1:
             detail += f", {LEVEL:.0%} interval {interval(row.low, row.high, sign=True)}"
         lines.append(f"- **{words[0].upper()}{words[1:]}** ({detail}, n = {row.n}).")
-        if row.verdict == "undecided" and row.n > 1:
+        if row.verdict == "undecided" and row.seeds_needed > row.n:
             lines[-1] += f" Deciding {MARGIN} points would take about {row.seeds_needed:.0f} seeds."
     if dataset not in COLUMNS:
         lines.append(
@@ -210,7 +212,7 @@ def overlap_findings(previous: pd.DataFrame, chance: pd.DataFrame, dataset: str)
     if previous.empty:
         return Markdown(NOT_RUN)
     course, printed = previous["all"], overlap_printed("fig2")["all"]
-    moved = course.iloc[-1] - course.iloc[0]
+    moved = course.iloc[-1].round(1) - course.iloc[0].round(1)
     excess = (previous - chance)[LAYERS].mean()
     last = excess.index.str.startswith("layer4")
     elsewhere, in_last = excess[~last].mean(), excess[last].mean()

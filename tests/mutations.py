@@ -461,8 +461,8 @@ MUTANTS = [
     Mutant(
         "seal-not-checked",
         "dnrlib/records.py",
-        ' or seal(record).get("seal") != record.get("seal")',
-        "",
+        "    if not sealed:",
+        "    if not isinstance(record, dict):",
         "tests/test_run.py -k damaged_files and flipped and json",
     ),
     Mutant(

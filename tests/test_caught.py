@@ -13,15 +13,20 @@ from dnrlib.run import Session, chain
 from dnrlib.streams import stream
 
 
-def test_every_generation_trains_like_a_plain_loop_written_by_hand(tiny):
+def test_every_generation_trains_like_a_plain_loop_written_by_hand(tiny, monkeypatch):
     """Two generations of four full-batch steps: normalisation, smoothed labels, batch statistics,
-    L2 penalty, and momentum and cosine schedule that both start anew."""
+    L2 penalty, and momentum and cosine schedule that both start anew.
+
+    In float64, because in float32 another order of summation moves an activation over the kink of
+    its ReLU now and then, and two correct loops drift apart.
+    """
+    monkeypatch.setattr(train, "normalised", lambda *given: normalised(*given).double())
     config = tiny(epochs=1, batch=40, lr=0.05, weight_decay=0.05, augment="none", smoothing=0.2)
     images = load(config)
-    inputs = (images.train.images / 255 - 0.196) / 0.335
-    target = torch.full((40, 10), 0.2 / 10)
+    inputs = (images.train.images.double() / 255 - 0.196) / 0.335
+    target = torch.full((40, 10), 0.2 / 10, dtype=torch.float64)
     target[torch.arange(40), images.train.labels] += 0.8
-    trained, by_hand = build(config), build(config)
+    trained, by_hand = build(config).double(), build(config).double()
     for generation in (1, 2):
         curve = []
         velocity = [torch.zeros_like(weight) for weight in by_hand.parameters()]
@@ -36,10 +41,10 @@ def test_every_generation_trains_like_a_plain_loop_written_by_hand(tiny):
                     speed.mul_(0.9).add_(weight.grad + 0.05 * weight)
                     weight -= rate * speed
         found = train.train(trained, images, config, generation, 4)
-        assert found["curve"] == pytest.approx(curve, rel=1e-3)
+        assert found["curve"] == pytest.approx(curve, rel=1e-5)
         for name, value in by_hand.state_dict().items():
             torch.testing.assert_close(
-                trained.state_dict()[name], value, rtol=1e-3, atol=1e-3, msg=name
+                trained.state_dict()[name], value, rtol=1e-4, atol=1e-4, msg=name
             )
 
 

@@ -211,7 +211,8 @@ def test_budgets_follow_from_the_dataset():
         ({"dataset": "digits", "epochs": 1.5}, "epochs=1.5 is not of type int"),
         ({"dataset": "digits", "seed": "0"}, "seed='0' is not of type int"),
         ({"dataset": "digits", "warmup": 30}, "warmup=30 must be smaller than epochs=30"),
-        ({"dataset": "digits", "lr": float("nan")}, "must be at least 0"),
+        ({"dataset": "digits", "lr": float("nan")}, "lr=nan must be a finite number"),
+        ({"dataset": "digits", "weight_decay": float("inf")}, "must be a finite number"),
     ],
 )
 def test_bad_settings_are_refused_with_the_valid_ones(arguments, message):

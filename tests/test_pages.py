@@ -135,7 +135,10 @@ def test_study_summarises_and_publishes(capsys, tmp_path, monkeypatch):
         (["run", "--keep", "2"], "keep=2.0 must lie between 0 and 1"),
         (["run", "--device", "tpu"], "device='tpu' is not available here"),
         (["study", "--seeds", "0"], "seeds=0 must be at least 1"),
-        (["page", "nothing.ipynb", "--dataset", "digits"], "nothing.ipynb does not exist"),
+        (
+            ["page", "nothing.ipynb", "--dataset", "digits"],
+            "nothing.ipynb is not a notebook that exists",
+        ),
         (
             [
                 "page",

@@ -15,8 +15,9 @@ from filelock import FileLock
 from dnrlib import UserError, masks, records, run, train
 from dnrlib.config import canonical, configure
 from dnrlib.data import load
+from dnrlib.fills import Fresh
 from dnrlib.methods import METHODS, budget, plan
-from dnrlib.models import prunable
+from dnrlib.models import build, prunable
 from dnrlib.run import Session, chain
 from dnrlib.streams import stream
 
@@ -96,6 +97,21 @@ def test_child_inherits_kept_weights_bit_for_bit_and_nothing_else(tiny, method, 
         if reset.numel():
             assert reset.abs().max() <= value[0].numel() ** -0.5, name
     assert sum(int((~kept).sum()) for kept in mask.values()) > 0
+
+
+def test_the_steps_of_the_quickstart_are_those_of_a_run(tiny):
+    """Bit for bit: build, train, score, mask, reinitialise, train."""
+    config = tiny(method="dnr", generations=2, width=8)
+    data = load(config)
+    model = build(config)
+    train.train(model, data, config, generation=1, epochs=config.epochs)
+    parent = masks.Parent(model, data, config, generation=1)
+    mask, _ = masks.Top(masks.Snip(config.probe), config.keep).mask(parent)
+    train.conceive(model, mask, Fresh(), stream(config.seed, 2, "fill"))
+    train.train(model, data, config, generation=2, epochs=config.epochs)
+    found = run.run(config)
+    assert records.weights_digest(mask) == found[1]["result"]["mask"]
+    assert records.weights_digest(model.state_dict()) == found[2]["result"]["weights"]
 
 
 def test_tuning_resets_nothing(tiny, monkeypatch):
@@ -268,7 +284,7 @@ def test_a_dead_owner_of_a_lock_blocks_nobody(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["weights.pt", "record.json", "mask.npz", "mask.json"])
-@pytest.mark.parametrize("damage", ["truncated", "flipped"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "garbage"])
 def test_damaged_files_are_named_and_never_used(tiny, name, damage):
     config = tiny(method="dnr", generations=2)
     run.run(config)
@@ -277,6 +293,8 @@ def test_damaged_files_are_named_and_never_used(tiny, name, damage):
     content = bytearray(path.read_bytes())
     if damage == "truncated":
         del content[len(content) // 2 :]
+    elif damage == "garbage":
+        content = b"\xff\xfe\x00"
     elif path.suffix == ".json":
         content = content.replace(b"_accuracy", b"_akkuracy", 1)
     else:
@@ -349,7 +367,7 @@ def test_evaluation_and_training_accuracy_are_not_mixed_up(tiny):
 
 
 def test_several_threads_train_without_crashing(tmp_path):
-    """A crash in torch 2.15 with channels-last tensors and odd batches; see Session.layout."""
+    """A crash in torch 2.15 with channels-last tensors and odd batches; see models.build."""
     code = (
         "from pathlib import Path; from dnrlib.config import configure; from dnrlib.run import run;"
         "run(configure('digits', 'smoke', method='dnr', threads=2, per_class=3, batch=15), "
