@@ -87,13 +87,27 @@ def run(
     with threads(config.threads):
         for position, link in enumerate(links[:1] if first_only else links):
             with records.lock(session.folder(link)):
-                here = [session.generation(links, position)]
+                here = [session.generation(links, position, born_of(found))]
                 if link.mask_key is not None:
                     here.append(session.mask(links, position))
             for record in here:
                 report(record)
             found += here
     return found
+
+
+def born_of(found: list[Record]) -> list[str]:
+    """The digests of the last weights among the records of a chain and, where there is one, of the
+    mask computed from them: what the next generation descends from."""
+    last = [record["result"] for record in found if record["generation"] == found[-1]["generation"]]
+    return [result.get("weights") or result["mask"] for result in last]
+
+
+def check_descent(record: Record, parents: list[str], path: Path) -> None:
+    """Raises `DamagedFile` if a generation was trained from other weights or another mask than
+    those now on disk, which happens if its parent was deleted and trained anew elsewhere."""
+    if record.get("parents", parents) != parents:
+        raise DamagedFile(path, "what it was trained from has been trained anew since")
 
 
 @contextmanager
@@ -125,12 +139,13 @@ class Session:
     def folder(self, link: Link) -> Path:
         return self.runs / link.key
 
-    def generation(self, links: list[Link], position: int) -> Record:
-        """The record of a generation, read or trained."""
+    def generation(self, links: list[Link], position: int, parents: list[str]) -> Record:
+        """The record of a generation, read or trained; `parents` is what it descends from."""
         link = links[position]
         path = self.folder(link) / "record.json"
         record = records.read(path)
         if record is not None:
+            check_descent(record, parents, path)
             made_on = record["provenance"]["device"]
             if made_on != self.device.type:
                 raise UserError(
@@ -164,6 +179,7 @@ class Session:
                 "kind": "generation",
                 "key": link.key,
                 "generation": link.generation,
+                "parents": parents,
                 "stage": canonical(link.stage),
                 "config": config.part("root") | config.part("training"),
                 "result": {

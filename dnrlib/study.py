@@ -17,7 +17,7 @@ from . import UserError, records
 from .config import Config, configure
 from .methods import METHODS
 from .records import Record
-from .run import Link, chain, run
+from .run import Link, born_of, chain, check_descent, run
 from .stats import estimate
 from .train import device_named
 
@@ -46,8 +46,12 @@ def find(
         if all(key in there for key in wanted):
             return Run(config, [there[key] for key in wanted], "published")
     if own:
-        found = [records.read(path) for link in chain(config) for path in _paths(link, runs)]
+        paths = [path for link in chain(config) for path in _paths(link, runs)]
+        found = [records.read(path) for path in paths]
         if all(record is not None for record in found):
+            for number, record in enumerate(found):
+                if record["kind"] == "generation":
+                    check_descent(record, born_of(found[:number]), paths[number])
             return Run(config, found, "runs")
     return None
 

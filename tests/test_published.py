@@ -17,7 +17,7 @@ from dnrlib.study import generations
 
 GOLDEN = Path(__file__).parent / "golden"
 SEEDS = {
-    "digits": dict.fromkeys(METHODS, 40),
+    "digits": dict.fromkeys(METHODS, 68) | {"ke-wels": 40},
     "digits-hard": dict.fromkeys(METHODS, 6),
 }
 """How many seeds, from 0, are published of each method."""

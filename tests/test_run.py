@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from dnrlib.methods import METHODS, budget, plan
 from dnrlib.models import build, prunable
 from dnrlib.run import Session, chain
 from dnrlib.streams import stream
+from dnrlib.study import find
 
 
 def results(found):
@@ -317,6 +319,21 @@ def test_weights_of_another_run_are_not_used(tiny):
     (root / chain(config)[1].key / "record.json").unlink()
     with pytest.raises(records.DamagedFile, match="not those of its record"):
         run.run(config)
+
+
+def test_a_parent_trained_anew_elsewhere_is_noticed(tiny, monkeypatch):
+    """Its folder is deleted, and another processor trains it to other last bits."""
+    config = tiny(method="dnr")
+    run.run(config)
+    first, second = (records.runs_root() / link.key for link in chain(config)[:2])
+    shutil.rmtree(first)
+    rate = train.learning_rate
+    monkeypatch.setattr(train, "learning_rate", lambda *given: rate(*given) * 1.0001)
+    with pytest.raises(records.DamagedFile, match="trained anew since") as error:
+        run.run(config)
+    assert f"delete the folder {second}" in str(error.value)
+    with pytest.raises(records.DamagedFile, match="trained anew since"):
+        find(config, published=False)
 
 
 def test_a_diverging_run_names_generation_epoch_and_rate(tiny):
