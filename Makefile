@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 MAIN := --method plain --method long --method tune --method ke --method dnr
+
 .PHONY: book book-only book-full notebooks test test-slow lint format clean
 
 $(READY): requirements.txt pyproject.toml

@@ -144,14 +144,14 @@ def _train(configs: list[Config], workers: int, device: str, runs: Path) -> None
     }
     epochs = sum(link.stage.length(config) for config, link in todo.values())
     per_epoch = seconds_per_epoch(configs[0])
-    estimate = (
+    duration = (
         f"about {_duration(epochs * per_epoch / min(workers, len(configs)))}"
         if per_epoch
         else "no run of this kind was timed yet"
     )
     print(
         f"{len(configs)} runs to train: {len(todo)} generations, {epochs} epochs, "
-        f"on {workers} workers; {estimate}",
+        f"on {workers} workers; {duration}",
         flush=True,
     )
     # A first generation that several runs share is one task; its run then goes on from there.
