@@ -91,7 +91,7 @@ class Parameters:
         wanted = self.arms() if chosen is None else chosen
         if self.seeds != "auto":
             return grid(self.dataset, wanted, self.seeds, budget)
-        files = len(list((records.PUBLISHED / self.dataset).glob("seed-*.jsonl")))
+        files = records.published_seeds(self.dataset)
         listed = []
         for arm in wanted:
             most = grid(self.dataset, [arm], max(files, 5), budget)
@@ -223,7 +223,7 @@ def paper_verdicts() -> pd.DataFrame:
 def _claimed_runs(dataset: str) -> Iterator[Run]:
     """The runs of every arm that a claim speaks of: the seeds that have published records, and
     those of the user from there on without a gap."""
-    files = len(list((records.PUBLISHED / dataset).glob("seed-*.jsonl")))
+    files = records.published_seeds(dataset)
     for arm in claimed_arms(dataset):
         for seed in itertools.count():
             run = find(configure(dataset, seed=seed, **parse_arm(arm)))
@@ -275,7 +275,7 @@ def claimed_arms(dataset: str) -> list[str]:
 
 def published_runs(dataset: str) -> list[Run]:
     """The published runs of a dataset: of every exhibit and claim, all seeds."""
-    files = len(list((records.PUBLISHED / dataset).glob("seed-*.jsonl")))
+    files = records.published_seeds(dataset)
     listed = [arm for exhibit in ROWS for arm in arms(exhibit, dataset)] + claimed_arms(dataset)
     named = dict.fromkeys(arm_of(configure(dataset, **parse_arm(arm))) for arm in listed)
     configs = grid(dataset, named, files) if files else []

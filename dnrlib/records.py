@@ -1,10 +1,11 @@
 """What came out of a run: sealed JSON records, atomic files, the published and the user's own.
 
-Two places, never confused: `data/records/` holds the published records, committed, one file per
-dataset and seed with a record per line; `runs/` holds what this user trained, a folder per link.
+Two places, never confused: `data/records/` holds the published records, committed, one gzipped file
+per dataset and seed with a record per line; `runs/` what this user trained, a folder per link.
 """
 
 import functools
+import gzip
 import hashlib
 import json
 import os
@@ -12,6 +13,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,13 +190,26 @@ def provenance(device: torch.device, threads: int) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=512)
 def _published_file(path: Path, changed: int) -> dict[str, Record]:
-    found = [parse(line, path) for line in path.read_text().splitlines()]
+    try:
+        text = gzip.decompress(path.read_bytes()).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError):
+        raise DamagedFile(path, "not gzipped text") from None
+    found = [parse(line, path) for line in text.splitlines()]
     return {record["key"]: record for record in found}
+
+
+def _published_path(dataset: str, seed: int) -> Path:
+    return PUBLISHED / dataset / f"seed-{seed:04d}.jsonl.gz"
+
+
+def published_seeds(dataset: str) -> int:
+    """How many seeds of a dataset have published records; they are numbered from 0."""
+    return len(list((PUBLISHED / dataset).glob("seed-*.jsonl.gz")))
 
 
 def published(dataset: str, seed: int) -> dict[str, Record]:
     """The published records of a dataset and seed, by key; raises `DamagedFile`."""
-    path = PUBLISHED / dataset / f"seed-{seed:04d}.jsonl"
+    path = _published_path(dataset, seed)
     return _published_file(path, path.stat().st_mtime_ns) if path.exists() else {}
 
 
@@ -203,8 +218,9 @@ def publish(dataset: str, seed: int, records: Iterable[Record]) -> Path:
 
     Lines are ordered by generation, kind and key, so that republishing gives the same file.
     """
-    path = PUBLISHED / dataset / f"seed-{seed:04d}.jsonl"
+    path = _published_path(dataset, seed)
     merged = published(dataset, seed) | {record["key"]: record for record in records}
     ordered = sorted(merged.values(), key=lambda r: (r["generation"], r["kind"], r["key"]))
-    write(path, "".join(_text(record) + "\n" for record in ordered).encode())
+    lines = "".join(_text(record) + "\n" for record in ordered)
+    write(path, gzip.compress(lines.encode(), mtime=0))
     return path

@@ -212,11 +212,11 @@ def _attempt(
 
 def seconds_per_epoch(config: Config) -> float | None:
     """Median seconds per training epoch of the dataset's published records, or None."""
-    folder = records.PUBLISHED / config.dataset
+    seeds = min(records.published_seeds(config.dataset), 3)
     times = [
         record["timing"]["seconds"] / len(record["result"]["curve"])
-        for path in sorted(folder.glob("seed-*.jsonl"))[:3]
-        for record in records.published(config.dataset, int(path.stem.split("-")[1])).values()
+        for seed in range(seeds)
+        for record in records.published(config.dataset, seed).values()
         if record["kind"] == "generation"
     ]
     return statistics.median(times) if times else None

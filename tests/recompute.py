@@ -9,6 +9,7 @@ for; what the value of a term is; how a sample becomes two p-values, and p-value
 
 import argparse
 import csv
+import gzip
 import hashlib
 import json
 import math
@@ -54,7 +55,7 @@ def read(path):
     """The records of one seed as two dicts: generations by what was done up to them, (config,
     stages), and masks by (key of the generation, rule). Raises `ValueError` for a generation that
     does not descend from exactly one other, and for a mask of none."""
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    records = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     trained = [record for record in records if record["kind"] == "generation"]
     generations, masks, history = {}, {}, {}
     for record in sorted(trained, key=lambda record: record["generation"]):
@@ -139,8 +140,8 @@ class Records:
     """The published records of a dataset, asked by arm."""
 
     def __init__(self, folder, dataset):
-        files = sorted(folder.glob("seed-*.jsonl"))
-        self.seeds = {int(path.stem.removeprefix("seed-")): read(path) for path in files}
+        files = sorted(folder.glob("seed-*.jsonl.gz"))
+        self.seeds = {int(path.name[5:].removesuffix(".jsonl.gz")): read(path) for path in files}
         self.dataset = dataset
         self.known = {}
 

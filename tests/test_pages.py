@@ -1,5 +1,6 @@
 """Parameters, papermill, nbval and the command line, as a user meets them."""
 
+import gzip
 import json
 import os
 import shutil
@@ -172,7 +173,7 @@ def test_study_summarises_and_publishes(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(cli, "refuse_publishing", lambda found, budget: None)
     assert cli.main([*arguments, "--publish"]) == 0
     assert "published 2 runs" in capsys.readouterr().out
-    assert len(list((tmp_path / "published" / "digits").glob("*.jsonl"))) == 2
+    assert len(list((tmp_path / "published" / "digits").glob("*.jsonl.gz"))) == 2
     assert cli.main(arguments) == 0
     assert "nothing to train" in capsys.readouterr().out
 
@@ -302,12 +303,13 @@ def test_nbval_is_green_on_an_unchanged_copy(checkout):
 @pytest.mark.slow
 def test_nbval_is_red_when_a_record_changes(checkout):
     """One seed's DNR gains a point, under a new and valid seal."""
-    path = checkout / "data" / "records" / "digits" / "seed-0000.jsonl"
-    found = [json.loads(line) for line in path.read_text().splitlines()]
+    path = checkout / "data" / "records" / "digits" / "seed-0000.jsonl.gz"
+    found = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     for record in found:
         if "Top" in json.dumps(record.get("stage", {})):
             record["result"]["test_accuracy"] += 1
-    path.write_text("".join(json.dumps(records.seal(record)) + "\n" for record in found))
+    lines = "".join(json.dumps(records.seal(record)) + "\n" for record in found)
+    path.write_bytes(gzip.compress(lines.encode()))
     done = nbval(checkout)
     assert done.returncode == 1, done.stdout
 

@@ -6,6 +6,7 @@ two-sided p-value is 1 - |t| / sqrt(t^2 + 2). The sample 4, 5, 6 has t = 5 / (1 
 
 import ast
 import csv
+import gzip
 import hashlib
 import json
 import math
@@ -16,7 +17,7 @@ import pytest
 from tests import recompute
 
 GOLDEN = Path(__file__).parent / "golden" / "ledger-digits.csv"
-ALLOWED = {"argparse", "csv", "hashlib", "json", "math", "pathlib", "scipy", "sys"}
+ALLOWED = {"argparse", "csv", "gzip", "hashlib", "json", "math", "pathlib", "scipy", "sys"}
 ROOT = {
     **{"dataset": "digits", "per_class": 10, "pool": "test", "model": "resnet18", "width": 8},
     "stem": "3x3",
@@ -83,11 +84,11 @@ def publish(folder, *runs):
                 seed = record["config"]["seed"]
             seeds.setdefault(seed, {})[record["key"]] = record
     for seed, by_key in seeds.items():
-        path = folder / "records" / "digits" / f"seed-{seed:04d}.jsonl"
+        path = folder / "records" / "digits" / f"seed-{seed:04d}.jsonl.gz"
         path.parent.mkdir(parents=True, exist_ok=True)
         # The last first: a chain does not depend on the order of the lines.
         lines = [json.dumps(record) + "\n" for record in reversed(by_key.values())]
-        path.write_text("".join(lines), encoding="utf-8")
+        path.write_bytes(gzip.compress("".join(lines).encode()))
 
 
 def judge(folder, *statements, rank=None):

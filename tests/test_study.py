@@ -1,6 +1,7 @@
 """Studies: finding, training in parallel, refusing to mix, frames, publishing, agreement."""
 
 import dataclasses
+import gzip
 import json
 import os
 import signal
@@ -127,11 +128,13 @@ def test_publishing_twice_gives_the_same_file(tiny, published):
     configs = [tiny(method=method) for method in ("dnr", "ke")]
     found = study.study(configs, workers=1)
     publish(found)
-    path = published / "digits" / "seed-0000.jsonl"
-    content = path.read_text()
+    path = published / "digits" / "seed-0000.jsonl.gz"
+    content = path.read_bytes()
     publish(reversed(found))
-    assert path.read_text() == content
-    assert len(content.splitlines()) == 3 + 2 + 3 + 3, "the shared generation stands there once"
+    assert path.read_bytes() == content
+    assert len(gzip.decompress(content).splitlines()) == 3 + 2 + 3 + 3, (
+        "the shared generation stands there once"
+    )
 
 
 @pytest.mark.parametrize("seal", ["old", "new"])
@@ -139,20 +142,38 @@ def test_a_changed_published_record_is_noticed(tiny, published, seal):
     """A number changed by hand breaks its seal; with a new seal it shows in the frame."""
     config = tiny(method="plain")
     publish(study.study([config], workers=1))
-    path = published / "digits" / "seed-0000.jsonl"
-    record = json.loads(path.read_text())
+    path = published / "digits" / "seed-0000.jsonl.gz"
+    record = json.loads(gzip.decompress(path.read_bytes()))
     before = generations([find(config)])["test_accuracy"][0]
     record["result"]["test_accuracy"] += 1
     if seal == "new":
         record = records.seal(record)
-    path.write_text(json.dumps(record) + "\n")
+    path.write_bytes(gzip.compress(json.dumps(record).encode()))
     if seal == "old":
         with pytest.raises(
-            records.DamagedFile, match=r"seed-0000.jsonl is damaged .* git checkout"
+            records.DamagedFile, match=r"seed-0000.jsonl.gz is damaged .* git checkout"
         ):
             find(config)
     else:
         assert generations([find(config)])["test_accuracy"][0] == before + 1
+
+
+@pytest.mark.parametrize("harm", ["cut short", "not compressed", "flipped"])
+def test_a_damaged_published_file_is_named(tiny, published, harm):
+    config = tiny(method="plain")
+    publish(study.study([config], workers=1))
+    path = published / "digits" / "seed-0000.jsonl.gz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(
+        {
+            "cut short": path.read_bytes()[:-9],
+            "not compressed": gzip.decompress(path.read_bytes()),
+            "flipped": bytes(content),
+        }[harm]
+    )
+    with pytest.raises(records.DamagedFile, match=r"seed-0000.jsonl.gz is damaged .* git checkout"):
+        find(config)
 
 
 @pytest.mark.parametrize(
