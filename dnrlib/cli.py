@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import UserError, __version__, records
-from .config import BUDGETS, RECIPES, Config, configure, grid, parse_arm
+from .config import BUDGETS, Config, configure, grid, parse_arm
 from .methods import MAIN, METHODS
 from .paper import ROWS, arms
 
@@ -23,7 +23,11 @@ EXAMPLES = """examples:
   dnr study --method dnr+keep=0.6 --method tune         any setting can be part of a method
   dnr page notebooks/table1.ipynb --dataset digits --dataset digits-hard
                                                         one executed page per dataset
+  dnr data prepare flower102 --download                 one of the papers' datasets
+  dnr compare ~/photos --hours 2                        which method is best on your own images?
   dnr book                                              pages and book, without training
+
+A dataset is a bundled or official one (dnr data list) or folder:PATH, a folder of your own images.
 """
 
 
@@ -59,15 +63,7 @@ def parser() -> argparse.ArgumentParser:
         "run", help="one run, from its longest prefix on disk", formatter_class=_Formatter
     )
     one.set_defaults(do=_run)
-    _common(one)
-    for spec in fields(Config):
-        if spec.name != "dataset":
-            one.add_argument(
-                f"--{spec.name.replace('_', '-')}",
-                type=spec.type,
-                metavar=spec.type.__name__.upper(),
-                help=f"{spec.metadata['meaning']} (default: the recipe's)",
-            )
+    _settings(one)
 
     many = commands.add_parser(
         "study", help="many runs in parallel, into your own runs folder", formatter_class=_Formatter
@@ -120,6 +116,58 @@ def parser() -> argparse.ArgumentParser:
         help="folder for the pages (default: _build/pages)",
     )
 
+    sets = commands.add_parser("data", help="datasets: what there is, and how to get it")
+    actions = sets.add_subparsers(required=True, metavar="ACTION")
+    listed = actions.add_parser("list", help="every dataset, its size, terms, and state here")
+    listed.set_defaults(do=_data_list)
+    prepare = actions.add_parser(
+        "prepare",
+        help="find, check, extract and decode the files of a dataset, once",
+        formatter_class=_Formatter,
+    )
+    prepare.set_defaults(do=_data_prepare)
+    prepare.add_argument("name", metavar="DATASET")
+    prepare.add_argument(
+        "--root", type=Path, help="folder of its archives (default: data/images/DATASET)"
+    )
+    prepare.add_argument(
+        "--download", action="store_true", help="fetch what is missing, where the source allows it"
+    )
+    prepare.add_argument(
+        "--skip-corrupt", action="store_true", help="of folder:PATH: leave out unreadable images"
+    )
+
+    own = commands.add_parser(
+        "compare",
+        help="which method to use on a folder of your own images",
+        formatter_class=_Formatter,
+    )
+    own.set_defaults(do=_compare)
+    own.add_argument("path", metavar="PATH", help="folder with a subfolder of images per class")
+    own.add_argument("--hours", type=float, default=2.0, help="time that it may take (default: 2)")
+    own.add_argument("--size", type=int, help="pixels per side (default: by images and device)")
+    own.add_argument("--seeds", type=int, help="runs per method (default: as time allows)")
+    own.add_argument("--skip-corrupt", action="store_true", help="leave out unreadable images")
+    own.add_argument(
+        "--no-flip",
+        action="store_true",
+        help="do not mirror images (text, digits)",
+    )
+    own.add_argument("--output", type=Path, help="folder of the report (default: PATH-compared)")
+    own.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
+    own.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+
+    final = commands.add_parser(
+        "export",
+        help="train one network and write it to a file that says how to use it",
+        formatter_class=_Formatter,
+    )
+    final.set_defaults(do=_export)
+    _settings(final)
+    final.add_argument(
+        "--output", type=Path, default=Path("model.pt"), help="the file (default: model.pt)"
+    )
+
     book = commands.add_parser("book", help="all pages and the book, without training")
     book.set_defaults(do=_book)
     return top
@@ -132,7 +180,7 @@ class _Formatter(argparse.HelpFormatter):
 
 def _common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--dataset", default="digits", choices=tuple(RECIPES), help="(default: digits)"
+        "--dataset", default="digits", help="see: dnr data list; or folder:PATH (default: digits)"
     )
     command.add_argument(
         "--budget", choices=BUDGETS, help="size of the recipe (default: follows from the dataset)"
@@ -142,8 +190,22 @@ def _common(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _run(options: argparse.Namespace) -> int:
-    from .run import chain, run
+def _settings(command: argparse.ArgumentParser) -> None:
+    """The options of a command about one run: every setting of `Config`."""
+    _common(command)
+    for spec in fields(Config):
+        if spec.name != "dataset":
+            command.add_argument(
+                f"--{spec.name.replace('_', '-')}",
+                type=spec.type,
+                metavar=spec.type.__name__.upper(),
+                help=f"{spec.metadata['meaning']} (default: the recipe's)",
+            )
+
+
+def _config(options: argparse.Namespace) -> Config:
+    """The run that these options name; says so."""
+    from .run import chain
 
     settings = {
         spec.name: getattr(options, spec.name) for spec in fields(Config) if spec.name != "dataset"
@@ -154,6 +216,13 @@ def _run(options: argparse.Namespace) -> int:
     print(
         f"{config.method} on {config.dataset}, seed {config.seed}: {len(chain(config))} generations"
     )
+    return config
+
+
+def _run(options: argparse.Namespace) -> int:
+    from .run import chain, run
+
+    config = _config(options)
     run(config, device=options.device, report=_line)
     last = records.runs_root() / chain(config)[-1].key / "record.json"
     print(f"record: {last}")
@@ -203,6 +272,7 @@ def refuse_publishing(found: list["Run"], budget: str | None) -> None:
 def _page(options: argparse.Namespace) -> int:
     from papermill.exceptions import PapermillExecutionError
 
+    from .decoded import slug
     from .pages import execute
 
     if options.notebook.suffix != ".ipynb" or not options.notebook.is_file():
@@ -212,7 +282,7 @@ def _page(options: argparse.Namespace) -> int:
         raise UserError("give datasets with --dataset, once for each page")
     failures = {}
     for dataset in options.dataset:
-        output = options.output / f"{options.notebook.stem}-{dataset}.ipynb"
+        output = options.output / f"{options.notebook.stem}-{slug(dataset)}.ipynb"
         try:
             chosen = given | {"dataset": dataset}
             execute(options.notebook, output, chosen, progress=sys.stderr.isatty())
@@ -232,6 +302,62 @@ def _typed(value: str) -> str | int | float:
         except ValueError:
             pass
     return value
+
+
+def _data_list(options: argparse.Namespace) -> int:
+    from .official import overview
+
+    print(overview().to_string(index=False))
+    return 0
+
+
+def _data_prepare(options: argparse.Namespace) -> int:
+    from . import folder, official
+
+    if options.name.startswith(folder.PREFIX):
+        folder.prepare(options.name, options.skip_corrupt)
+        counts, problems = folder.report(options.name)
+        print(counts.to_string(), *problems, sep="\n")
+    else:
+        known = official.prepare(options.name, options.root, options.download)
+        counted = ", ".join(f"{number} {pool}" for pool, number in known["counts"])
+        print(f"{options.name}: {len(known['classes'])} classes, {counted} images")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from . import folder
+    from .compare import compare
+    from .train import device_named
+
+    path = Path(options.path).expanduser().resolve()
+    name = f"{folder.PREFIX}{path}"
+    known = folder.prepare(name, options.skip_corrupt)
+    # A CPU has no time for photographs at 224 pixels.
+    small = device_named(options.device).type == "cpu" and known["size"] > 64
+    size = options.size or (64 if small else None)
+    if size and size != known["size"]:
+        name = f"{name}@{size}"
+        folder.prepare(name, options.skip_corrupt)
+    settings = {"augment": "crop"} if options.no_flip else None
+    compare(
+        name,
+        options.output or path.with_name(f"{path.name}-compared"),
+        hours=options.hours,
+        seeds=options.seeds,
+        device=options.device,
+        workers=options.workers,
+        settings=settings,
+    )
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from .export import export
+
+    export(_config(options), options.output, options.device)
+    print(f"network: {options.output}, and how to use it: {options.output.parent / 'use_model.py'}")
+    return 0
 
 
 def _book(options: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ def knob(default: Any, part: str, meaning: str) -> Any:
 class Config:
     """One run: a method on a dataset with a seed. Primitives only; see `meanings()`."""
 
-    dataset: str = knob("digits", "root", "name of the dataset, one of data.DATASETS")
+    dataset: str = knob("digits", "root", "name of the dataset: bundled, official, or folder:PATH")
     method: str = knob("dnr", "plan", "name of the method, one of methods.METHODS")
     seed: int = knob(0, "root", "seed of the split, the initial weights and every later draw")
     per_class: int = knob(10, "root", "training images per class; 0 means all of the training pool")
@@ -64,7 +64,7 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        from .data import AUGMENTATIONS, DATASETS
+        from .data import AUGMENTATIONS, dataset
         from .masks import CRITERIA, SCOPES
         from .methods import METHODS
         from .models import MODELS, STEMS
@@ -78,14 +78,8 @@ class Config:
                     f"{spec.name}={value!r} is not of type {spec.type.__name__} "
                     f"({spec.metadata['meaning']})"
                 )
-        if self.dataset not in DATASETS and self.dataset in RECIPES:
-            raise UserError(
-                f"{self.dataset!r} is not on disk: it needs {FILES[self.dataset]} in "
-                f"data/images/{self.dataset}/. The paper's recipe for it is there, but this "
-                f"version cannot read its files yet; datasets to run now: {', '.join(DATASETS)}"
-            )
+        dataset(self.dataset)
         one_of = {
-            "dataset": DATASETS,
             "method": METHODS,
             "pool": ("test", "tuning"),
             "model": MODELS,
@@ -201,6 +195,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cifar100": _CIFAR,
     "tinyimagenet": _TINY,
     "papila": _PAPILA,
+    "cars196": _SMALL,
     "digits": _DIGITS,
     "digits-32": _DIGITS,
     "digits-hard": _HARD,
@@ -208,8 +203,29 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """Settings per dataset that differ from the defaults of `Config`, which are those of `digits`."""
 
-EMBEDDED = tuple(name for name in RECIPES if name.startswith("digits"))
-"""Datasets that come with the package; every other one follows the paper's recipe."""
+OF_THE_PAPERS = tuple(name for name in RECIPES if not name.startswith("digits"))
+"""The papers' datasets, whose recipe is the paper's; the others named here are bundled."""
+
+_FOLDER = {"per_class": 0, "augment": "crop-flip", "width": 16, "generations": 5, "epochs": 40}
+FOLDER = {
+    32: _FOLDER,
+    64: _FOLDER,
+    256: _SMALL | {"generations": 5, "lr": 0.1},
+}
+"""Settings of a folder of the user's own images, by the largest side in pixels that they are for.
+Our choice: the paper's setting for photographs, a narrow network for what a CPU can train."""
+
+
+def recipe(dataset: str) -> dict[str, Any]:
+    """The settings of a dataset that differ from the defaults of `Config`; raises `UserError` for
+    an unknown dataset."""
+    if dataset in RECIPES:
+        return RECIPES[dataset]
+    from .data import dataset as named
+
+    size = named(dataset).size
+    return next((FOLDER[most] for most in FOLDER if size <= most), FOLDER[256])
+
 
 _OPEN_SMALL = {
     "lr": "the paper gives 0.1 and 0.256 for unnamed 'specific datasets'; 0.256 is KE's",
@@ -244,26 +260,13 @@ OURS: dict[str, dict[str, str]] = {
 }
 """Per dataset: each setting that the paper leaves open, what is known of it, and our choice."""
 
-FILES = {
-    "flower102": "102flowers.tgz, imagelabels.mat and setid.mat (Flowers-102, Oxford VGG)",
-    "cub200": "CUB_200_2011.tgz (CUB-200-2011, Caltech)",
-    "aircraft": "fgvc-aircraft-2013b.tar.gz (FGVC-Aircraft, Oxford VGG)",
-    "mit67": "indoorCVPR_09.tar, TrainImages.txt and TestImages.txt (MIT Indoor Scenes)",
-    "dogs": "images.tar and lists.tar (Stanford Dogs)",
-    "cifar10": "cifar-10-python.tar.gz (CIFAR-10, Toronto)",
-    "cifar100": "cifar-100-python.tar.gz (CIFAR-100, Toronto)",
-    "tinyimagenet": "tiny-imagenet-200.zip (Tiny-ImageNet, Stanford CS231n)",
-    "papila": "the archive of PAPILA, version 2 (figshare 14798004)",
-}
-"""The official files of the paper's datasets."""
-
 BUDGETS = ("smoke", "embedded", "paper")
 
 
 def configure(dataset: str, budget: str | None = None, **overrides: Any) -> Config:
     """The `Config` of one run: the dataset's recipe, cut to the budget, then `overrides`.
 
-    `embedded` is the recipe of the bundled datasets and their default, `paper` that of all others
+    `paper` is the recipe of the papers' datasets and their default, `embedded` that of all others
     and theirs. `smoke` is the recipe cut to two generations of two epochs, for seconds-long trials.
     Raises `UserError` for unknown names, bad values, and a budget that a dataset does not have.
     """
@@ -274,13 +277,15 @@ def configure(dataset: str, budget: str | None = None, **overrides: Any) -> Conf
             f"unknown setting {', '.join(sorted(unknown))}; settings: {', '.join(meanings())}"
         )
     if dataset not in RECIPES:
-        raise UserError(f"dataset={dataset!r} is unknown; choose one of: {', '.join(RECIPES)}")
-    own = "embedded" if dataset in EMBEDDED else "paper"
+        from .folder import canonical
+
+        dataset = canonical(dataset)
+    settings = recipe(dataset) | {"dataset": dataset}
+    own = "paper" if dataset in OF_THE_PAPERS else "embedded"
     if budget not in (None, "smoke", own):
         if budget not in BUDGETS:
             raise UserError(f"budget={budget!r} is unknown; choose one of: {', '.join(BUDGETS)}")
         raise UserError(f"budget={budget!r} does not exist for {dataset!r}; use {own} or smoke")
-    settings = RECIPES[dataset] | {"dataset": dataset}
     if budget == "smoke":
         settings |= {"epochs": 2, "generations": 2, "warmup": 0}
     return Config(**(settings | overrides))

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import UserError
+from .config import RECIPES
 from .streams import stream
 
 if TYPE_CHECKING:
@@ -43,14 +45,15 @@ class Dataset:
     classes: tuple[str, ...]
     channels: int
     size: int
-    """Height and width of an image in pixels."""
+    """Height and width in pixels of what the network sees; stored images may be larger."""
     mean: tuple[float, ...]
     """Per channel, of pixel values scaled to 0..1, for normalisation."""
     std: tuple[float, ...]
     fingerprint: str
     """Identity of images and pools; enters the key of every run and is checked on reading."""
     pools: Callable[[], dict[str, Split]]
-    """Reads the images; returns the disjoint pools `train`, `tuning` and `test`."""
+    """Reads the images; returns the disjoint pools `train`, `tuning` and `test`. Official datasets
+    without a validation split have no `tuning`."""
 
 
 @dataclass(frozen=True)
@@ -169,8 +172,9 @@ DATASETS: dict[str, Dataset] = {
         "distorted digits, 32 x 32", 32, 0.148, 0.200, "92d780148ad7373a", _distort, True
     ),
 }
-"""Every dataset by name. Digits are padded to at least 10 pixels: at 8, three stages of stride 2
-leave 1 x 1 maps, on which 8 of 9 taps of most kernels of the last stage only ever see padding."""
+"""The bundled datasets by name. Digits are padded to at least 10 pixels: at 8, three stages of
+stride 2 leave 1 x 1 maps, on which 8 of 9 taps of most kernels of the last stage only ever see
+padding."""
 
 
 def fingerprint(pools: dict[str, Split]) -> str:
@@ -183,17 +187,39 @@ def fingerprint(pools: dict[str, Split]) -> str:
     return sha.hexdigest()[:16]
 
 
+def dataset(name: str) -> Dataset:
+    """A dataset by name: a bundled one, an official one that was prepared on this machine, or
+    `folder:PATH`, a folder of the user's own images; raises `UserError` for any other."""
+    if name in DATASETS:
+        return DATASETS[name]
+    from . import decoded, folder
+
+    if name.startswith(folder.PREFIX):
+        return folder.dataset(name)
+    found = decoded.dataset(name) if name in RECIPES else None
+    if found is None:
+        raise UserError(
+            f"dataset={name!r} is not on this machine; to get it: dnr data prepare {name}"
+            if name in RECIPES
+            else f"dataset={name!r} is unknown; choose one of: {', '.join(RECIPES)}, or "
+            f"{folder.PREFIX}PATH for a folder with a subfolder of images per class"
+        )
+    return found
+
+
 @functools.lru_cache(maxsize=4)
 def read(name: str) -> dict[str, Split]:
     """The pools of a dataset, read once per process; raises `UserError` if they have changed."""
-    pools = DATASETS[name].pools()
-    found = fingerprint(pools)
-    if found != DATASETS[name].fingerprint:
-        raise UserError(
-            f"the images of {name!r} have fingerprint {found}, not {DATASETS[name].fingerprint}: "
-            "the library that brings or draws them has changed; install the pinned versions of "
-            "requirements.txt"
-        )
+    about = dataset(name)
+    pools = about.pools()
+    if name in DATASETS:
+        found = fingerprint(pools)
+        if found != about.fingerprint:
+            raise UserError(
+                f"the images of {name!r} have fingerprint {found}, not {about.fingerprint}: the "
+                "library that brings or draws them has changed; install the pinned versions of "
+                "requirements.txt"
+            )
     return pools
 
 
@@ -203,9 +229,14 @@ def load(config: "Config") -> Data:
     The training split holds `per_class` images of each class, drawn from the training pool by the
     stream ("split" of the seed); with `per_class` 0 it is the whole pool.
     """
-    dataset = DATASETS[config.dataset]
+    about = dataset(config.dataset)
     pools = read(config.dataset)
     train = pools["train"]
+    if config.pool not in pools:
+        raise UserError(
+            f"pool={config.pool!r} does not exist: {config.dataset!r} has no official validation "
+            f"split, only {' and '.join(pools)}"
+        )
     if config.per_class:
         smallest = int(torch.bincount(train.labels).min())
         if config.per_class > smallest:
@@ -215,12 +246,12 @@ def load(config: "Config") -> Data:
             )
         draw = stream(config.seed, 0, "split")
         chosen = []
-        for label in range(len(dataset.classes)):
+        for label in range(len(about.classes)):
             members = (train.labels == label).nonzero()[:, 0]
             order = torch.randperm(len(members), generator=draw)
             chosen.append(members[order[: config.per_class]])
         train = train[torch.cat(chosen)]
-    return Data(dataset, train, pools[config.pool])
+    return Data(about, train, pools[config.pool])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -253,19 +284,101 @@ class Crop:
         ]
 
 
+@dataclass(frozen=True)
+class ResizedCrop:
+    """A random part of the image, resized to 7/8 of its side (224 of 256), and a horizontal flip of
+    every other image: torchvision's `RandomResizedCrop` with parameters per image."""
+
+    area: tuple[float, float] = (0.08, 1.0)
+    """Least and largest share of the image's area."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Least and largest width of the part divided by its height."""
+    tries: int = 10
+    """Parts that are drawn until one lies within the image; if none does, it is the whole image."""
+
+    def __call__(self, images: Tensor, draw: torch.Generator) -> Tensor:
+        """The images (uint8, n x c x side x side) as n x c x 7/8 side x 7/8 side, on the same
+        device; pixels within one grey level of Pillow's antialiased bilinear resize."""
+        boxes = self.boxes(len(images), images.shape[-1], draw)
+        flipped = torch.rand(len(images), generator=draw) < 0.5
+        resize = resize_each if images.device.type == "cpu" else resize_batch
+        return resize(images, boxes, flipped, images.shape[-1] * 7 // 8)
+
+    def boxes(self, n: int, side: int, draw: torch.Generator) -> Tensor:
+        """Parts of n square images: top, left, height and width (int64, n x 4)."""
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        uniform = torch.rand((4, self.tries, n), generator=draw, dtype=torch.float64)
+        area = side**2 * (self.area[0] + uniform[0] * (self.area[1] - self.area[0]))
+        ratio = torch.exp(low + uniform[1] * (high - low))
+        wide, tall = torch.sqrt(area * ratio).round(), torch.sqrt(area / ratio).round()
+        fits = (wide > 0) & (wide <= side) & (tall > 0) & (tall <= side)
+        first = fits.to(torch.uint8).argmax(0, keepdim=True)
+        top = torch.floor(uniform[2] * (side - tall + 1))
+        left = torch.floor(uniform[3] * (side - wide + 1))
+        chosen = [values.gather(0, first)[0] for values in (top, left, tall, wide)]
+        whole = torch.tensor([0, 0, side, side])
+        return torch.where(fits.any(0)[:, None], torch.stack(chosen, 1).long(), whole)
+
+
+def resize_each(images: Tensor, boxes: Tensor, flipped: Tensor, side: int) -> Tensor:
+    """Parts of images resized to side x side, one by one in uint8: the fastest way on a CPU."""
+    resized = torch.empty(
+        (len(images), images.shape[1], side, side),
+        dtype=torch.uint8,
+        memory_format=torch.channels_last,
+    )
+    for number, (top, left, tall, wide) in enumerate(boxes.tolist()):
+        part = images[number : number + 1, :, top : top + tall, left : left + wide]
+        part = F.interpolate(part, (side, side), mode="bilinear", antialias=True)[0]
+        resized[number] = part.flip(2) if flipped[number] else part
+    return resized
+
+
+def resize_batch(images: Tensor, boxes: Tensor, flipped: Tensor, side: int) -> Tensor:
+    """Parts of images resized to side x side, all at once as two matrix products per image: the
+    fastest way on a GPU."""
+    top, left, tall, wide = boxes.to(images.device).unbind(1)
+    down = _triangles(top, tall, images.shape[2], side)
+    across = _triangles(left, wide, images.shape[3], side)
+    across = torch.where(flipped.to(images.device)[:, None, None], across.flip(1), across)
+    resized = down[:, None] @ images.float() @ across[:, None].transpose(2, 3)
+    return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+def _triangles(start: Tensor, length: Tensor, pixels: int, side: int) -> Tensor:
+    """The weights (n x side x pixels) of Pillow's bilinear filter from `length` pixels on from
+    `start` to `side` pixels; wider than one pixel where it shrinks, which is the antialiasing."""
+    start, length = start[:, None, None].float(), length[:, None, None].float()
+    scale = length / side
+    at = torch.arange(pixels, device=start.device) + 0.5
+    centre = start + (torch.arange(side, device=start.device)[:, None] + 0.5) * scale
+    weights = (1 - (at - centre).abs() / scale.clamp(min=1)).clamp(min=0)
+    weights = weights * ((at > start) & (at < start + length))
+    return weights / weights.sum(2, keepdim=True)
+
+
 AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "none": lambda images, draw: images,
     "shift": Crop(pad=1, flip=False),
+    "crop": Crop(pad=4, flip=False),
     "crop-flip": Crop(pad=4, flip=True),
+    "resized-crop": ResizedCrop(),
 }
 """Training augmentations by name; each gives every image of a batch parameters of its own."""
 
 
 def normalised(images: Tensor, dataset: Dataset) -> Tensor:
-    """uint8 images as float32 with the dataset's mean 0 and standard deviation 1."""
-    mean = torch.tensor(dataset.mean, device=images.device).view(1, -1, 1, 1)
-    std = torch.tensor(dataset.std, device=images.device).view(1, -1, 1, 1)
-    return (images.float() / 255 - mean) / std
+    """uint8 images as float32 with the dataset's mean 0 and standard deviation 1; of images larger
+    than `dataset.size` the centre."""
+    start = round((images.shape[-1] - dataset.size) / 2)
+    images = images[:, :, start : start + dataset.size, start : start + dataset.size]
+    pixels = images.float().div_(255)
+    # Whole planes in the layout of the pixels: broadcast, these two passes take twice the time.
+    mean, std = (
+        torch.empty_like(pixels[:1]).copy_(torch.tensor(values).view(1, -1, 1, 1))
+        for values in (dataset.mean, dataset.std)
+    )
+    return pixels.sub_(mean).div_(std)
 
 
 def batches(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 
-from .data import DATASETS
+from .data import dataset
 from .streams import stream
 
 if TYPE_CHECKING:
@@ -67,15 +67,14 @@ def birth(config: "Config", draw: torch.Generator) -> ResNet:
     Convolution and linear weights are Kaiming-normal (fan-in, gain sqrt 2), the bias of `fc` is
     uniform in +-1/sqrt(fan-in), batch normalisation starts at 1 and 0, as in the released code.
 
-    Tensors are channels last, the faster layout; but not for several CPU threads, with which torch
-    2.15 overruns a buffer in the backward pass of small, odd batches and crashes.
+    Tensors are channels last, the faster layout; but not where torch 2.15 overruns a buffer in the
+    backward pass of the shortcuts (1x1, stride 2) and crashes: on several CPU threads, and for
+    fewer than 16 channels on images of more than 40 pixels.
     """
-    dataset = DATASETS[config.dataset]
+    about = dataset(config.dataset)
     block, depths = MODELS[config.model]
     with torch.device("meta"):
-        model = ResNet(
-            block, depths, len(dataset.classes), dataset.channels, config.width, config.stem
-        )
+        model = ResNet(block, depths, len(about.classes), about.channels, config.width, config.stem)
     model.to_empty(device="cpu")
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -87,8 +86,8 @@ def birth(config: "Config", draw: torch.Generator) -> ResNet:
             weight.normal_(0, math.sqrt(2 / fan_in(weight)), generator=draw)
         bound = 1 / math.sqrt(fan_in(model.fc.weight))
         model.fc.bias.uniform_(-bound, bound, generator=draw)
-    several = config.threads > 1
-    return model.to(memory_format=torch.contiguous_format if several else torch.channels_last)
+    unsafe = config.threads > 1 or (config.width < 16 and about.size > 40)
+    return model.to(memory_format=torch.contiguous_format if unsafe else torch.channels_last)
 
 
 def blocks(config: "Config") -> list[str]:

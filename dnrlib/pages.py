@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from . import UserError, records
 from .claims import arms as stated_arms
 from .claims import claims, ledger
-from .config import BUDGETS, EMBEDDED, RECIPES, Config, arm_of, configure, grid, parse_arm
+from .config import BUDGETS, OF_THE_PAPERS, RECIPES, Config, arm_of, configure, grid, parse_arm
 from .paper import ALL_EXHIBITS, COLUMNS, EXHIBITS, ROWS, arms
 from .records import ROOT
 from .study import Run, agreement, command, find, generations
@@ -134,7 +134,7 @@ def control(page: Parameters, arm: str) -> Parameters:
     own = f"{page.dataset}-32"
     budget = "auto" if page.budget == "paper" else page.budget
     return Parameters(
-        own if own in EMBEDDED else "digits-32",
+        own if own not in OF_THE_PAPERS else "digits-32",
         budget=budget,
         seeds=page.seeds,
         methods=arm,
@@ -202,7 +202,7 @@ def verdicts(page: Parameters) -> pd.DataFrame:
     """The ledger of claims (`claims.ledger`) on a page's dataset, from all runs of the recipe that
     are published or on this machine, whatever the page shows; trains nothing. On a dataset of the
     paper it is that of the paper's own setting, which needs all datasets of an exhibit."""
-    if page.dataset not in EMBEDDED:
+    if page.dataset in OF_THE_PAPERS:
         return paper_verdicts()
     frame = generations([] if page.budget == "smoke" else _claimed_runs(page.dataset))
     return ledger({page.dataset: frame})
@@ -248,7 +248,7 @@ def status() -> Markdown:
                 wanted = arms(exhibit, dataset)
                 number = sum(arm in there[dataset] for arm in wanted)
                 text = f"{dataset}: {number} of {len(wanted)} methods"
-                counts[dataset in EMBEDDED].append(text)
+                counts[dataset not in OF_THE_PAPERS].append(text)
         nothing = "nothing to train" if pages and exhibit not in ROWS else "not run"
         rows.append(
             [
@@ -268,7 +268,7 @@ def status() -> Markdown:
 
 def claimed_arms(dataset: str) -> list[str]:
     """Every arm that a claim speaks of on a dataset, each once."""
-    column = "embedded" if dataset in EMBEDDED else "full"
+    column = "embedded" if dataset not in OF_THE_PAPERS else "full"
     stated = [stated_arms(text, dataset) for text in claims()[column] if text]
     return list(dict.fromkeys(arm for listed in stated for arm in listed))
 

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from . import UserError
-from .config import EMBEDDED, configure
+from .config import OF_THE_PAPERS, configure
 from .models import LAYERS, MODELS, ResNet
 from .records import ROOT
 
@@ -184,7 +184,7 @@ def arms(exhibit: str, dataset: str) -> list[str]:
     """
     if exhibit not in ROWS:
         raise UserError(f"exhibit={exhibit!r} is unknown; choose one of: {', '.join(ROWS)}")
-    bundled = dataset in EMBEDDED
+    bundled = dataset not in OF_THE_PAPERS
     if exhibit == "table2" and bundled:
         swept = [m if m == "plain" else f"{m}+generations=3" for m in _SWEPT]
         own = str(configure(dataset).per_class)

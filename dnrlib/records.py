@@ -38,14 +38,13 @@ Record = dict[str, Any]
 class DamagedFile(UserError):
     """A file whose content is not what was written."""
 
-    def __init__(self, path: Path, what: str) -> None:
-        super().__init__(f"{path} is damaged ({what}); {self.mend(path)}")
-
-    @staticmethod
-    def mend(path: Path) -> str:
-        if PUBLISHED in path.parents:
-            return f"restore it with: git checkout -- {path}"
-        return f"delete the folder {path.parent} to train this generation again"
+    def __init__(self, path: Path, what: str, mend: str | None = None) -> None:
+        if mend is None and PUBLISHED in path.parents:
+            mend = f"git checkout -- {path}"
+        again = f"delete the folder {path.parent} to train this generation again"
+        super().__init__(
+            f"{path} is damaged ({what}); {f'restore it with: {mend}' if mend else again}"
+        )
 
 
 def runs_root() -> Path:
@@ -78,7 +77,7 @@ def lock(folder: Path) -> Iterator[None]:
     try:
         held.acquire(timeout=2)
     except Timeout:
-        print(f"waiting for another process, which trains {folder}", file=sys.stderr, flush=True)
+        print(f"waiting for another process, which is making {folder}", file=sys.stderr, flush=True)
         held.acquire()
     try:
         yield

@@ -16,7 +16,7 @@ import torch
 
 from . import UserError, masks, models, records, train
 from .config import RESULTS_VERSION, Config, canonical, digest
-from .data import DATASETS, Data, load
+from .data import Data, dataset, load
 from .losses import Distilled
 from .masks import Everything, Keep, Mask, Parent
 from .methods import Generation, plan
@@ -57,7 +57,7 @@ def chain(config: Config) -> tuple[Link, ...]:
     generations are a prefix of more.
     """
     key = digest(
-        {"results": RESULTS_VERSION, "fingerprint": DATASETS[config.dataset].fingerprint}
+        {"results": RESULTS_VERSION, "fingerprint": dataset(config.dataset).fingerprint}
         | config.part("root")
     )
     stages = plan(config)

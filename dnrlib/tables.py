@@ -12,7 +12,7 @@ from IPython.display import HTML, Markdown
 
 from . import paper
 from .claims import claims, in_print
-from .config import EMBEDDED, Config, canonical, configure
+from .config import OF_THE_PAPERS, Config, canonical, configure
 from .data import DATASETS, read
 from .masks import CRITERIA
 from .methods import METHODS, Generation, label, plan
@@ -309,7 +309,7 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
             lines[-1] += f" ({measured(row)}.)"
         if stated["note"]:
             lines[-1] += f" {stated['note']}"
-    if dataset in EMBEDDED:
+    if dataset not in OF_THE_PAPERS:
         lines.append(
             f"\nThis is said of {dataset} with a narrow network. It neither confirms nor refutes "
             "what the paper says of its own datasets, which were not run here."

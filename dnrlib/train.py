@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .methods import Generation
 
 EVALUATION_BATCH = 1000
+"""Images of at most 64 x 64 pixels that are evaluated together; of larger ones fewer."""
 
 
 def device_named(name: str) -> torch.device:
@@ -146,7 +147,8 @@ def evaluate(model: nn.Module, data: Data, split: Split) -> tuple[float, float]:
     """Top-1 accuracy in % and mean cross-entropy (no smoothing) on a split, in evaluation mode."""
     model.eval()
     correct, loss = 0, 0.0
-    for images, labels in batches(split, EVALUATION_BATCH):
+    together = min(EVALUATION_BATCH, max(1, EVALUATION_BATCH * 64**2 // data.dataset.size**2))
+    for images, labels in batches(split, together):
         logits = model(normalised(images, data.dataset)).float()
         correct += int((logits.argmax(1) == labels).sum())
         loss += F.cross_entropy(logits, labels, reduction="sum").item()

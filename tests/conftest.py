@@ -5,9 +5,10 @@ from dnrlib.config import configure
 
 
 @pytest.fixture(autouse=True)
-def _own_runs_folder(tmp_path, monkeypatch):
-    """No test reads or writes the runs of whoever runs it."""
+def _own_folders(tmp_path, monkeypatch):
+    """No test reads or writes the runs or the datasets of whoever runs it."""
     monkeypatch.setenv("DNRLIB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("DNRLIB_DATA", str(tmp_path / "data"))
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -340,7 +340,7 @@ def test_budgets_follow_from_the_dataset():
     ("arguments", "message"),
     [
         ({"dataset": "digit"}, "dataset='digit' is unknown; choose one of: flower102"),
-        ({"dataset": "flower102"}, "it needs 102flowers.tgz, imagelabels.mat and setid.mat"),
+        ({"dataset": "flower102"}, "not on this machine; to get it: dnr data prepare flower102"),
         ({"dataset": "digits", "budget": "paper"}, "does not exist for 'digits'; use embedded"),
         ({"dataset": "digits", "budget": "tiny"}, "choose one of: smoke, embedded, paper"),
         ({"dataset": "digits", "methd": "dnr"}, "unknown setting methd; settings: dataset, method"),

@@ -1,15 +1,31 @@
 """Pools, splits, batches and augmentation."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
+from PIL import Image
+from scipy.stats import ks_2samp
+from sklearn.datasets import load_digits, load_sample_images
+from torchvision.transforms import CenterCrop, RandomResizedCrop
 
 from dnrlib import UserError, data
 from dnrlib.config import configure
-from dnrlib.data import AUGMENTATIONS, DATASETS, Crop, Split, batches, load, normalised, read
+from dnrlib.data import (
+    AUGMENTATIONS,
+    DATASETS,
+    Crop,
+    ResizedCrop,
+    Split,
+    batches,
+    load,
+    normalised,
+    read,
+    resize_batch,
+    resize_each,
+)
 from dnrlib.streams import stream
 
 
@@ -139,10 +155,82 @@ def test_flip_mirrors_half_of_the_images():
 def test_augmentation_keeps_shape_and_type_and_follows_its_stream(name):
     images = read("digits")["train"].images[:20]
     once, again, other = (AUGMENTATIONS[name](images, stream(s, 1, "augment")) for s in (0, 0, 1))
-    assert once.shape == images.shape
+    assert once.shape[2:] == ((8, 8) if name == "resized-crop" else images.shape[2:])
     assert once.dtype == torch.uint8
     assert torch.equal(once, again)
     assert torch.equal(once, other) is (name == "none")
+
+
+def photographs(n):
+    """Real photographs, 256 x 256 (uint8, n x 3 x 256 x 256, channels last in memory)."""
+    resized = [
+        np.asarray(Image.fromarray(photo).resize((256, 256), Image.Resampling.BILINEAR))
+        for photo in load_sample_images().images
+    ]
+    return torch.from_numpy(np.stack([resized[i % 2] for i in range(n)])).permute(0, 3, 1, 2)
+
+
+@pytest.mark.parametrize("resize", [resize_each, resize_batch])
+def test_resized_crops_equal_pillows_within_one_grey_level(resize):
+    images, draw = photographs(300), stream(0, 0, "test")
+    boxes = ResizedCrop().boxes(300, 256, draw)
+    flipped = torch.rand(300, generator=draw) < 0.5
+    found = resize(images, boxes, flipped, 224)
+    assert found.shape == (300, 3, 224, 224)
+    for image, box, flip, one in zip(images, boxes.tolist(), flipped, found, strict=True):
+        top, left, tall, wide = box
+        part = Image.fromarray(image.permute(1, 2, 0).numpy()).crop(
+            (left, top, left + wide, top + tall)
+        )
+        wanted = np.array(part.resize((224, 224), Image.Resampling.BILINEAR))
+        wanted = torch.from_numpy(wanted).permute(2, 0, 1)
+        wanted = wanted.flip(2) if flip else wanted
+        assert (one.int() - wanted.int()).abs().max() <= 1
+
+
+def test_both_ways_to_resize_agree_on_noise_within_two_grey_levels():
+    draw = stream(0, 0, "test")
+    images = torch.randint(0, 256, (20, 3, 64, 64), dtype=torch.uint8, generator=draw)
+    boxes, flipped = ResizedCrop().boxes(20, 64, draw), torch.arange(20) % 2 == 0
+    each, batch = (resize(images, boxes, flipped, 56) for resize in (resize_each, resize_batch))
+    assert (each.int() - batch.int()).abs().max() <= 2
+
+
+def test_parts_are_distributed_as_torchvisions():
+    """Kolmogorov-Smirnov on height, width, top and left of 4000 parts of each."""
+    ours = ResizedCrop().boxes(4000, 256, stream(0, 0, "test"))
+    image = torch.empty(1, 256, 256)
+    torch.manual_seed(0)
+    theirs = torch.tensor(
+        [RandomResizedCrop.get_params(image, (0.08, 1), (3 / 4, 4 / 3)) for _ in range(4000)]
+    )
+    for column in range(4):
+        assert ks_2samp(ours[:, column], theirs[:, column]).pvalue > 0.01
+    assert ks_2samp(ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue > 0.01
+    assert (ours >= 0).all()
+    assert (ours[:, :2] + ours[:, 2:] <= 256).all()
+
+
+def test_a_part_that_never_fits_is_the_whole_image():
+    boxes = ResizedCrop(area=(1.0, 1.0), ratio=(2.0, 2.0)).boxes(5, 32, stream(0, 0, "test"))
+    assert boxes.tolist() == [[0, 0, 32, 32]] * 5
+
+
+def test_every_image_of_a_batch_gets_a_part_of_its_own():
+    """A transform of torchvision's, called on a batch, would draw one for all."""
+    cropped = AUGMENTATIONS["resized-crop"](
+        photographs(2)[:1].repeat(8, 1, 1, 1), stream(0, 0, "t")
+    )
+    assert len({one.numpy().tobytes() for one in cropped}) == 8
+
+
+def test_of_larger_images_the_network_sees_the_centre():
+    """As torchvision's CenterCrop: 16 pixels less on every side of 256."""
+    images = photographs(2)
+    about = dataclasses.replace(
+        DATASETS["digits"], channels=3, size=224, mean=(0.0,) * 3, std=(1 / 255,) * 3
+    )
+    assert torch.equal(normalised(images, about).round(), CenterCrop(224)(images).float())
 
 
 def test_normalised_images_have_mean_0_and_deviation_1():

@@ -1,12 +1,14 @@
 """Networks, against torchvision's own."""
 
+import dataclasses
 import math
 
 import pytest
 import torch
 from torchvision.models import resnet18, resnet50
 
-from dnrlib.config import configure
+from dnrlib.config import RECIPES, configure
+from dnrlib.data import DATASETS
 from dnrlib.fills import Fresh
 from dnrlib.models import LAYERS, MODELS, ResNet, build, prunable
 from dnrlib.streams import stream
@@ -83,3 +85,21 @@ def test_fresh_values_are_kaiming_uniform_with_a_smaller_spread():
 def test_the_18_layers_are_all_prunable_ones_but_shortcuts():
     names = prunable(build(configure("digits")))
     assert [f"{layer}.weight" for layer in LAYERS] == [n for n in names if "downsample" not in n]
+
+
+@pytest.mark.parametrize(
+    ("dataset", "settings", "fast"),
+    [
+        ("digits", {}, True),
+        ("digits-32", {"width": 4}, True),
+        ("digits", {"threads": 2}, False),
+        ("squares", {"width": 15}, False),
+        ("squares", {"width": 16}, True),
+    ],
+)
+def test_the_fast_layout_is_left_where_torch_would_crash(dataset, settings, fast, monkeypatch):
+    squares = dataclasses.replace(DATASETS["digits"], size=64)
+    monkeypatch.setitem(DATASETS, "squares", squares)
+    monkeypatch.setitem(RECIPES, "squares", {})
+    weight = build(configure(dataset, **settings)).layer1[0].conv1.weight
+    assert weight.is_contiguous(memory_format=torch.channels_last) is fast

@@ -1,0 +1,352 @@
+"""Decode once: the image files of a dataset as one memory-mapped array that is whole or not there.
+
+The paper resizes every photograph to 256 x 256 before anything else. So that is done once, and
+every method, seed and generation reads the same uint8 array.
+"""
+
+import functools
+import hashlib
+import io
+import itertools
+import os
+import re
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from joblib import Parallel, delayed
+from PIL import Image, UnidentifiedImageError, features
+from tqdm.auto import tqdm
+
+from . import UserError, records
+from .config import digest
+from .data import Dataset, Split
+
+FORMAT = 1
+CHUNK = 256
+"""Images that are decoded, journalled and checked together."""
+
+
+class CorruptImages(UserError):
+    """Image files that cannot be decoded: `found` is a dict of path to what is wrong with it."""
+
+    def __init__(self, found: dict[Path, str]) -> None:
+        self.found = found
+        listed = "\n".join(f"  {path}: {what}" for path, what in list(found.items())[:20])
+        more = f"\n  and {len(found) - 20} more" if len(found) > 20 else ""
+        super().__init__(
+            f"{len(found)} images cannot be read; replace them or take them away:\n{listed}{more}"
+        )
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image of a dataset, before it is decoded."""
+
+    source: Path | np.ndarray
+    """A file, or pixels (uint8, height x width x 3)."""
+    label: int
+    """Number of its class, from 0."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What a dataset consists of: its classes in order, and its images by pool (`train`, `tuning`,
+    `test`; `tuning` may be missing)."""
+
+    classes: tuple[str, ...]
+    pools: dict[str, list[Picture]]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a dataset is decoded and shown to a network."""
+
+    title: str
+    size: int
+    """Height and width in pixels that every image is resized to, whatever its shape."""
+    crop: int
+    """Height and width in pixels that the network sees."""
+    mean: tuple[float, ...] | None = None
+    """Per channel, of pixels scaled to 0..1; None: that of the training pool. So for `std`."""
+    std: tuple[float, ...] | None = None
+
+
+def root() -> Path:
+    """The folder of image files and decoded datasets: $DNRLIB_DATA, or `data/images/` beside the
+    package."""
+    given = os.environ.get("DNRLIB_DATA")
+    return Path(given or records.ROOT / "data" / "images").expanduser().resolve()
+
+
+def slug(name: str) -> str:
+    """The name of a dataset as a file name."""
+    plain = re.sub(r"[^\w.-]+", "-", name)
+    return name if plain == name else f"{plain[-40:]}-{digest(name)[:8]}"
+
+
+def place(name: str) -> Path:
+    """The folder of a decoded dataset."""
+    return root() / "decoded" / slug(name)
+
+
+def manifest(name: str) -> dict[str, Any] | None:
+    """What is known of a decoded dataset, or None if it was not decoded; raises `DamagedFile`."""
+    path = place(name) / "manifest.json"
+    try:
+        return records.read(path)
+    except records.DamagedFile:
+        mend = f"rm '{path}'; dnr data prepare '{name}'"
+        raise records.DamagedFile(path, "not what was written", mend) from None
+
+
+def pixels(source: Path | np.ndarray, size: int) -> np.ndarray:
+    """One image as uint8 (size x size x 3), equal to Pillow's bilinear, antialiased resize.
+
+    Grey, palette and CMYK images become RGB, transparency is dropped. Raises `ValueError` that says
+    what is wrong with a file.
+    """
+    if isinstance(source, np.ndarray):
+        if source.shape != (size, size, 3) or source.dtype != np.uint8:
+            raise ValueError(f"pixels of shape {source.shape} instead of {(size, size, 3)}")
+        return source
+    try:
+        with Image.open(source) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"more than 8 bits per channel (mode {image.mode})")
+            if image.mode == "P" and "transparency" in image.info:
+                image = image.convert("RGBA")
+            image = image.convert("RGB")
+            if image.size != (size, size):
+                image = image.resize((size, size), Image.Resampling.BILINEAR)
+            return np.asarray(image)
+    except UnidentifiedImageError:
+        raise ValueError("not an image that Pillow knows") from None
+    except FileNotFoundError:
+        raise ValueError("no such file") from None
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from None
+
+
+def decode(
+    name: str,
+    listing: Listing,
+    kind: Kind,
+    workers: int = 0,
+    notes: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Decodes a dataset into its `place` unless that was done before; returns its manifest.
+
+    The array is keyed by its sources (path, size and time of change of every file, or pixels), the
+    size it is resized to and the version of the decoder. It counts as there when its manifest is,
+    which is written last; a killed call goes on from the chunks that it had finished, and of
+    several at once one works and the others wait. Nothing that was decoded before is lost until
+    the new array is whole. `notes` is kept in the manifest. Raises `CorruptImages`, and `UserError`
+    if the disk is full or read-only.
+    """
+    ordered = [picture for pictures in listing.pools.values() for picture in pictures]
+    about = {
+        "classes": list(listing.classes),
+        # Pairs, for the rows of the array follow their order.
+        "counts": [[pool, len(pictures)] for pool, pictures in listing.pools.items()],
+        "size": kind.size,
+        "sources": _sources(ordered),
+        "decoder": f"{FORMAT}, Pillow {PIL.__version__}, libjpeg {features.version('jpg')}",
+    }
+    key = digest(about)
+    folder = place(name)
+    try:
+        with records.lock(folder):
+            known = manifest(name)
+            if known is None or known["key"] != key or _damage(folder, known):
+                known = about | {"key": key} | _fill(folder / key, about, ordered, workers)
+                known["fingerprint"] = digest([known["chunks"], known["labels"], about["counts"]])
+            known |= {"kind": asdict(kind), "notes": notes or {}}
+            known = records.save(folder / "manifest.json", known)
+            for old in folder.iterdir():
+                if old.is_dir() and old.name != key:
+                    shutil.rmtree(old)
+    except OSError as error:
+        needed = len(ordered) * kind.size**2 * 3 / 1e6
+        raise UserError(
+            f"{name} cannot be decoded into {folder}: {error.strerror or error} ({needed:,.0f} MB "
+            "are needed); make room there, or set DNRLIB_DATA to another folder"
+        ) from error
+    return known
+
+
+def _sources(ordered: list[Picture]) -> str:
+    """The SHA-256 over the identity and the label of every image."""
+    sha = hashlib.sha256()
+    for picture in ordered:
+        if isinstance(picture.source, np.ndarray):
+            sha.update(picture.source.tobytes())
+        elif picture.source.exists():
+            found = picture.source.stat()
+            sha.update(f"{picture.source} {found.st_size} {found.st_mtime_ns}".encode())
+        sha.update(f" {picture.label}\n".encode())
+    return sha.hexdigest()
+
+
+def _fill(
+    folder: Path, about: dict[str, Any], ordered: list[Picture], workers: int
+) -> dict[str, Any]:
+    """Decodes what a folder does not hold yet; returns the digests of its `chunks` and `labels`,
+    and `mean` and `std` of the training pool per channel."""
+    images, journal = folder / "images.npy", folder / "journal"
+    shape = _shape(about)
+    if _array(images, shape) is None:
+        records.write(journal, b"")
+        np.lib.format.open_memmap(images, "w+", np.uint8, shape)
+    done = dict(line.split() for line in journal.read_text().splitlines() if line.count(" ") == 1)
+    array = _array(images, shape)
+    chunks = {row: ordered[row : row + CHUNK] for row in range(0, len(ordered), CHUNK)}
+    missing = [row for row in chunks if _digest(array[row : row + CHUNK]) != done.get(str(row))]
+    corrupt: dict[Path, str] = {}
+    workers = min(workers or os.cpu_count() or 1, len(missing)) or 1
+    made = Parallel(n_jobs=workers, return_as="generator_unordered")(
+        delayed(_chunk)(images, row, chunks[row], about["size"]) for row in missing
+    )
+    with (
+        tqdm(total=len(ordered), unit="image", desc="decoding", leave=False) as bar,
+        journal.open("a") as file,
+    ):
+        bar.update(len(ordered) - sum(len(chunks[row]) for row in missing))
+        for row, found, wrong in made:
+            corrupt |= wrong
+            if not wrong:
+                done[str(row)] = found
+                file.write(f"{row} {found}\n")
+                file.flush()
+            bar.update(len(chunks[row]))
+    if corrupt:
+        raise CorruptImages(corrupt)
+    labels = np.array([picture.label for picture in ordered], np.int64)
+    file = io.BytesIO()
+    np.save(file, labels)
+    records.write(folder / "labels.npy", file.getvalue())
+    mean, std = _moments(array, _ranges(about["counts"])["train"])
+    return {
+        "chunks": [[row, done[str(row)]] for row in chunks],
+        "labels": hashlib.sha256(labels.tobytes()).hexdigest(),
+        "mean": mean,
+        "std": std,
+    }
+
+
+def _array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    """The stored images, mapped; None if there are none of this shape."""
+    try:
+        # Copy on write: torch wants memory that it may write to, the file never changes.
+        array = np.load(path, mmap_mode="c")
+    except (OSError, ValueError, EOFError):
+        return None
+    return array if array.shape == shape and array.dtype == np.uint8 else None
+
+
+def _chunk(
+    images: Path, row: int, pictures: list[Picture], size: int
+) -> tuple[int, str, dict[Path, str]]:
+    """Decodes images into the array from a row on; returns the row, their digest, and the files
+    that failed."""
+    wrong, block = {}, np.zeros((len(pictures), size, size, 3), np.uint8)
+    for number, picture in enumerate(pictures):
+        try:
+            block[number] = pixels(picture.source, size)
+        except ValueError as error:
+            wrong[picture.source] = str(error)
+    # Written, not mapped: on a full disk a mapped page would kill the process.
+    with images.open("r+b") as file:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        file.seek(row * block[0].nbytes, os.SEEK_CUR)
+        file.write(block.tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    return row, _digest(block), wrong
+
+
+def _digest(block: np.ndarray) -> str:
+    return hashlib.sha256(block).hexdigest()[:16]
+
+
+def _ranges(counts: list[list]) -> dict[str, slice]:
+    """The rows of each pool: pools lie one after the other."""
+    ends = itertools.accumulate(count for _, count in counts)
+    return {pool: slice(end - n, end) for (pool, n), end in zip(counts, ends, strict=True)}
+
+
+def _shape(known: dict[str, Any]) -> tuple[int, int, int, int]:
+    return (sum(count for _, count in known["counts"]), known["size"], known["size"], 3)
+
+
+def _moments(array: np.ndarray, rows: slice) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of some images, scaled to 0..1."""
+    # Counts of the 256 grey levels are exact, and need no copy of the images.
+    levels = np.zeros((3, 256), np.int64)
+    for at in range(rows.start, rows.stop, CHUNK):
+        block = array[at : min(at + CHUNK, rows.stop)]
+        for channel in range(3):
+            levels[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
+    shares, values = levels / levels.sum(1, keepdims=True), np.arange(256) / 255
+    mean = shares @ values
+    std = np.sqrt(shares @ values**2 - mean**2)
+    return mean.round(4).tolist(), std.round(4).tolist()
+
+
+def _damage(folder: Path, known: dict[str, Any]) -> Path | None:
+    """The file of a decoded dataset that is not what was written, or None if all are."""
+    images, labels = (folder / known["key"] / name for name in ("images.npy", "labels.npy"))
+    array = _array(images, _shape(known))
+    rows = [row for row, _ in known["chunks"]] + [_shape(known)[0]]
+    if array is None or any(
+        _digest(array[row:end]) != found
+        for (row, found), end in zip(known["chunks"], rows[1:], strict=True)
+    ):
+        return images
+    try:
+        found = hashlib.sha256(np.load(labels).tobytes()).hexdigest()
+    except (OSError, ValueError, EOFError):
+        return labels
+    return None if found == known["labels"] else labels
+
+
+def dataset(name: str) -> Dataset | None:
+    """A dataset that was decoded, as the rest of the library knows datasets; else None."""
+    known = manifest(name)
+    if known is None:
+        return None
+    kind = known["kind"]
+    return Dataset(
+        title=kind["title"],
+        classes=tuple(known["classes"]),
+        channels=3,
+        size=kind["crop"],
+        mean=tuple(kind["mean"] or known["mean"]),
+        # A channel without any contrast must not be divided by 0.
+        std=tuple(max(value, 1 / 255) for value in kind["std"] or known["std"]),
+        fingerprint=known["fingerprint"],
+        pools=functools.partial(pools, name),
+    )
+
+
+def pools(name: str) -> dict[str, Split]:
+    """The pools of a decoded dataset, mapped from disk, images as n x 3 x size x size (channels
+    last in memory); raises `DamagedFile` if a pixel or a label is not what was written."""
+    known = manifest(name)
+    folder = place(name)
+    damaged = _damage(folder, known)
+    if damaged:
+        raise records.DamagedFile(damaged, "its content changed", f"dnr data prepare '{name}'")
+    shape = _shape(known)
+    images = torch.from_numpy(_array(folder / known["key"] / "images.npy", shape))
+    labels = torch.from_numpy(np.load(folder / known["key"] / "labels.npy"))
+    every = Split(images.permute(0, 3, 1, 2), labels)
+    return {
+        pool: Split(every.images[rows], every.labels[rows])
+        for pool, rows in _ranges(known["counts"]).items()
+    }

@@ -1,0 +1,293 @@
+"""Decode once: the array is whole and right, or not there."""
+
+import os
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_images
+from torchvision import transforms
+
+from dnrlib import UserError, decoded, records
+from dnrlib.decoded import CorruptImages, Kind, Listing, Picture, decode
+
+KIND = Kind("squares", size=16, crop=16)
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoded, "CHUNK", 4)
+    return tmp_path / "data"
+
+
+def picture(path, seed, size=(20, 13), mode="RGB"):
+    """A smooth random image, written to `path`."""
+    small = np.random.RandomState(seed).randint(0, 256, (4, 4, 3), np.uint8)
+    image = Image.fromarray(small).resize(size, Image.Resampling.BICUBIC).convert(mode)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path)
+    return path
+
+
+def listing(folder, counts=(("train", 9), ("tuning", 3), ("test", 5))):
+    pools, number = {}, 0
+    for pool, count in counts:
+        pools[pool] = []
+        for _ in range(count):
+            path = picture(folder / f"{number}.png", number)
+            pools[pool].append(Picture(path, number % 3))
+            number += 1
+    return Listing(("a", "b", "c"), pools)
+
+
+def expected(path, size):
+    return np.asarray(Image.open(path).convert("RGB").resize((size, size), Image.BILINEAR))
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_pool_holds_its_own_images_and_labels(tmp_path, workers):
+    """The manifest is read back from disk, where the keys of a record are sorted."""
+    listed = listing(tmp_path / "images")
+    decode("squares", listed, KIND, workers)
+    pools = decoded.dataset("squares").pools()
+    assert list(pools) == ["train", "tuning", "test"]
+    for name, pictures in listed.pools.items():
+        assert pools[name].labels.tolist() == [p.label for p in pictures]
+        assert pools[name].images.shape == (len(pictures), 3, 16, 16)
+        for image, source in zip(pools[name].images, pictures, strict=True):
+            assert np.array_equal(image.permute(1, 2, 0), expected(source.source, 16))
+
+
+def test_photographs_equal_torchvisions_resize(tmp_path):
+    """The transform of the released code, on Pillow images."""
+    resize = transforms.Compose([transforms.Resize((256, 256)), transforms.PILToTensor()])
+    for number, photo in enumerate(load_sample_images().images):
+        path = tmp_path / f"{number}.jpg"
+        Image.fromarray(photo).save(path)
+        found = torch.from_numpy(decoded.pixels(path, 256).copy()).permute(2, 0, 1)
+        assert torch.equal(found, resize(Image.open(path)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"), [("L", "png"), ("P", "gif"), ("CMYK", "jpg"), ("RGBA", "png"), ("1", "png")]
+)
+def test_every_mode_becomes_rgb(tmp_path, mode, suffix):
+    path = picture(tmp_path / f"x.{suffix}", 1, mode=mode)
+    assert Image.open(path).mode in (mode, "P")
+    assert np.array_equal(decoded.pixels(path, 16), expected(path, 16))
+
+
+def test_what_cannot_be_decoded_is_named(tmp_path):
+    whole = listing(tmp_path / "images")
+    bad = {name: tmp_path / name for name in ("cut.jpg", "text.jpg", "deep.png", "gone.jpg")}
+    picture(bad["cut.jpg"], 1, size=(200, 200))
+    bad["cut.jpg"].write_bytes(bad["cut.jpg"].read_bytes()[:-400])
+    bad["text.jpg"].write_text("no image")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(bad["deep.png"])
+    pictures = [*whole.pools["train"], *(Picture(path, 0) for path in bad.values())]
+    with pytest.raises(CorruptImages) as raised:
+        decode("squares", Listing(whole.classes, {"train": pictures}), KIND, 1)
+    assert raised.value.found.keys() == set(bad.values())
+    for path, what in {
+        bad["cut.jpg"]: "truncated",
+        bad["text.jpg"]: "not an image",
+        bad["deep.png"]: "more than 8 bits",
+        bad["gone.jpg"]: "no such file",
+    }.items():
+        assert what in raised.value.found[path]
+        assert str(path) in str(raised.value)
+    assert decoded.dataset("squares") is None, "no partial array is believed"
+
+
+def test_pixels_are_taken_as_they_are_and_must_fit(tmp_path):
+    block = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
+    decode("squares", Listing(("a",), {"train": [Picture(block, 0)]}), KIND)
+    image = decoded.dataset("squares").pools()["train"].images[0]
+    assert np.array_equal(image.permute(1, 2, 0), block)
+    with pytest.raises(ValueError, match="shape"):
+        decoded.pixels(block[:8], 16)
+
+
+def test_mean_and_deviation_are_those_of_the_training_pool(tmp_path):
+    listed = listing(tmp_path / "images")
+    decode("squares", listed, KIND)
+    about = decoded.dataset("squares")
+    pixels = np.stack([expected(p.source, 16) for p in listed.pools["train"]]) / 255
+    assert about.mean == pytest.approx(pixels.mean((0, 1, 2)), abs=1e-4)
+    assert about.std == pytest.approx(pixels.std((0, 1, 2)), abs=1e-4)
+    decode("squares", listed, Kind("squares", 16, 16, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)))
+    assert decoded.dataset("squares").mean == (0.1, 0.2, 0.3)
+
+
+def test_images_are_decoded_once(tmp_path, monkeypatch):
+    listed = listing(tmp_path / "images")
+    first = decode("squares", listed, KIND, 1)
+    monkeypatch.setattr(decoded, "pixels", lambda *given: pytest.fail("decoded again"))
+    assert decode("squares", listed, KIND, 1) == first
+
+
+def test_a_changed_file_is_decoded_again_and_the_old_array_goes(tmp_path, data):
+    listed = listing(tmp_path / "images")
+    first = decode("squares", listed, KIND, 1)
+    path = listed.pools["test"][0].source
+    picture(path, 99)
+    os.utime(path, (1, 1))
+    second = decode("squares", listed, KIND, 1)
+    assert second["fingerprint"] != first["fingerprint"]
+    image = decoded.dataset("squares").pools()["test"].images[0]
+    assert np.array_equal(image.permute(1, 2, 0), expected(path, 16))
+    folders = [entry for entry in (data / "decoded" / "squares").iterdir() if entry.is_dir()]
+    assert [folder.name for folder in folders] == [second["key"]]
+
+
+def test_the_fingerprint_knows_pixels_labels_and_pools(tmp_path):
+    listed = listing(tmp_path / "images")
+    train, test = listed.pools["train"], listed.pools["test"]
+    found = {
+        decode(f"set-{number}", Listing(listed.classes, pools), KIND, 1)["fingerprint"]
+        for number, pools in enumerate(
+            [
+                {"train": train, "test": test},
+                {"train": train, "test": test},
+                {"train": train[::-1], "test": test},
+                {"train": [Picture(p.source, 0) for p in train], "test": test},
+                {"train": train + test[:1], "test": test[1:]},
+            ]
+        )
+    }
+    assert len(found) == 4, "the first two are the same"
+
+
+def test_a_killed_decoding_goes_on(tmp_path, data, monkeypatch):
+    """The first call dies after two of five chunks; the second decodes only the other three."""
+    listed = listing(tmp_path / "images")
+    program = """
+import os, pickle, sys
+from dnrlib import decoded
+decoded.CHUNK = 4
+true, seen = decoded._chunk, []
+def chunk(*given):
+    if len(seen) == 2:
+        os._exit(9)
+    seen.append(1)
+    return true(*given)
+decoded._chunk = chunk
+decoded.decode("squares", pickle.load(sys.stdin.buffer), decoded.Kind("squares", 16, 16), 1)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=pickle.dumps(listed), capture_output=True
+    )
+    assert done.returncode == 9, done.stderr.decode()
+    assert decoded.dataset("squares") is None
+    made, true = [], decoded._chunk
+    monkeypatch.setattr(decoded, "_chunk", lambda *given: made.append(given[1]) or true(*given))
+    resumed = decode("squares", listed, KIND, 1)
+    assert made == [8, 12, 16]
+    monkeypatch.setenv("DNRLIB_DATA", str(tmp_path / "other"))
+    assert resumed["fingerprint"] == decode("squares", listed, KIND, 1)["fingerprint"]
+
+
+def test_a_chunk_that_changed_while_nobody_looked_is_made_again(tmp_path, data):
+    listed = listing(tmp_path / "images")
+    listed.pools["test"].append(Picture(tmp_path / "missing.png", 0))
+    with pytest.raises(CorruptImages):
+        decode("squares", listed, KIND, 1)
+    (images,) = data.rglob("images.npy")
+    content = bytearray(images.read_bytes())
+    content[200] ^= 255
+    images.write_bytes(content)
+    picture(tmp_path / "missing.png", 50)
+    # The listing's key has changed with the file; go on in the folder of the first call.
+    folder = images.parent
+    decode("squares", listed, KIND, 1)
+    assert not folder.exists()
+    image = decoded.dataset("squares").pools()["train"].images[0]
+    assert np.array_equal(image.permute(1, 2, 0), expected(listed.pools["train"][0].source, 16))
+
+
+@pytest.mark.parametrize("which", ["images.npy", "labels.npy", "manifest.json"])
+@pytest.mark.parametrize("harm", ["flipped", "cut short", "gone"])
+def test_a_damaged_file_is_named_and_made_again(tmp_path, data, which, harm):
+    listed = listing(tmp_path / "images")
+    decode("squares", listed, KIND, 1)
+    about = decoded.dataset("squares")
+    (path,) = data.rglob(which)
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 1
+    if harm == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(content if harm == "flipped" else content[:-3])
+    if which == "manifest.json":
+        if harm == "gone":
+            assert decoded.dataset("squares") is None
+        else:
+            with pytest.raises(records.DamagedFile, match=r"manifest\.json.*rm "):
+                decoded.dataset("squares")
+        return
+    with pytest.raises(records.DamagedFile, match=f"{which}.*dnr data prepare 'squares'"):
+        about.pools()
+    decode("squares", listed, KIND, 1)
+    assert len(about.pools()["train"]) == 9
+
+
+def test_a_full_disk_says_what_is_needed(tmp_path, data, monkeypatch):
+    """The system refuses to let the file grow beyond 3 kB."""
+    listed = listing(tmp_path / "images")
+    program = """
+import pickle, resource, signal, sys
+from dnrlib import UserError, decoded
+decoded.CHUNK = 4
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+try:
+    decoded.decode("squares", pickle.load(sys.stdin.buffer), decoded.Kind("squares", 16, 16), 1)
+except UserError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], input=pickle.dumps(listed), capture_output=True
+    )
+    assert "cannot be decoded into" in done.stdout.decode(), done.stderr.decode()
+    assert "DNRLIB_DATA" in done.stdout.decode()
+    assert decoded.dataset("squares") is None
+    assert decode("squares", listed, KIND, 1)["fingerprint"], "there is room again"
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, data):
+    """A file where the folder should be: a read-only folder would not stop a superuser."""
+    data.write_text("")
+    with pytest.raises(UserError, match=r"cannot be decoded into .*DNRLIB_DATA"):
+        decode("squares", listing(tmp_path / "images"), KIND, 1)
+
+
+def test_of_two_processes_at_once_one_works_and_the_other_waits(tmp_path, data):
+    program = """
+import pickle, sys, time
+from dnrlib import decoded
+decoded.CHUNK = 4
+true = decoded._chunk
+def chunk(*given):
+    print(given[1], flush=True)
+    time.sleep(0.2)
+    return true(*given)
+decoded._chunk = chunk
+decoded.decode("squares", pickle.load(sys.stdin.buffer), decoded.Kind("squares", 16, 16), 1)
+"""
+    listed = pickle.dumps(listing(tmp_path / "images"))
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        for _ in range(2)
+    ]
+    for process in both:
+        process.stdin.write(listed)
+        process.stdin.close()
+    made = [process.stdout.read().split() for process in both]
+    assert [process.wait() for process in both] == [0, 0]
+    assert sorted(made) == [[], [b"0", b"4", b"8", b"12", b"16"]]

@@ -1,0 +1,216 @@
+"""Folders of the user's own images."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dnrlib import UserError, cli, decoded, folder
+from dnrlib.config import configure
+from dnrlib.data import dataset, load, read
+from dnrlib.run import chain
+
+
+@pytest.fixture(autouse=True)
+def _forget():
+    """As a new process would."""
+    folder.dataset.cache_clear()
+    read.cache_clear()
+
+
+def image(path, number, size=(12, 10)):
+    """An image of its own: no two numbers give the same pixels."""
+    pixels = np.random.RandomState(number).randint(0, 256, (*size[::-1], 3), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def build(root, counts, first=0, **kind):
+    """A subfolder of `count` images per name; numbers go on over all of them."""
+    number = first
+    for name, count in counts.items():
+        for _ in range(count):
+            image(root / name / f"{number}.png", number, **kind)
+            number += 1
+    return f"folder:{root}"
+
+
+def shares(name):
+    return {pool: split.labels.bincount().tolist() for pool, split in read(name).items()}
+
+
+def test_a_folder_of_classes_is_split_by_class(tmp_path):
+    name = build(tmp_path / "mine", {"cat": 20, "dog": 10})
+    assert dataset(name).classes == ("cat", "dog")
+    assert shares(name) == {"train": [12, 6], "tuning": [4, 2], "test": [4, 2]}
+    pixels = [one.numpy().tobytes() for split in read(name).values() for one in split.images]
+    assert len(set(pixels)) == 30, "no image is in two pools"
+
+
+def test_the_split_depends_on_contents_alone(tmp_path):
+    """The same images under other names, in another folder."""
+    one = build(tmp_path / "a", {"cat": 12, "dog": 12})
+    for path in (tmp_path / "a").rglob("*.png"):
+        target = tmp_path / "b" / path.parent.name / f"renamed-{99 - int(path.stem)}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    other = f"folder:{tmp_path / 'b'}"
+    for pool, split in read(one).items():
+        found = {image.numpy().tobytes() for image in read(other)[pool].images}
+        assert found == {image.numpy().tobytes() for image in split.images}
+
+
+@pytest.mark.parametrize("validation", ["val", "valid", "validation"])
+def test_given_pools_are_kept(tmp_path, validation):
+    root = tmp_path / "mine"
+    build(root / "train", {"cat": 5, "dog": 4})
+    build(root / validation, {"cat": 2, "dog": 1}, 100)
+    build(root / "test", {"cat": 3, "dog": 2}, 200)
+    assert shares(f"folder:{root}") == {"train": [5, 4], "tuning": [2, 1], "test": [3, 2]}
+
+
+def test_what_is_not_given_is_split_off_the_training_images(tmp_path):
+    root = tmp_path / "mine"
+    build(root / "train", {"cat": 10, "dog": 10})
+    build(root / "test", {"cat": 3, "dog": 2}, 200)
+    assert shares(f"folder:{root}") == {"train": [8, 8], "tuning": [2, 2], "test": [3, 2]}
+
+
+def test_equal_images_stay_in_one_pool(tmp_path):
+    """Ten copies of each of three images per class: a copy in two pools would leak."""
+    root = tmp_path / "mine"
+    for label in ("cat", "dog"):
+        for number in range(30):
+            image(root / label / f"{number}.png", (label == "cat") * 3 + number % 3)
+    pools = read(f"folder:{root}")
+    contents = [{one.numpy().tobytes() for one in split.images} for split in pools.values()]
+    assert sum(map(len, contents)) == len(set.union(*contents)) == 6
+    _, problems = folder.report(f"folder:{root}")
+    assert problems == ["54 images are copies of others"]
+
+
+def test_problems_are_reported(tmp_path):
+    root = tmp_path / "mine"
+    build(root / "train", {"cat": 12, "dog": 12, "rare": 2})
+    build(root / "test", {"cat": 3, "dog": 3}, 200)
+    image(root / "test" / "cat" / "again.png", 0)
+    image(root / "train" / "dog" / "is-a-cat.png", 1)
+    (root / "train" / "dog" / "notes.txt").write_text("x")
+    (root / "train" / "cat" / ".hidden.png").write_text("x")
+    counts, problems = folder.report(f"folder:{root}")
+    assert list(counts.columns) == ["train", "tuning", "test"]
+    assert counts.loc["rare"].tolist() == [2, 0, 0]
+    text = "\n".join(problems)
+    assert "class rare has only 2 images" in text
+    assert "class rare has no images in the test pool" in text
+    assert f"in several pools: {root}/train/cat/0.png, {root}/test/cat/again.png" in text
+    assert "in several classes" in text
+    assert "is-a-cat.png" in text
+    assert "2 images are copies of others" in text
+    assert "notes.txt" in text
+    assert "hidden" not in text
+
+
+def test_corrupt_images_are_listed_and_on_request_skipped(tmp_path, capsys):
+    name = build(tmp_path / "mine", {"cat": 10, "dog": 10})
+    bad = tmp_path / "mine" / "cat" / "bad.jpg"
+    bad.write_text("no image")
+    with pytest.raises(UserError, match=r"bad\.jpg: not an image(.|\n)*--skip-corrupt"):
+        configure(name)
+    assert cli.main(["data", "prepare", name]) == 1
+    assert cli.main(["data", "prepare", name, "--skip-corrupt"]) == 0
+    assert f"{bad} was skipped: not an image" in capsys.readouterr().out
+    assert configure(name).dataset == name, "it stays skipped"
+    image(tmp_path / "mine" / "cat" / "new.png", 500)
+    folder.dataset.cache_clear()
+    with pytest.raises(UserError, match=r"bad\.jpg"):
+        configure(name)
+
+
+def test_new_images_are_noticed(tmp_path):
+    name = build(tmp_path / "mine", {"cat": 10, "dog": 10})
+    before = chain(configure(name, method="plain"))[0].key
+    image(tmp_path / "mine" / "cat" / "new.png", 500)
+    folder.dataset.cache_clear()
+    chain.cache_clear()
+    assert dataset(name).fingerprint
+    assert chain(configure(name, method="plain"))[0].key != before
+
+
+@pytest.mark.parametrize(
+    ("largest", "size"), [((32, 9), 32), ((33, 9), 64), ((64, 64), 64), ((65, 20), 256)]
+)
+def test_small_images_stay_small(tmp_path, largest, size):
+    name = build(tmp_path / "mine", {"cat": 4, "dog": 4})
+    image(tmp_path / "mine" / "cat" / "largest.png", 99, size=largest)
+    assert read(name)["train"].images.shape[2:] == (size, size)
+    assert dataset(name).size == {32: 32, 64: 64, 256: 224}[size]
+    assert configure(name).augment == ("resized-crop" if size == 256 else "crop-flip")
+
+
+def test_a_size_can_be_asked_for(tmp_path):
+    name = build(tmp_path / "mine", {"cat": 4, "dog": 4})
+    assert read(f"{name}@128")["train"].images.shape[2:] == (128, 128)
+    assert dataset(f"{name}@128").size == 112
+    for wrong in ("@20", "@8", "@520"):
+        with pytest.raises(UserError, match="multiple of 8 from 16 to 512"):
+            dataset(name + wrong)
+    build(tmp_path / "at@home", {"cat": 4, "dog": 4})
+    assert len(dataset(f"folder:{tmp_path}/at@home").classes) == 2
+
+
+def test_one_folder_has_one_name(tmp_path, monkeypatch):
+    name = build(tmp_path / "mine", {"cat": 4, "dog": 4})
+    monkeypatch.chdir(tmp_path)
+    assert configure("folder:mine") == configure(f"{name}/") == configure(name)
+
+
+def strange(root):
+    build(root / "train", {"cat": 4, "dog": 4})
+    build(root / "holdout", {"cat": 4, "dog": 4})
+
+
+def untrained(root):
+    build(root / "train", {"cat": 4, "dog": 4})
+    build(root / "test", {"cow": 4}, 100)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda root: None, "is not a folder"),
+        (lambda root: root.write_text("x"), "is not a folder"),
+        (lambda root: root.mkdir(), "no images in it; it needs a subfolder of images per class"),
+        (lambda root: image(root / "loose.png", 1), "no images in it"),
+        (lambda root: build(root, {"cat": 4}), r"images of one class only \(cat\)"),
+        (strange, "has train/ and holdout"),
+        (untrained, "class cow .* has no images left to train on"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_refused(tmp_path, make, message):
+    make(tmp_path / "mine")
+    with pytest.raises(UserError, match=message):
+        configure(f"folder:{tmp_path / 'mine'}")
+
+
+def test_a_run_on_a_folder(tmp_path, capsys):
+    name = build(tmp_path / "mine", {"cat": 10, "dog": 10})
+    arguments = ["--epochs", "1", "--generations", "2", "--width", "4", "--batch", "20"]
+    assert cli.main(["run", "--dataset", name, "--method", "dnr", *arguments]) == 0
+    assert "generation   2" in capsys.readouterr().out
+    assert cli.main(["run", "--dataset", name + "@64", "--method", "dnr", *arguments]) == 0
+
+
+def test_images_are_mapped_not_copied(tmp_path):
+    """Views of one array on disk, which torch may write to without changing the file."""
+    name = build(tmp_path / "mine", {"cat": 10, "dog": 10})
+    config = configure(name)
+    split = load(config).train
+    assert split.images.is_contiguous(memory_format=torch.channels_last)
+    (path,) = decoded.place(name).rglob("images.npy")
+    before = path.read_bytes()
+    split.images.zero_()
+    assert path.read_bytes() == before
+    pools = read(name).values()
+    assert len({p.images.untyped_storage().data_ptr() for p in pools}) == 1
