@@ -5,14 +5,13 @@ import re
 import numpy as np
 import pandas as pd
 import seaborn as sns
-import torch
 from IPython.display import Markdown
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from .config import RECIPES, Config
-from .models import LAYERS, MODELS, ResNet, prunable
-from .paper import PAPER, numbers, overlap_printed
+from .models import LAYERS, prunable
+from .paper import PAPER, numbers, overlap_printed, resnet18, wide
 from .tables import number, table
 
 KEEP, PROBE, EPOCHS = Config.keep, Config.probe, RECIPES["cub200"]["epochs"]
@@ -54,10 +53,6 @@ _ROWS = {
 _COLUMNS = {"CUB200": "CUB", "Full model": "CUB", "Accuracy (%)": "Flower"}
 
 
-def _wide(exhibit: str) -> pd.DataFrame:
-    return numbers("dnr", exhibit).pivot(index="row", columns="column", values="value")
-
-
 def _accuracies(*sources: str) -> pd.DataFrame:
     """All numbers in % in the tables of the sources but column means, with their exhibit."""
     names = [f"{source}_table{n}" for source in sources for n in range(1, 14)]
@@ -71,10 +66,10 @@ def means() -> pd.DataFrame:
     row, in %: exhibit, row, printed, recomputed, agrees (to two decimals)."""
     parts = []
     for name in ("table1", "table2"):
-        wide = _wide(name)
-        mean = wide.drop(columns="Mean").mean(axis=1)
-        part = pd.DataFrame({"exhibit": f"dnr_{name}", "printed": wide["Mean"], "recomputed": mean})
-        parts.append(part.reindex(numbers("dnr", name)["row"].unique()).reset_index())
+        cells = wide("dnr", name)
+        mean = cells.drop(columns="Mean").mean(axis=1)
+        part = {"exhibit": f"dnr_{name}", "printed": cells["Mean"], "recomputed": mean}
+        parts.append(pd.DataFrame(part).reindex(numbers("dnr", name)["row"].unique()).reset_index())
     frame = pd.concat(parts, ignore_index=True)[["exhibit", "row", "printed", "recomputed"]]
     # Half a unit of the last digit, and a hair for binary fractions.
     return frame.assign(agrees=(frame["printed"] - frame["recomputed"]).abs() < 0.005 + 1e-9)
@@ -83,10 +78,10 @@ def means() -> pd.DataFrame:
 def sizes() -> pd.DataFrame:
     """DNR Table 10 in images: dataset, parts (sum of its splits), total (printed), agrees, classes,
     train, per_class (training images per class)."""
-    wide = _wide("table10")
-    parts = wide[["Train", "Validation", "Test"]].sum(axis=1)
-    frame = pd.DataFrame({"parts": parts, "total": wide["Total"], "agrees": parts == wide["Total"]})
-    frame = frame.assign(classes=wide["Classes"], train=wide["Train"])
+    cells = wide("dnr", "table10")
+    parts, total = cells[["Train", "Validation", "Test"]].sum(axis=1), cells["Total"]
+    frame = pd.DataFrame({"parts": parts, "total": total, "agrees": parts == total})
+    frame = frame.assign(classes=cells["Classes"], train=cells["Train"])
     frame["per_class"] = frame["train"] / frame["classes"]
     return frame.rename_axis("dataset").reset_index()
 
@@ -154,9 +149,7 @@ def overlap_limits() -> pd.DataFrame:
     `most` bounds the mean of |A and B| / N over layers, weighted by their N; and for independent
     masks the same mean of |A and B| / |B| is what A keeps, so it lies between the two (D20).
     """
-    classes = int(_wide("table10").at["CUB-200", "Classes"])
-    with torch.device("meta"):
-        network = ResNet(*MODELS["resnet18"], classes=classes, channels=3, width=64, stem="7x7")
+    network = resnet18()
     mapped = sum(network.get_submodule(layer).weight.numel() for layer in LAYERS)
     scored = {"weights": prunable(network).values(), "all parameters": network.parameters()}
     counts = {name: sum(tensor.numel() for tensor in tensors) for name, tensors in scored.items()}
@@ -223,20 +216,20 @@ def differences(exhibit: str, pairs: list[tuple[str, str]]) -> pd.DataFrame:
 def corruptions() -> pd.DataFrame:
     """Mean accuracy on CIFAR-10-C from DNR Fig. 5, in %: row, text and figure (the printed mCA),
     all (mean over the 19 corruptions), benchmark (over 15), best (corruptions it leads) (D37)."""
-    wide = _wide("fig5").loc[["LB", "KE", "DNR"]]
-    each = wide.drop(columns="mCA")
+    cells = wide("dnr", "fig5").loc[["LB", "KE", "DNR"]]
+    each = cells.drop(columns="mCA")
     text = numbers("dnr", "text").query("row == 'mCA'").set_index("column")["value"]
-    frame = pd.DataFrame({"text": text, "figure": wide["mCA"], "all": each.mean(axis=1)})
+    frame = pd.DataFrame({"text": text, "figure": cells["mCA"], "all": each.mean(axis=1)})
     frame["benchmark"] = each.drop(columns=EXTRA).mean(axis=1)
     frame["best"] = each.idxmax().value_counts().reindex(frame.index, fill_value=0)
-    return frame.loc[wide.index].rename_axis("row").reset_index()
+    return frame.loc[cells.index].rename_axis("row").reset_index()
 
 
 def speeds() -> pd.DataFrame:
     """Images per second that the printed times imply: reading, images, seconds, rate. Training
     reads each image once per epoch; a mask reads the probe once (D41)."""
-    ke_sizes = numbers("ke", "table1").set_index(["row", "column"])["value"]
-    cub, flower = _wide("table10").at["CUB-200", "Train"], ke_sizes["Flower-102", "Trn"]
+    cub = wide("dnr", "table10").at["CUB-200", "Train"]
+    flower = wide("ke", "table1").at["Flower-102", "Trn"]
     dnr, ke = (numbers(source, "text").set_index("row") for source in ("dnr", "ke"))
     # "10 generations CUB ...", "100 generations Flower-102 ...", in hours.
     n, n_ke = (int(re.match(r"\d+", f.at["training time", "column"])[0]) for f in (dnr, ke))
@@ -257,7 +250,7 @@ def binary() -> pd.DataFrame:
     the two, as it must for two classes), positives (the share of positive images for which accuracy
     is the weighted mean of the two), majority (the score of the constant answer "healthy" on all
     images, by counts that we have not verified) (D46)."""
-    frame = _wide("table8").rename(columns=str.lower).rename_axis(columns=None).reset_index()
+    frame = wide("dnr", "table8").rename(columns=str.lower).rename_axis(columns=None).reset_index()
     frame = frame[["row", "sensitivity", "specificity", "accuracy"]]
     above = frame["accuracy"] - frame["specificity"]
     share = above / (frame["sensitivity"] - frame["specificity"])

@@ -26,7 +26,7 @@ from scipy import stats as scipy_stats
 from . import UserError
 from .config import arm_of, configure, parse_arm
 from .methods import label
-from .paper import COLUMNS, PAPER, numbers
+from .paper import COLUMNS, PAPER, wide
 from .stats import LEVEL, MARGIN, estimate, holm, seeds_needed
 
 
@@ -97,18 +97,20 @@ def sample(part: Part, frame: pd.DataFrame, dataset: str) -> pd.Series:
     if part.by_generation:
         arm, _, column = part.terms[0].partition("@")
         runs = frame[frame["method"] == _named(arm, dataset)]
-        wide = runs.pivot(index="seed", columns="generation", values=column or "test_accuracy")
-        wide = wide.dropna(axis="columns", how="all") * (100 if column.startswith("overlap") else 1)
+        by_seed = runs.pivot(index="seed", columns="generation", values=column or "test_accuracy")
+        by_seed = by_seed.dropna(axis="columns", how="all") * (
+            100 if column.startswith("overlap") else 1
+        )
     else:
         values = [_values(term, last, dataset) for term in part.terms]
         if part.kind in (">", "="):
             return (values[0] - values[1]).dropna()
-        wide = pd.concat(values, axis=1, keys=range(len(values)))
-    wide = wide.dropna()
-    steps = np.arange(wide.shape[1]) - (wide.shape[1] - 1) / 2
-    slope = wide.to_numpy(dtype=float) @ steps / max((steps**2).sum(), 1)
+        by_seed = pd.concat(values, axis=1, keys=range(len(values)))
+    by_seed = by_seed.dropna()
+    steps = np.arange(by_seed.shape[1]) - (by_seed.shape[1] - 1) / 2
+    slope = by_seed.to_numpy(dtype=float) @ steps / max((steps**2).sum(), 1)
     sign = -1 if part.kind == "fall" else 1
-    return pd.Series(sign * slope * max(wide.shape[1] - 1, 0), index=wide.index)
+    return pd.Series(sign * slope * max(by_seed.shape[1] - 1, 0), index=by_seed.index)
 
 
 def p_values(part: Part, values: pd.Series) -> tuple[float, float]:
@@ -224,7 +226,7 @@ def in_print(statement: str) -> tuple[int, list[str]]:
     runs whose spread is not defined."""
     exhibit, _, rest = statement.partition(": ")
     rest, _, restriction = rest.partition(" @ ")
-    cells = numbers(*exhibit.split("_")).pivot(index="row", columns="column", values="value")
+    cells = wide(*exhibit.split("_"))
     columns = restriction.split(", ") if restriction else [c for c in cells if c != "Mean"]
     cells = cells[columns].dropna(axis="columns", how="all")
     against = {

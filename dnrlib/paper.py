@@ -227,9 +227,14 @@ def numbers(source: str, exhibit: str) -> pd.DataFrame:
     ±, NaN where nothing is), unit. `source` is `dnr`, `ske` or `ke`; `exhibit` e.g. `table1`."""
     path = PAPER / f"{source}_{exhibit}.csv"
     if not path.exists():
-        known = ", ".join(sorted(file.stem for file in printed_files()))
+        known = ", ".join(file.stem for file in printed_files())
         raise UserError(f"there is no exhibit {source}_{exhibit}; there are: {known}")
     return pd.read_csv(path, dtype={"row": str, "column": str, "unit": str})
+
+
+def wide(source: str, exhibit: str) -> pd.DataFrame:
+    """The values of `numbers` as they are printed: a line per row, a column per column."""
+    return numbers(source, exhibit).pivot(index="row", columns="column", values="value")
 
 
 def printed_files() -> list:
@@ -260,16 +265,21 @@ def beside_paper(table: pd.DataFrame, exhibit: str, dataset: str) -> pd.DataFram
     return table.assign(paper=found["value"].to_numpy(), paper_std=found["std"].to_numpy())
 
 
+def resnet18() -> ResNet:
+    """The network of the printed overlap maps: ResNet18 with the classes of CUB, without values."""
+    classes = int(wide("dnr", "table10").at["CUB-200", "Classes"])
+    with torch.device("meta"):
+        return ResNet(*MODELS["resnet18"], classes=classes, channels=3, width=64, stem="7x7")
+
+
 def overlap_printed(exhibit: str) -> pd.DataFrame:
     """The overlap map of DNR `fig2` or `fig4` in %, rows pairs of generations, columns layers.
 
     The column `all` is the mean over layers weighted by their size in the paper's ResNet18.
     """
-    printed = numbers("dnr", exhibit).pivot(index="row", columns="column", values="value")
-    frame = printed[[str(number) for number in range(1, 19)]].set_axis(LAYERS, axis=1)
+    frame = wide("dnr", exhibit)[[str(number) for number in range(1, 19)]].set_axis(LAYERS, axis=1)
     order = sorted(frame.index, key=lambda pair: [int(number) for number in pair.split("-")])
-    with torch.device("meta"):
-        network = ResNet(*MODELS["resnet18"], classes=200, channels=3, width=64, stem="7x7")
+    network = resnet18()
     sizes = [network.get_submodule(layer).weight.numel() for layer in LAYERS]
     frame["all"] = (frame * sizes).sum(axis=1) / sum(sizes)
     frame = frame.loc[order].rename(index=lambda pair: pair.replace("-", "–"))

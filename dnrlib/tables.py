@@ -246,7 +246,7 @@ def sizes_table(name: str) -> Markdown:
         rows.append(
             [dataset, len(about.classes), each * len(about.classes), *pools.values(), about.size]
         )
-    cells = paper.numbers("dnr", "table10").pivot(index="row", columns="column", values="value")
+    cells = paper.wide("dnr", "table10")
     for row, found in cells.iterrows():
         shown = ["Classes", "Train", "Train", "Validation", "Test"]
         rows.append([f"{row} (paper)", *(number(found.get(c), 0) for c in shown), MISSING])
@@ -589,7 +589,7 @@ def sparse_table(
     whole, sparse = (
         summary(frame, what).reindex(listed) for what in ("test_accuracy", "masked_accuracy")
     )
-    cells = paper.numbers("dnr", exhibit).pivot(index="row", columns="column", values="value")
+    cells = paper.wide("dnr", exhibit)
     cells = cells.reindex([paper.ROWS[exhibit].get(arm) for arm in listed]).set_axis(listed)
     rows = [
         [

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib import pyplot as plt
 
-from dnrlib import audit
+from dnrlib import audit, paper
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def rows(frame, *columns):
 
 
 def change(monkeypatch, exhibit, row, column, **values):
-    """One printed number altered, for the audit alone."""
+    """One printed number altered."""
     original = audit.numbers
 
     def altered(source, name):
@@ -35,7 +35,8 @@ def change(monkeypatch, exhibit, row, column, **values):
                 frame.loc[at, field] = value
         return frame
 
-    monkeypatch.setattr(audit, "numbers", altered)
+    for module in (audit, paper):
+        monkeypatch.setattr(module, "numbers", altered)
 
 
 def test_every_printed_mean_recomputes():
