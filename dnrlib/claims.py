@@ -79,14 +79,18 @@ def _named(arm: str, dataset: str) -> str:
 # Evidence
 
 
+def _points(term: str, frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """The rows of a term's arm, none if it was not run, with its value in points as `value`."""
+    arm, _, column = term.partition("@")
+    runs = frame[frame["method"] == _named(arm, dataset)]
+    unit = 100 if column.startswith("overlap") else 1
+    return runs.assign(value=unit * runs[column or "test_accuracy"])
+
+
 def _values(term: str, last: pd.DataFrame, dataset: str) -> pd.Series:
-    """A term's value by seed, in points; empty if its arm was not run."""
+    """The value of a term, or of a difference of two, by seed."""
     sides = term.split(" - ")
-    arm, _, column = sides[0].partition("@")
-    part = last[last["method"] == _named(arm, dataset)].set_index("seed")
-    values = part[column or "test_accuracy"].dropna()
-    if column.startswith("overlap"):
-        values = 100 * values
+    values = _points(sides[0], last, dataset).set_index("seed")["value"].dropna()
     return values - _values(sides[1], last, dataset) if len(sides) == 2 else values
 
 
@@ -95,12 +99,9 @@ def sample(part: Part, frame: pd.DataFrame, dataset: str) -> pd.Series:
     difference, or the rise of the fitted line from the first to the last of the terms."""
     last = frame[frame["last"].astype(bool)]
     if part.by_generation:
-        arm, _, column = part.terms[0].partition("@")
-        runs = frame[frame["method"] == _named(arm, dataset)]
-        by_seed = runs.pivot(index="seed", columns="generation", values=column or "test_accuracy")
-        by_seed = by_seed.dropna(axis="columns", how="all") * (
-            100 if column.startswith("overlap") else 1
-        )
+        found = _points(part.terms[0], frame, dataset)
+        by_seed = found.pivot(index="seed", columns="generation", values="value")
+        by_seed = by_seed.dropna(axis="columns", how="all")
     else:
         values = [_values(term, last, dataset) for term in part.terms]
         if part.kind in (">", "="):
