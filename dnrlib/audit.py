@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.display import Markdown
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 from .config import RECIPES, Config
+from .figures import axes
 from .models import LAYERS, prunable
 from .paper import PAPER, numbers, overlap_printed, resnet18, wide
 from .tables import number, table
@@ -203,11 +203,9 @@ def differences(exhibit: str, pairs: list[tuple[str, str]]) -> pd.DataFrame:
     """Differences a - b of rows of an exhibit by column, in points: a, b, column, value_a, value_b,
     difference, spread (of both, added in quadrature; NaN where none is printed)."""
     printed = numbers("dnr", exhibit)[["row", "column", "value", "std"]]
-    frame = pd.DataFrame(pairs, columns=["a", "b"])
-    for side in ("a", "b"):
-        part = printed.add_suffix(f"_{side}").rename(columns={f"row_{side}": side})
-        part = part.rename(columns={f"column_{side}": "column"})
-        frame = frame.merge(part, on=[name for name in frame if name in ("column", side)])
+    frame = pd.DataFrame(pairs, columns=["a", "b"]).merge(printed, left_on="a", right_on="row")
+    cell, suffixes = ["row", "column"], ("_a", "_b")
+    frame = frame.merge(printed, left_on=["b", "column"], right_on=cell, suffixes=suffixes)
     frame["difference"] = frame["value_a"] - frame["value_b"]
     frame["spread"] = np.hypot(frame["std_a"], frame["std_b"])
     return frame[["a", "b", "column", "value_a", "value_b", "difference", "spread"]]
@@ -275,14 +273,10 @@ def show(frame: pd.DataFrame, caption: str, name: str, digits: int = 2) -> Markd
     return table(header, list(zip(*cells.values(), strict=True)), caption, name)
 
 
-def _axes(ax: Axes | None, height: float) -> Axes:
-    return plt.subplots(figsize=(7, height), layout="constrained")[1] if ax is None else ax
-
-
 def overlap_course(ax: Axes | None = None) -> Axes:
     """`overlap` by pair of generations, with the band that independent masks can reach; what no
     |A and B| / N can is tinted."""
-    ax, frame, limits = _axes(ax, 4), overlap(), overlap_limits()
+    ax, frame, limits = axes(ax), overlap(), overlap_limits()
     for figure, colour in {"fig2": "#D55E00", "fig4": "#0072B2"}.items():
         part = frame.loc[frame["figure"] == figure, "overlap"]
         label = figure.replace("fig", "Fig. ")
@@ -300,7 +294,7 @@ def overlap_course(ax: Axes | None = None) -> Axes:
 def table1_gaps(ax: Axes | None = None) -> Axes:
     """The differences `GAPS` by column of Table 1; bars: both printed ± in quadrature. Hollow where
     the numbers of generations differ."""
-    ax, frame = _axes(ax, 5.5), differences("table1", GAPS)
+    ax, frame = axes(ax, height=5.5), differences("table1", GAPS)
     columns = list(frame["column"].unique())
     colours = {_LB: "#E69F00", _LLF: "#0072B2", _LW: "#CC79A7"}
     for place, ((a, b), part) in enumerate(frame.groupby(["a", "b"], sort=False)):

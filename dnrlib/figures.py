@@ -51,7 +51,8 @@ def colour(arm: str) -> str:
     return COLOURS[arm.partition("+")[0]]
 
 
-def _axes(ax: Axes | None, width: float = 7, height: float = 4) -> Axes:
+def axes(ax: Axes | None, width: float = 7, height: float = 4) -> Axes:
+    """The given axes, or new ones of a size in inches."""
     return plt.subplots(figsize=(width, height), layout="constrained")[1] if ax is None else ax
 
 
@@ -67,7 +68,7 @@ def curves(frame: pd.DataFrame, methods: Sequence[str], ax: Axes | None = None) 
     The long baseline is drawn dashed: before its last epoch its learning rate has not come down,
     so only its last point compares with the others.
     """
-    ax = _axes(ax)
+    ax = axes(ax)
     if frame.empty:
         return _not_run(ax)
     for method in methods:
@@ -97,7 +98,7 @@ def curves(frame: pd.DataFrame, methods: Sequence[str], ax: Axes | None = None) 
 def differences(frame: pd.DataFrame, pairs: list[tuple[str, str]], ax: Axes | None = None) -> Axes:
     """Paired differences with their intervals; the band is the margin of equivalence."""
     compared = comparisons(frame, pairs)
-    ax = _axes(ax, height=1 + 0.5 * len(compared))
+    ax = axes(ax, height=1 + 0.5 * len(compared))
     if compared.empty:
         return _not_run(ax)
     ax.axvspan(-MARGIN, MARGIN, color="0.9", lw=0)
@@ -162,7 +163,7 @@ def _shares(part: pd.DataFrame, above: str, below: str, which: str) -> pd.DataFr
 
 def overlap_map(overlap: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """A frame of `overlap_frame` as a heat map, one column per layer."""
-    ax = _axes(ax, width=10, height=0.6 + 0.32 * len(overlap))
+    ax = axes(ax, width=10, height=0.6 + 0.32 * len(overlap))
     if overlap.empty:
         return _not_run(ax)
     sns.heatmap(
@@ -188,7 +189,7 @@ def overlap_map(overlap: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 def overlap_excess(overlap: pd.DataFrame, chance: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Overlap by layer against the chance line, mean over pairs of generations."""
-    ax = _axes(ax)
+    ax = axes(ax)
     if overlap.empty:
         return _not_run(ax)
     positions = range(1, len(LAYERS) + 1)
@@ -217,7 +218,7 @@ def pictures(images: Tensor, labels: Tensor, columns: int = 10) -> list[Axes]:
 
 def kept_by_layer(mask: dict[str, Tensor], ax: Axes | None = None) -> Axes:
     """The share of each layer's weights that a mask keeps."""
-    ax = _axes(ax, height=3)
+    ax = axes(ax, height=3)
     shares = [100 * mask[f"{layer}.weight"].float().mean().item() for layer in LAYERS]
     ax.bar(range(1, len(LAYERS) + 1), shares, color=COLOURS["dnr"])
     ax.set(xlabel="layer", ylabel="weights kept in %", xticks=range(1, len(LAYERS) + 1))
@@ -228,7 +229,7 @@ def kept_by_layer(mask: dict[str, Tensor], ax: Axes | None = None) -> Axes:
 def mask_picture(mask: Tensor, ax: Axes | None = None) -> Axes:
     """The mask of one convolution (outputs x inputs x height x width) as a map of filters by taps;
     bright weights are kept."""
-    ax = _axes(ax, height=3)
+    ax = axes(ax, height=3)
     ax.imshow(mask.flatten(1).numpy(), cmap="viridis", aspect="auto", interpolation="nearest")
     ax.set(xlabel="input channel and tap", ylabel="filter")
     return ax
@@ -236,7 +237,7 @@ def mask_picture(mask: Tensor, ax: Axes | None = None) -> Axes:
 
 def loss_curves(losses: dict[str, Sequence[float]], ax: Axes | None = None) -> Axes:
     """Training loss by epoch, one line per name."""
-    ax = _axes(ax, height=3)
+    ax = axes(ax, height=3)
     for name, values in losses.items():
         ax.plot(range(1, len(values) + 1), values, label=name)
     ax.set(xlabel="epoch", ylabel="training loss")
@@ -249,7 +250,7 @@ def forest(verdicts: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """The measured value of every claim with its interval, coloured by its verdict; the band is
     the margin."""
     shown = verdicts[verdicts["verdict"] != "not run"]
-    ax = _axes(ax, width=8, height=1.2 + 0.27 * len(shown))
+    ax = axes(ax, width=8, height=1.2 + 0.27 * len(shown))
     if shown.empty:
         return _not_run(ax)
     ax.axvspan(-MARGIN, MARGIN, color="0.92", lw=0)
@@ -279,7 +280,7 @@ def forest(verdicts: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def sweep(frame: pd.DataFrame, dataset: str, ax: Axes | None = None) -> Axes:
     """DNR minus the other methods at equal budget, by training images per class (DNR Table 2's
     question), with 95 % intervals over seeds."""
-    ax = _axes(ax)
+    ax = axes(ax)
     last = frame[frame["last"].astype(bool) & frame["method"].isin(arms("table2", dataset))].copy()
     settings = [dict(text.split("=") for text in arm.split("+")[1:]) for arm in last["method"]]
     last["name"] = [arm.partition("+")[0] for arm in last["method"]]
@@ -317,7 +318,7 @@ def shock(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
         if 2 in wide["birth_accuracy"] and wide["birth_accuracy"][2].notna().any():
             before, after = wide["test_accuracy"][1], wide["birth_accuracy"][2]
             found.append((arm, before.mean(), after.mean()))
-    ax = _axes(ax, height=1 + 0.3 * len(found))
+    ax = axes(ax, height=1 + 0.3 * len(found))
     if not found:
         return _not_run(ax)
     for position, (arm, before, after) in enumerate(found):
@@ -333,7 +334,7 @@ def shock(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 def zero_by_layer(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Weights with exactly zero saliency after the first generation, by layer and dataset."""
-    ax = _axes(ax)
+    ax = axes(ax)
     first = layers[(layers["generation"] == 1) & layers["layer"].isin(LAYERS)]
     first = first.dropna(subset=["zero_saliency"])
     if first.empty:
@@ -351,7 +352,7 @@ def zero_by_layer(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def mask_noise(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Overlap of DNR's mask with the one before, and of two masks made from different samples at
     the same weights; dotted: the share of weights that a mask keeps."""
-    ax = _axes(ax)
+    ax = axes(ax)
     part = frame.dropna(subset=["overlap_resampled"])
     if part.empty:
         return _not_run(ax)
@@ -371,7 +372,7 @@ def mask_noise(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 
 def cumulative_cost(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Seconds of training up to each generation, one line per arm."""
-    ax = _axes(ax)
+    ax = axes(ax)
     found = cumulative_seconds(frame)
     if not found:
         return _not_run(ax)
