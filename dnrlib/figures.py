@@ -18,7 +18,7 @@ from .methods import label
 from .models import LAYERS
 from .paper import arms
 from .stats import LEVEL, MARGIN, comparisons, estimate
-from .tables import cumulative_seconds
+from .tables import cumulative_seconds, shocks
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, for the methods that are
 # compared most; the others are told apart by their labels too.
@@ -312,20 +312,16 @@ def sweep(frame: pd.DataFrame, dataset: str, ax: Axes | None = None) -> Axes:
 
 def shock(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Mean test accuracy before the first reset (grey), and right after it, by arm."""
-    found = []
-    for arm, part in frame.groupby("method", sort=False):
-        wide = part.pivot(index="seed", columns="generation")
-        if 2 in wide["birth_accuracy"] and wide["birth_accuracy"][2].notna().any():
-            before, after = wide["test_accuracy"][1], wide["birth_accuracy"][2]
-            found.append((arm, before.mean(), after.mean()))
+    found = shocks(frame)
     ax = axes(ax, height=1 + 0.3 * len(found))
     if not found:
         return _not_run(ax)
-    for position, (arm, before, after) in enumerate(found):
+    for position, (arm, part) in enumerate(found.items()):
+        before, after = part["before"].mean(), part["after"].mean()
         ax.plot([after, before], [position] * 2, color="0.8", lw=2, zorder=0)
         ax.plot(before, position, "o", color="0.6")
         ax.plot(after, position, "o", color=colour(arm))
-    ax.set_yticks(range(len(found)), [label(arm) for arm, _, _ in found], fontsize=8)
+    ax.set_yticks(range(len(found)), [label(arm) for arm in found], fontsize=8)
     ax.invert_yaxis()
     ax.set_xlabel("test accuracy in %: before the reset (grey) and right after it")
     sns.despine(ax=ax, left=True)

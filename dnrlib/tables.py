@@ -418,25 +418,35 @@ def overlap_findings(previous: pd.DataFrame, chance: pd.DataFrame, dataset: str)
     )
 
 
+def shocks(frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """By arm with a second generation, by seed: accuracy in % after the first generation
+    (`before`), right after its reset (`after`) and at the `end`, and the share `kept` by the first
+    mask, NaN without one."""
+    found = {}
+    for arm, part in frame.groupby("method", sort=False):
+        wide = part.pivot(index="seed", columns="generation")
+        if 2 in wide["birth_accuracy"] and wide["birth_accuracy"][2].notna().any():
+            before, after = wide["test_accuracy"][1], wide["birth_accuracy"][2]
+            end, kept = wide["test_accuracy"].iloc[:, -1], wide["kept"][1]
+            columns = {"before": before, "after": after, "end": end, "kept": kept}
+            found[arm] = pd.DataFrame(columns)
+    return found
+
+
 def shock_table(frame: pd.DataFrame, name: str) -> Markdown:
     """Accuracy of the first generation, right after the first reset, and at the end, by arm."""
     rows = []
-    for arm, part in frame.groupby("method", sort=False):
-        wide = part.pivot(index="seed", columns="generation")
-        if 2 not in wide["birth_accuracy"] or wide["birth_accuracy"][2].isna().all():
-            continue
-        before, after = wide["test_accuracy"][1], wide["birth_accuracy"][2]
-        lost = estimate((after - before).dropna())
-        kept = wide["kept"][1].mean() if "kept" in wide else math.nan
+    for arm, part in shocks(frame).items():
+        lost, kept = estimate((part["after"] - part["before"]).dropna()), part["kept"].mean()
         rows.append(
             [
                 label(arm),
                 lost.n,
                 number(100 * (1 - kept), 1) if not math.isnan(kept) else "0.0",
-                number(before.mean()),
-                number(after.mean()),
+                number(part["before"].mean()),
+                number(part["after"].mean()),
                 number(lost.mean, sign=True),
-                number(wide["test_accuracy"].iloc[:, -1].mean()),
+                number(part["end"].mean()),
             ]
         )
     caption = (
@@ -452,11 +462,9 @@ def shock_table(frame: pd.DataFrame, name: str) -> Markdown:
 def causes(frame: pd.DataFrame, layers: pd.DataFrame) -> Markdown:
     """In words: the shock of SNIP's reset and of others that reset a random fifth, how much of the
     mask's change sampling makes, and how much of what is reset is dead."""
-    birth = frame[frame["generation"] == 2].set_index(["method", "seed"])["birth_accuracy"]
-    before = frame[frame["generation"] == 1].set_index(["method", "seed"])["test_accuracy"]
-    lost = (birth - before).dropna().groupby("method").mean()
+    lost = {arm: (part["after"] - part["before"]).mean() for arm, part in shocks(frame).items()}
     lines = []
-    if {"dnr", "dnr+criterion=random"} <= set(lost.index):
+    if {"dnr", "dnr+criterion=random"} <= lost.keys():
         lines.append(
             f"- SNIP's first reset changes the accuracy by {number(lost['dnr'], sign=True)} points "
             f"at once, that of as many random weights by "

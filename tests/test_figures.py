@@ -208,7 +208,7 @@ def test_shock_is_the_accuracy_right_after_the_first_reset():
 
 
 def test_causes_in_words():
-    frame = pd.concat([reset_runs(), reset_runs().replace({"ke": "dnr+criterion=random"})])
+    frame = reset_runs().replace({"ke": "dnr+criterion=random"})
     layer = {"dataset": "digits", "generation": 1, "size": 10, "kept": 8, "zero_saliency": 1}
     said = tables.causes(frame, pd.DataFrame([layer])).data
     assert "by −1.00 points at once, that of as many random weights by −40.00." in said
