@@ -43,7 +43,7 @@ COLOURS = {
     "dnr-matched": "#7a4a2b",
     "dnr-highest": "#7f2704",
 }
-VERDICT_COLOURS = {"holds": "#009E73", "fails": "#D55E00", "undecided": "0.55", "not run": "0.8"}
+VERDICT_COLOURS = {"holds": "#009E73", "fails": "#D55E00", "undecided": "0.55"}
 
 
 def colour(arm: str) -> str:

@@ -14,8 +14,9 @@ from . import paper
 from .claims import claims, in_print
 from .config import OF_THE_PAPERS, Config, canonical, configure
 from .data import DATASETS, read
-from .masks import CRITERIA
-from .methods import METHODS, Generation, label, plan
+from .fills import AsIs
+from .masks import CRITERIA, Everything
+from .methods import METHODS, Generation, budget, label, plan
 from .models import LAYERS
 from .paper import beside_paper, overlap_printed
 from .stats import LEVEL, MARGIN, comparisons, estimate, summary
@@ -58,7 +59,7 @@ def interval(low: float, high: float, sign: bool = False) -> str:
 
 def spread(mean: float, sd: float) -> str:
     """mean ± standard deviation; the mean alone where there is no spread."""
-    return number(mean) + ("" if sd is None or math.isnan(sd) else f" ± {number(sd)}")
+    return number(mean) + ("" if math.isnan(sd) else f" ± {number(sd)}")
 
 
 def accuracy_table(
@@ -101,7 +102,7 @@ def accuracy_table(
 def titled(exhibit: str) -> str:
     """The name of an exhibit in prose: `table4` is 'Table 4', `ske_table1` the preprint's."""
     source, _, bare = exhibit.rpartition("_")
-    words = bare.replace("table", "Table ").replace("fig", "Fig. ").replace("cost", "Section A.4")
+    words = bare.replace("table", "Table ").replace("fig", "Fig. ")
     return f"{words} of the preprint" if source == "ske" else words
 
 
@@ -261,8 +262,8 @@ def sizes_table(name: str) -> Markdown:
 def commands_run_table(name: str) -> Markdown:
     """What the documented commands of the DNR README run, once the released code is repaired."""
     rows = [
-        [row.name_, row.flags, row.runs, f"`{row.arm}`", row.because]
-        for row in paper.readme_commands().rename(columns={"name": "name_"}).itertuples()
+        [row.name, row.flags, row.runs, f"`{row.arm}`", row.because]
+        for row in paper.readme_commands().itertuples()
     ]
     caption = "Documented commands of the released code, and what they compute once it is repaired."
     header = ["command", "flags", "what runs", "here", "see"]
@@ -632,15 +633,15 @@ def cards(names: Sequence[str], config: Config) -> Markdown:
 
 
 def _card(method: str, config: Config) -> str:
-    stages = plan(dataclasses.replace(config, method=method))
+    chosen = dataclasses.replace(config, method=method)
     rows: list[list[Any]] = []
-    for number_, stage in enumerate(stages, 1):
+    for number_, stage in enumerate(plan(chosen), 1):
         said = _stage_in_words(stage)
         if rows and rows[-1][1:] == said:
             rows[-1][0] = f"{str(rows[-1][0]).partition('–')[0]}–{number_}"
         else:
             rows.append([number_, *said])
-    spent = sum(stage.length(config) for stage in stages) / config.epochs
+    spent = budget(chosen) / config.epochs
     words = " ".join((METHODS[method].__doc__ or "").split())
     header = ["generation", "inherits", "the rest becomes", "learns from", "epochs"]
     caption = f"Plan of {label(method)}, printed from its generator; {spent:g} E in all."
@@ -649,9 +650,9 @@ def _card(method: str, config: Config) -> str:
 
 
 def _stage_in_words(stage: Generation) -> list[str]:
-    whole = canonical(stage.keep) == {"Everything": {}}
+    whole = isinstance(stage.keep, Everything)
     kept = "everything" if whole else f"`{_call(stage.keep)}`"
-    if canonical(stage.inherit) != {"AsIs": {}}:
+    if not isinstance(stage.inherit, AsIs):
         kept += f", `{_call(stage.inherit)}`"
     length = f"{stage.epochs:g} E" if stage.epochs != 1 else "E"
     if stage.peak != 1:
@@ -671,6 +672,5 @@ def _call(part: Any) -> str:
     inside = canonical(part)
     if not isinstance(inside, dict):
         return str(inside)
-    ((name, _),) = inside.items()
-    changed = [s.name for s in dataclasses.fields(part) if getattr(part, s.name) != s.default]
-    return f"{name}({', '.join(f'{field}={_call(getattr(part, field))}' for field in changed)})"
+    ((name, changed),) = inside.items()
+    return f"{name}({', '.join(f'{field}={_call(value)}' for field, value in changed.items())})"
