@@ -7,7 +7,6 @@ bottom is reading the literature.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 from .config import Config
 from .fills import AsIs, Birth, Fill, Fresh, Rescaled, ShrinkPerturb, Zeros
@@ -114,28 +113,20 @@ def ban_lineage(config: Config) -> Iterator[Generation]:
 def lw(config: Config) -> Iterator[Generation]:
     """Layer-wise reinitialisation (Alabdulmohsin et al., 2021): over eight generations more and
     more blocks are kept and rescaled, and all that follows is born anew."""
-
-    def rounds() -> Iterator[Generation]:
-        yield Generation()
-        listed = blocks(config)
-        for number in range(1, 8):
-            first = number * len(listed) // 8
-            keep = Below(listed[first], "parameters")
-            yield Generation(keep, Birth(), inherit=Rescaled(listed[first - 1]))
-
-    return islice(rounds(), config.generations)
+    yield Generation()
+    listed = blocks(config)
+    for number in range(1, min(8, config.generations)):
+        first = number * len(listed) // 8
+        keep = Below(listed[first], "parameters")
+        yield Generation(keep, Birth(), inherit=Rescaled(listed[first - 1]))
 
 
 def lw_released(config: Config) -> Iterator[Generation]:
     """LW as the released DNR code runs it by its documented command (D19): four stages, two
     generations each, neither rescaled nor normalised."""
-
-    def rounds() -> Iterator[Generation]:
-        yield Generation()
-        for number in range(1, 8):
-            yield Generation(Below(f"layer{number // 2 + 1}", "parameters"), Birth())
-
-    return islice(rounds(), config.generations)
+    yield Generation()
+    for number in range(1, min(8, config.generations)):
+        yield Generation(Below(f"layer{number // 2 + 1}", "parameters"), Birth())
 
 
 def llf(config: Config) -> Iterator[Generation]:
