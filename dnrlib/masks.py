@@ -49,7 +49,8 @@ class Parent:
 class Saliency(Protocol):
     """A score of every prunable weight; the higher, the more it is worth keeping."""
 
-    def scores(self, parent: Parent) -> dict[str, Tensor]: ...
+    def scores(self, parent: Parent) -> dict[str, Tensor]:
+        """One tensor per prunable name, on the CPU, at least 0."""
 
 
 class Keep(Protocol):
@@ -91,8 +92,7 @@ class Snip:
     probe: float
     """Share of the training images up to 1, or a number of images."""
 
-    def scores(self, parent: Parent) -> Mask:
-        """One float32 tensor per prunable name, on the CPU, at least 0."""
+    def scores(self, parent: Parent) -> dict[str, Tensor]:
         model = parent.model.eval()
         weights = prunable(model)
         batched = list(probe(parent, self.probe))
@@ -116,8 +116,7 @@ class Fisher:
     probe: float
     """As for `Snip`."""
 
-    def scores(self, parent: Parent) -> Mask:
-        """One float32 tensor per prunable name, on the CPU, at least 0."""
+    def scores(self, parent: Parent) -> dict[str, Tensor]:
         model = parent.model.eval()
         weights = prunable(model)
         total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -134,8 +133,7 @@ class Fisher:
 class Magnitude:
     """|theta| (DNR Table 4, 'Weight Magnitude')."""
 
-    def scores(self, parent: Parent) -> Mask:
-        """One float32 tensor per prunable name, on the CPU, at least 0."""
+    def scores(self, parent: Parent) -> dict[str, Tensor]:
         return {name: w.detach().abs().cpu() for name, w in prunable(parent.model).items()}
 
 
@@ -144,8 +142,7 @@ class Chance:
     """Independent uniform numbers, new in every generation. Not the row 'Random' of DNR Table 4,
     which is KE."""
 
-    def scores(self, parent: Parent) -> Mask:
-        """One float32 tensor per prunable name, on the CPU, at least 0."""
+    def scores(self, parent: Parent) -> dict[str, Tensor]:
         draw = parent.draw("chance")
         return {
             name: torch.rand(weight.shape, generator=draw)
@@ -359,13 +356,12 @@ class ReleasedMagnitude:
     share: float
 
     def mask(self, parent: Parent) -> tuple[Mask, Mask]:
-        mask = {
-            name: top(weight.detach().cpu().flatten(), max(0, int(self.share * weight.numel()) - 1))
-            for name, weight in prunable(parent.model).items()
-            if ".downsample." not in name
-        }
-        weights = prunable(parent.model)
-        return {name: kept.view(weights[name].shape) for name, kept in mask.items()}, {}
+        mask = {}
+        for name, weight in prunable(parent.model).items():
+            if ".downsample." not in name:
+                count = max(0, int(self.share * weight.numel()) - 1)
+                mask[name] = top(weight.detach().cpu().flatten(), count).view(weight.shape)
+        return mask, {}
 
 
 # --------------------------------------------------------------------------------------------------
