@@ -14,7 +14,6 @@ from .records import ROOT
 PAPER = ROOT / "data" / "paper"
 
 _SIZES = ("5", "20", "0")
-_SWEPT = ("plain", "long", "tune", "ke", "dnr")
 
 ROWS: dict[str, dict[str, str | None]] = {
     "table1": {
@@ -186,7 +185,7 @@ def arms(exhibit: str, dataset: str) -> list[str]:
         raise UserError(f"exhibit={exhibit!r} is unknown; choose one of: {', '.join(ROWS)}")
     bundled = dataset not in OF_THE_PAPERS
     if exhibit == "table2" and bundled:
-        swept = [m if m == "plain" else f"{m}+generations=3" for m in _SWEPT]
+        swept = [m if m == "plain" else f"{m}+generations=3" for m in ROWS[exhibit]]
         own = str(configure(dataset).per_class)
         sizes = ["", *(f"+per_class={size}" for size in _SIZES if size != own)]
         return [arm + size for size, arm in itertools.product(sizes, swept)]
@@ -196,15 +195,9 @@ def arms(exhibit: str, dataset: str) -> list[str]:
 
 def sweep_pairs(dataset: str) -> list[tuple[str, str]]:
     """DNR and each method of equal budget, for every number of images per class of Table 2."""
-    listed = arms("table2", dataset)
-    of = {arm.partition("+")[0]: arm for arm in listed}
-    return [
-        (dnr, dnr.replace("dnr", other))
-        for dnr in listed
-        if dnr.startswith("dnr")
-        for other in of
-        if other not in ("plain", "dnr")
-    ]
+    others = [method for method in ROWS["table2"] if method not in ("plain", "dnr")]
+    ours = [arm for arm in arms("table2", dataset) if arm.startswith("dnr")]
+    return [(dnr, dnr.replace("dnr", other)) for dnr in ours for other in others]
 
 
 @functools.cache
@@ -253,9 +246,7 @@ def beside_paper(table: pd.DataFrame, exhibit: str, dataset: str) -> pd.DataFram
     source = exhibit if "_" in exhibit else f"dnr_{exhibit}"
     printed = numbers(*source.split("_"))
     printed = printed[
-        printed["column"].isin(
-            [columns.get(dataset)] if dataset in columns else list(columns.values())
-        )
+        printed["column"].isin([columns[dataset]] if dataset in columns else columns.values())
     ]
     by_row = printed.groupby("row").agg(
         value=("value", "mean"), std=("std", "first"), n=("value", "size")
