@@ -96,7 +96,7 @@ class AsIs:
     """Kept weights stay bit for bit."""
 
     def apply(self, parent: Parent, mask: Mask) -> None:
-        """Changes the parent's network in place."""
+        """Does nothing."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Every method as a generator of generations.
 
 All of them are one sentence: the child starts as `fill`, inherits from its parent what `keep` kept,
-and is trained for `epochs`. A plan exists as data before anything runs; reading this file top to
-bottom is reading the literature.
+learns from `task` and is trained for `epochs`. A plan exists as data before anything runs; reading
+this file top to bottom is reading the literature.
 """
 
 from collections.abc import Callable, Iterator

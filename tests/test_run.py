@@ -433,7 +433,7 @@ def test_masks_are_stored_in_bits(tiny):
     assert path.stat().st_size < total / 8 + 14_000, "the archive names 21 layers"
 
 
-def test_configs_of_all_methods_run_on_all_datasets(tiny):
+def test_dnr_runs_on_the_other_bundled_datasets(tiny):
     for dataset in ("digits-hard", "digits-32", "digits-hard-32"):
         found = run.run(configure(dataset, "smoke", method="dnr", width=4, per_class=2, epochs=1))
         assert len(found) == 4
