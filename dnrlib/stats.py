@@ -93,10 +93,8 @@ def summary(frame: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
     )
 
 
-def comparisons(
-    frame: pd.DataFrame, pairs: list[tuple[str, str]], column: str = "test_accuracy"
-) -> pd.DataFrame:
-    """One row per (a, b): the paired difference a - b of the last generation over common seeds.
+def comparisons(frame: pd.DataFrame, pairs: list[tuple[str, str]]) -> pd.DataFrame:
+    """One row per (a, b): the paired difference a - b of the last test accuracy over common seeds.
 
     Columns: a, b, n, difference, sd, low, high (95 % t interval), p (Holm-adjusted over the rows),
     verdict and `seeds_needed` (for the margin, at the measured spread). The verdict is
@@ -109,7 +107,8 @@ def comparisons(
     intervals and the tests of equivalence are those of each row alone; a row without a p-value
     counts in the adjustment with p = 1.
     """
-    last = frame[frame["last"].astype(bool)].pivot(index="seed", columns="method", values=column)
+    last = frame[frame["last"].astype(bool)]
+    last = last.pivot(index="seed", columns="method", values="test_accuracy")
     rows = []
     for a, b in pairs:
         if a in last and b in last:

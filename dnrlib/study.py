@@ -363,7 +363,7 @@ def layers(found: Iterable[Run]) -> pd.DataFrame:
 # Published against own
 
 
-def agreement(configs: Iterable[Config], runs: Path | None = None) -> str:
+def agreement(configs: Iterable[Config]) -> str:
     """One sentence: whether the user's own runs agree with the published ones.
 
     On the same processor and torch every weight must agree bit for bit. Elsewhere training is
@@ -372,12 +372,12 @@ def agreement(configs: Iterable[Config], runs: Path | None = None) -> str:
     """
     pairs, configs = [], list(configs)
     for config in configs:
-        ours = find(config, published=False, runs=runs)
+        ours = find(config, published=False)
         theirs = find(config, own=False)
         if ours is not None and theirs is not None:
             pairs.append((theirs, ours))
     if not pairs:
-        if any(find(config, published=False, runs=runs) for config in configs):
+        if any(find(config, published=False) for config in configs):
             return "These runs are your own; no published ones of their kind compare with them."
         return "None of these runs was trained on this machine; those shown are published."
     same_place = all(
