@@ -236,7 +236,8 @@ def _claimed_runs(dataset: str) -> Iterator[Run]:
 def status() -> Markdown:
     """Every exhibit of the DNR paper: how many of its arms were run, by the published records."""
     datasets = sorted(path.name for path in records.PUBLISHED.iterdir() if path.is_dir())
-    there = {name: {run.arm for run in published_runs(name)} for name in datasets}
+    found = {name: published_runs(name) for name in datasets}
+    there = {name: {run.arm for run in runs} for name, runs in found.items()}
     rows = []
     for exhibit in ALL_EXHIBITS:
         notebook = EXHIBITS.get(exhibit)
@@ -262,7 +263,7 @@ def status() -> Markdown:
     header = ["exhibit", "page", "embedded analogue", "the paper's setting"]
     caption = "Exhibits of the DNR paper, and what of them was run, by the published records."
     listed = table(header, rows, caption, "tbl-status", words=True).data
-    counted = "; ".join(f"{len(published_runs(name))} runs on {name}" for name in datasets)
+    counted = "; ".join(f"{len(runs)} runs on {name}" for name, runs in found.items())
     return Markdown(f"{listed}\n\nPublished are {counted or 'no runs'}.")
 
 
@@ -277,8 +278,7 @@ def published_runs(dataset: str) -> list[Run]:
     """The published runs of a dataset: of every exhibit and claim, all seeds."""
     files = records.published_seeds(dataset)
     listed = [arm for exhibit in ROWS for arm in arms(exhibit, dataset)] + claimed_arms(dataset)
-    named = dict.fromkeys(arm_of(configure(dataset, **parse_arm(arm))) for arm in listed)
-    configs = grid(dataset, named, files) if files else []
+    configs = grid(dataset, dict.fromkeys(listed), files) if files else []
     return [run for run in (find(config, own=False) for config in configs) if run]
 
 
@@ -348,8 +348,8 @@ def contents() -> list[str]:
     """The generated pages that the table of contents names, in order."""
     toc = yaml.safe_load((BOOK / "_toc.yml").read_text())
     named = [toc["root"]]
-    for part in toc.get("parts", [toc]):
-        named += [chapter["file"] for chapter in part.get("chapters", [])]
+    for part in toc["parts"]:
+        named += [chapter["file"] for chapter in part["chapters"]]
     return [name.removeprefix("pages/") for name in named if name.startswith("pages/")]
 
 
