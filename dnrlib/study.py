@@ -305,6 +305,7 @@ def generations(found: Iterable[Run]) -> pd.DataFrame:
             mask = by_kind.get(("mask", number))
             if mask is not None:
                 row |= _shares(mask["result"])
+                # The first published masks were not timed.
                 row["mask_seconds"] = mask.get("timing", {}).get("seconds")
             rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
