@@ -215,6 +215,8 @@ def paper_verdicts() -> pd.DataFrame:
     for dataset in {name for columns in COLUMNS.values() for name in columns}:
         try:
             frames[dataset] = generations(_claimed_runs(dataset))
+        except records.DamagedFile:
+            raise
         except UserError:
             continue  # Its images are not on disk, so nothing of it was run here.
     return ledger(frames, "full")

@@ -1,0 +1,204 @@
+"""Archives of datasets: fetched so that a broken connection costs nothing, held to their checksums,
+and extracted so that no member lands outside its folder.
+"""
+
+import gzip
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import stat
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from tqdm.auto import tqdm
+
+from . import UserError, __version__
+
+BLOCK = 1 << 20
+"""Bytes that are read, hashed or written at once."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """One file that an official set is distributed as: a tar, a zip, or a plain label file."""
+
+    file: str
+    url: str | None
+    """Address that `prepare` downloads from; None: no longer offered by its authors."""
+    md5: str | None = None
+    sha256: str | None = None
+    """Without either, the archive is proved by the counts of what comes out of it alone."""
+    size: int | None = None
+    """In bytes."""
+    into: str = ""
+    """Folder of the tree that it is extracted or copied into."""
+
+    @property
+    def checksum(self) -> tuple[str, str] | None:
+        """Name of the hash function and hex digest, or None if none is known."""
+        if self.sha256:
+            return "sha256", self.sha256
+        return ("md5", self.md5) if self.md5 else None
+
+
+def digest(path: Path, function: str) -> str:
+    """The hex digest of a file."""
+    sha = hashlib.new(function, usedforsecurity=False)
+    size = path.stat().st_size
+    with (
+        path.open("rb") as file,
+        tqdm(
+            total=size, unit="B", unit_scale=True, desc=f"checking {path.name}", leave=False
+        ) as bar,
+    ):
+        while block := file.read(BLOCK):
+            sha.update(block)
+            bar.update(len(block))
+    return sha.hexdigest()
+
+
+def verify(path: Path, archive: Archive) -> None:
+    """Raises `UserError` unless an archive is the published one, as far as that is known."""
+    if archive.checksum is not None:
+        function, wanted = archive.checksum
+        found = digest(path, function)
+    else:
+        # Not asked where a checksum decides: a size that somebody noted wrongly would refuse it.
+        function, wanted, found = "size", archive.size, path.stat().st_size
+    if wanted not in (None, found):
+        raise UserError(
+            f"{path} has {function} {found} instead of {wanted}: it was fetched in part, damaged, "
+            "or is another file; delete it and fetch it again"
+        )
+
+
+def unpack(path: Path, to: Path) -> None:
+    """Extracts an archive into a folder, or copies a plain file there; raises `UserError` for an
+    archive that is damaged, or that holds anything but files and folders of its own."""
+    to.mkdir(parents=True, exist_ok=True)
+    try:
+        if path.suffix in (".tgz", ".tar", ".gz"):
+            _untar(path, to)
+        elif path.suffix == ".zip":
+            _unzip(path, to)
+        else:
+            shutil.copyfile(path, to / path.name)
+    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(
+            f"{path} is not a whole archive ({error}); delete it and fetch it again"
+        ) from None
+
+
+def _unsafe(path: Path, member: str) -> UserError:
+    return UserError(
+        f"{path} holds {member!r}, which would be written outside its folder or is no plain file; "
+        "nothing of it was kept, and it is not the published archive: fetch it again"
+    )
+
+
+def _untar(path: Path, to: Path) -> None:
+    with (
+        path.open("rb") as file,
+        tarfile.open(fileobj=file) as archive,
+        tqdm(
+            total=path.stat().st_size,
+            unit="B",
+            unit_scale=True,
+            desc=f"extracting {path.name}",
+            leave=False,
+        ) as bar,
+    ):
+        for member in archive:
+            # The filter would take the leading slash away and go on.
+            if member.name.startswith("/"):
+                raise _unsafe(path, member.name)
+            try:
+                archive.extract(member, to, filter="data")
+            except tarfile.FilterError:
+                raise _unsafe(path, member.name) from None
+            bar.update(file.tell() - bar.n)
+
+
+def _unzip(path: Path, to: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        for member in members:
+            parts = PurePosixPath(member.filename.replace("\\", "/")).parts
+            kind = stat.S_IFMT(member.external_attr >> 16)
+            if (
+                ".." in parts
+                or member.filename.startswith(("/", "\\"))
+                or re.match("[A-Za-z]:", member.filename)
+                or kind not in (0, stat.S_IFREG, stat.S_IFDIR)
+            ):
+                raise _unsafe(path, member.filename)
+        for member in tqdm(members, unit="file", desc=f"extracting {path.name}", leave=False):
+            archive.extract(member, to)
+
+
+def download(archive: Archive, root: Path) -> None:
+    """Fetches an archive to `root`; what an earlier call got of it is not fetched again. Raises
+    `UserError` if the server does not give it, or breaks off."""
+    part = root / f"{archive.file}.part"
+    have = part.stat().st_size if part.exists() else 0
+    again = f"{archive.url} for {root / archive.file}"
+    request = urllib.request.Request(archive.url, headers={"User-Agent": f"dnrlib/{__version__}"})
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    try:
+        response = urllib.request.urlopen(request, timeout=60)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and have:
+            # There is nothing from there on: the part belongs to another file, or is the whole.
+            part.unlink()
+            return download(archive, root)
+        raise UserError(
+            f"{again}: the server answers {error.code} ({error.reason}); fetch it by hand and run "
+            "the command again"
+        ) from None
+    except (OSError, http.client.HTTPException) as error:
+        raise UserError(
+            f"{again}: no connection ({getattr(error, 'reason', error)}); run the command again, "
+            "or fetch it by hand"
+        ) from None
+    with response:
+        if response.status != 206:
+            have = 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        with (
+            part.open("ab" if have else "wb") as file,
+            tqdm(
+                total=total,
+                initial=have,
+                unit="B",
+                unit_scale=True,
+                desc=f"fetching {archive.file}",
+                leave=False,
+            ) as bar,
+        ):
+            broken = ""
+            while True:
+                try:
+                    block = response.read(BLOCK)
+                except (OSError, http.client.HTTPException) as error:
+                    broken, block = f" ({error})", b""
+                if not block:
+                    break
+                file.write(block)
+                bar.update(len(block))
+    found = part.stat().st_size
+    if broken or total not in (None, found):
+        raise UserError(
+            f"{again}: the connection broke after {found:,} bytes{broken}; run the command again, "
+            "it goes on from there"
+        )
+    os.replace(part, root / archive.file)

@@ -1,0 +1,586 @@
+"""The official datasets: where their archives are, what proves them whole, and how they are read.
+
+`prepare` goes from whatever is there (nothing, archives, an extracted tree) to a decoded dataset.
+What a set consists of is stated in `OFFICIAL` and every tree is held to it; anything else is a
+`UserError` that names the file.
+"""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import UserError, archives, decoded, layouts, records
+from .archives import Archive
+from .decoded import Kind, Listing, Picture
+
+
+@dataclass(frozen=True)
+class Official:
+    """What is known of an official dataset before its files are read."""
+
+    page: str
+    """Where a person reads about it and gets it."""
+    archives: tuple[Archive, ...]
+    tree: dict[str, str | None]
+    """Paths that its extracted tree must have, with the MD5 of label files where it is known."""
+    lists: dict[str, str]
+    """Per pool, the path in the tree that says which images belong to it."""
+    classes: int
+    splits: dict[str, int]
+    """Images per official pool; `tuning` is the official validation split. Empty if there is no
+    official split."""
+    kind: Kind
+    terms: str
+    """Under what terms it is offered, as far as known."""
+    read: Callable[[Path], Listing]
+    """From the folder of the extracted tree; see `listing`, which also verifies it."""
+    per_class: tuple[int, ...] = ()
+    """Images of each class over all pools, where that is what is known instead of `splits`."""
+
+    @property
+    def title(self) -> str:
+        return self.kind.title
+
+    @property
+    def images(self) -> int:
+        """Images of all pools."""
+        return sum(self.splits.values()) or sum(self.per_class)
+
+
+# --------------------------------------------------------------------------------------------------
+# The sets. MD5s are those of torchvision (Flowers, CIFAR, Cars), Zenodo, or of loaders in common
+# use; sizes are those that TensorFlow Datasets or the offering site state.
+
+_IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+_CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)}
+_FLOWERS = "https://www.robots.ox.ac.uk/~vgg/data/flowers/102"
+_AIRCRAFT = "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft"
+_CUB = "https://data.caltech.edu/records/65de6-vp158/files"
+_MIT = "https://web.mit.edu/torralba/www"
+_LABELME = "http://groups.csail.mit.edu/vision/LabelMe/NewImages"
+_DOGS = "http://vision.stanford.edu/aditya86/ImageNetDogs"
+_TORONTO = "https://www.cs.toronto.edu/~kriz"
+_STANFORD = "http://cs231n.stanford.edu"
+_ZENODO = "https://zenodo.org/records/2535967"
+
+
+def _photographs(title: str) -> Kind:
+    return Kind(title, 256, 224, **_IMAGENET)
+
+
+def _archive(
+    at: str | None, file: str, size: int | None = None, digest: str = "", into: str = ""
+) -> Archive:
+    """The archive `file` offered at the address `at`, with an MD5 (32 digits) or a SHA-256."""
+    known = {"md5" if len(digest) == 32 else "sha256": digest} if digest else {}
+    return Archive(file, at and f"{at}/{file}", size=size, into=into, **known)
+
+
+def _paths(folder: str, *names: str) -> dict[str, None]:
+    return {f"{folder}/{name}": None for name in names}
+
+
+CORRUPTIONS = (
+    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur"),
+    *("motion_blur", "zoom_blur", "snow", "frost", "fog", "brightness", "contrast"),
+    *("elastic_transform", "pixelate", "jpeg_compression"),
+    *("speckle_noise", "gaussian_blur", "spatter", "saturate"),
+)
+"""The files of CIFAR-10-C: the 15 of the benchmark, then the 4 extra ones."""
+SEVERITIES = 5
+
+OFFICIAL: dict[str, Official] = {
+    "flower102": Official(
+        page=f"{_FLOWERS}/",
+        archives=tuple(
+            _archive(_FLOWERS, *known, into="flowers-102")
+            for known in (
+                ("102flowers.tgz", 344_862_509, "52808999861908f626f3c1f4e79d11fa"),
+                ("imagelabels.mat", 502, "e0620be6f572b9609742df49c70aed4d"),
+                ("setid.mat", 14_989, "a5357ecc9cb78c4bef273ce3793fc85c"),
+            )
+        ),
+        tree={
+            "flowers-102/jpg": None,
+            "flowers-102/imagelabels.mat": "e0620be6f572b9609742df49c70aed4d",
+            "flowers-102/setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c",
+        },
+        lists=dict.fromkeys(("train", "tuning", "test"), "flowers-102/setid.mat"),
+        classes=102,
+        splits={"train": 1020, "tuning": 1020, "test": 6149},
+        kind=_photographs("Oxford 102 Flower"),
+        terms="no licence stated",
+        read=layouts.flower102,
+    ),
+    "cub200": Official(
+        page="https://www.vision.caltech.edu/datasets/cub_200_2011/",
+        archives=(
+            _archive(
+                _CUB,
+                "CUB_200_2011.tgz",
+                1_150_585_339,
+                "0c685df5597a8b24909f6a7c9db6d11e008733779a671760afef78feb49bf081",
+            ),
+        ),
+        tree=_paths(
+            "CUB_200_2011",
+            *("images", "images.txt", "image_class_labels.txt", "train_test_split.txt"),
+            "classes.txt",
+        ),
+        lists=dict.fromkeys(("train", "test"), "CUB_200_2011/train_test_split.txt"),
+        classes=200,
+        splits={"train": 5994, "test": 5794},
+        kind=_photographs("Caltech-UCSD Birds-200-2011"),
+        terms="no licence stated",
+        read=layouts.cub200,
+    ),
+    "aircraft": Official(
+        page=f"{_AIRCRAFT}/",
+        archives=(
+            _archive(
+                f"{_AIRCRAFT}/archives",
+                "fgvc-aircraft-2013b.tar.gz",
+                2_753_340_328,
+                "d4acdd33327262359767eeaa97a4f732",
+            ),
+        ),
+        tree=_paths(
+            "fgvc-aircraft-2013b/data",
+            *("images", "variants.txt", "images_variant_train.txt", "images_variant_val.txt"),
+            "images_variant_test.txt",
+        ),
+        lists={
+            "train": "fgvc-aircraft-2013b/data/images_variant_train.txt",
+            "tuning": "fgvc-aircraft-2013b/data/images_variant_val.txt",
+            "test": "fgvc-aircraft-2013b/data/images_variant_test.txt",
+        },
+        classes=100,
+        splits={"train": 3334, "tuning": 3333, "test": 3333},
+        kind=_photographs("FGVC-Aircraft 2013b"),
+        terms="non-commercial research only; the photographers keep their copyright",
+        read=layouts.aircraft,
+    ),
+    "mit67": Official(
+        page=f"{_MIT}/indoor.html",
+        archives=(
+            _archive(_LABELME, "indoorCVPR_09.tar"),
+            _archive(_MIT, "TrainImages.txt"),
+            _archive(_MIT, "TestImages.txt"),
+        ),
+        tree=dict.fromkeys(("Images", "TrainImages.txt", "TestImages.txt")),
+        lists={"train": "TrainImages.txt", "test": "TestImages.txt"},
+        classes=67,
+        splits={"train": 5360, "test": 1340},
+        kind=_photographs("MIT Indoor 67"),
+        terms="research only",
+        read=layouts.mit67,
+    ),
+    "dogs": Official(
+        page=f"{_DOGS}/",
+        archives=(
+            _archive(_DOGS, "images.tar", 793_579_520, "1bb1f2a596ae7057f99d7d75860002ef"),
+            _archive(_DOGS, "lists.tar", 481_280, "edbb9f16854ec66506b5f09b583e0656"),
+        ),
+        tree={
+            "Images": None,
+            "train_list.mat": "d37f459eacccfa4d299373dffba9648d",
+            "test_list.mat": "66f60c285efbc3ce2fb7893bd26c6b80",
+        },
+        lists={"train": "train_list.mat", "test": "test_list.mat"},
+        classes=120,
+        splits={"train": 12_000, "test": 8580},
+        kind=_photographs("Stanford Dogs"),
+        terms="no licence stated; images of ImageNet",
+        read=layouts.dogs,
+    ),
+    "cifar10": Official(
+        page=f"{_TORONTO}/cifar.html",
+        archives=(
+            _archive(
+                _TORONTO, "cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a"
+            ),
+        ),
+        tree=_paths(
+            "cifar-10-batches-py",
+            *(f"data_batch_{number}" for number in range(1, 6)),
+            *("test_batch", "batches.meta"),
+        ),
+        lists={"train": "cifar-10-batches-py", "test": "cifar-10-batches-py/test_batch"},
+        classes=10,
+        splits={"train": 50_000, "test": 10_000},
+        kind=Kind("CIFAR-10", 32, 32, **_CIFAR),
+        terms="no licence stated",
+        read=layouts.cifar10,
+    ),
+    "cifar100": Official(
+        page=f"{_TORONTO}/cifar.html",
+        archives=(
+            _archive(
+                _TORONTO, "cifar-100-python.tar.gz", 169_001_437, "eb9058c3a382ffc7106e4002c42a8d85"
+            ),
+        ),
+        tree=_paths("cifar-100-python", "train", "test", "meta"),
+        lists={"train": "cifar-100-python/train", "test": "cifar-100-python/test"},
+        classes=100,
+        splits={"train": 50_000, "test": 10_000},
+        kind=Kind("CIFAR-100", 32, 32, **_CIFAR),
+        terms="no licence stated",
+        read=layouts.cifar100,
+    ),
+    "tinyimagenet": Official(
+        page=f"{_STANFORD}/",
+        archives=(
+            _archive(
+                _STANFORD, "tiny-imagenet-200.zip", 248_100_043, "90528d7ca1a48142e341f4ef8d21d0de"
+            ),
+        ),
+        tree=_paths(
+            "tiny-imagenet-200", "train", "val/images", "val/val_annotations.txt", "wnids.txt"
+        ),
+        # Labels of its test images were never given out: the validation images are the test pool.
+        lists={
+            "train": "tiny-imagenet-200/train",
+            "test": "tiny-imagenet-200/val/val_annotations.txt",
+        },
+        classes=200,
+        splits={"train": 100_000, "test": 10_000},
+        kind=Kind("Tiny ImageNet", 64, 64, **_IMAGENET),
+        terms="no licence stated; images of ImageNet",
+        read=layouts.tinyimagenet,
+    ),
+    "cars196": Official(
+        page="https://ai.stanford.edu/~jkrause/cars/car_dataset.html",
+        archives=tuple(
+            _archive(None, *known, into="stanford_cars")
+            for known in (
+                ("car_devkit.tgz", 330_960, "c3b158d763b6e2245038c8ad08e45376"),
+                ("cars_train.tgz", 979_269_282, "065e5b463ae28d29e77c1b4b166cfe61"),
+                ("cars_test.tgz", 977_350_468, "4ce7ebf6a94d07f1952d94dd34c4d501"),
+                ("cars_test_annos_withlabels.mat", 185_758, "b0a2b23655a3edd16d84508592a98d10"),
+            )
+        ),
+        tree=_paths(
+            "stanford_cars",
+            *("cars_train", "cars_test", "devkit/cars_meta.mat", "devkit/cars_train_annos.mat"),
+        )
+        | {"stanford_cars/cars_test_annos_withlabels.mat": "b0a2b23655a3edd16d84508592a98d10"},
+        lists={
+            "train": "stanford_cars/devkit/cars_train_annos.mat",
+            "test": "stanford_cars/cars_test_annos_withlabels.mat",
+        },
+        classes=196,
+        splits={"train": 8144, "test": 8041},
+        kind=_photographs("Stanford Cars"),
+        terms="no licence stated",
+        read=layouts.cars196,
+    ),
+    "papila": Official(
+        page="https://figshare.com/articles/dataset/PAPILA/14798004",
+        archives=(
+            Archive(
+                "PAPILA.zip",
+                "https://ndownloader.figshare.com/files/35013982",
+                sha256="15b053dff496bc8e53eb8a8d0707ef73ba3d56c988eea92b65832c9c82852a7d",
+                size=590_857_635,
+            ),
+        ),
+        tree=_paths(
+            layouts.PAPILA,
+            *("FundusImages", "ClinicalData/patient_data_od.xlsx"),
+            "ClinicalData/patient_data_os.xlsx",
+        ),
+        lists=dict.fromkeys(("train", "tuning", "test"), f"{layouts.PAPILA}/ClinicalData"),
+        classes=3,
+        splits={},
+        per_class=(333, 87, 68),
+        kind=_photographs("PAPILA"),
+        terms="GPL 3.0 or later, as its figshare record says",
+        read=layouts.papila,
+    ),
+    "cifar10c": Official(
+        page=_ZENODO,
+        archives=(
+            _archive(
+                f"{_ZENODO}/files",
+                "CIFAR-10-C.tar",
+                2_918_471_680,
+                "c72763e101c723b7c507b96205f7e938912a5d587376173b825850cf3cb876a7",
+            ),
+        ),
+        tree=_paths("CIFAR-10-C", *(f"{name}.npy" for name in CORRUPTIONS))
+        | {"CIFAR-10-C/labels.npy": "c439b113295ed5254878798ffe28fd54"},
+        lists={"test": "CIFAR-10-C/labels.npy"},
+        classes=10,
+        splits={"test": len(CORRUPTIONS) * 50_000},
+        kind=Kind("CIFAR-10-C", 32, 32, **_CIFAR),
+        terms="CC BY 4.0",
+        read=layouts.cifar10c,
+    ),
+}
+"""The papers' datasets by name."""
+
+
+# --------------------------------------------------------------------------------------------------
+# From archives to a decoded dataset
+
+
+def prepare(name: str, root: Path | None = None, download: bool = False) -> dict[str, Any]:
+    """Makes an official dataset ready for use and returns its manifest (`decoded.decode`).
+
+    Looks in `root` (default: a folder of that name beside the decoded ones) for the extracted tree,
+    else for the archives, which are verified and extracted to a folder in it; with `download`,
+    archives that are not there are fetched first. CIFAR-10-C is only verified; what comes back then
+    are its classes and counts. Raises `UserError` if anything is missing, damaged or not as
+    published, and says what to do.
+    """
+    official = _official(name)
+    root = Path(root or decoded.root() / name).expanduser().resolve()
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root} is not a folder; give the folder that holds {name} with --root")
+    try:
+        base = _tree(name, root)
+        if base is None:
+            missing = [each for each in official.archives if not (root / each.file).exists()]
+            if missing and not download and _decoded_whole(name):
+                return decoded.manifest(name)
+            if any(not download or each.url is None for each in missing):
+                raise _absent(name, root, missing)
+            with records.lock(root):
+                base = _tree(name, root) or _extracted(name, root)
+        if name == "cifar10c":
+            return _verified_corruptions(base)
+        found = listing(name, base)
+    except OSError as error:
+        raise UserError(
+            f"{name} cannot be prepared in {root}: {error.strerror or error}"
+            f"{f' ({error.filename})' if error.filename else ''}; make room there, or give a "
+            "folder that can be written to with --root"
+        ) from error
+    notes: dict[str, Any] = {"page": official.page, "terms": official.terms}
+    if name == "papila":
+        notes["patients"] = {
+            pool: [layouts.patient(picture.source) for picture in pictures]
+            for pool, pictures in found.pools.items()
+        }
+    return decoded.decode(name, found, official.kind, notes=notes)
+
+
+def listing(name: str, base: Path) -> Listing:
+    """What the extracted tree of an official dataset in the folder `base` consists of, held to the
+    published classes and counts; raises `UserError` that names the file that differs."""
+    official = _official(name)
+    for path, md5 in official.tree.items():
+        if md5 is not None:
+            layouts.intact(base / path, md5)
+    found = official.read(base)
+    if len(found.classes) != official.classes:
+        raise layouts.wrong(
+            base / official.lists["train"],
+            f"gives {len(found.classes)} classes instead of {official.classes}",
+        )
+    seen: set[Path] = set()
+    for pool, pictures in found.pools.items():
+        path = base / official.lists[pool]
+        for picture in pictures:
+            if not 0 <= picture.label < official.classes:
+                raise layouts.wrong(
+                    path,
+                    f"or a label file beside it gives {_named(picture)} the label "
+                    f"{picture.label + 1}, which is not in 1 to {official.classes}",
+                )
+        if official.splits and len(pictures) != official.splits[pool]:
+            raise layouts.wrong(
+                path, f"gives {len(pictures)} {pool} images instead of {official.splits[pool]}"
+            )
+        files = [picture.source for picture in pictures if isinstance(picture.source, Path)]
+        for file in files:
+            if file in seen:
+                raise layouts.wrong(path, f"lists {file} a second time")
+            seen.add(file)
+        absent = [file for file in files if not file.is_file()]
+        if absent:
+            raise layouts.wrong(
+                absent[0],
+                f"does not exist, though {path} lists it ({len(absent)} of {len(files)} images of "
+                "this pool do not)",
+            )
+    labels = Counter(picture.label for pictures in found.pools.values() for picture in pictures)
+    counts = tuple(labels[label] for label in range(official.classes))
+    if official.per_class and counts != official.per_class:
+        raise layouts.wrong(
+            base / official.lists["train"],
+            f"gives {counts} images per class instead of {official.per_class}",
+        )
+    return found
+
+
+def overview() -> pd.DataFrame:
+    """One line per official dataset: name, title, classes, images per pool and in all, size of the
+    archives in GB where it is known, terms, and whether it is `here`. Looks for files in the
+    default folders only, and reads none of them."""
+    rows = []
+    for name, official in OFFICIAL.items():
+        sizes = [archive.size for archive in official.archives]
+        rows.append(
+            {
+                "name": name,
+                "title": official.title,
+                "classes": official.classes,
+                **{pool: official.splits.get(pool) for pool in ("train", "tuning", "test")},
+                "images": official.images,
+                "GB": None if None in sizes else round(sum(sizes) / 1e9, 2),
+                "terms": official.terms,
+                "here": _state(name),
+            }
+        )
+    counts = dict.fromkeys(("train", "tuning", "test"), "Int64")
+    return pd.DataFrame(rows).astype(counts)
+
+
+def patients() -> dict[str, list[str]]:
+    """PAPILA's patient of every decoded image, per pool and in its order; raises `UserError` if
+    PAPILA was not prepared."""
+    known = decoded.manifest("papila")
+    if known is None:
+        raise UserError("papila is not prepared; run: dnr data prepare papila")
+    return known["notes"]["patients"]
+
+
+def corruptions(base: Path) -> tuple[dict[str, np.memmap], np.ndarray]:
+    """CIFAR-10-C, from the folder that holds `CIFAR-10-C/`: images by corruption (uint8, 5 n x 32 x
+    32 x 3, mapped from disk) and labels (int64, 5 n). Rows (s - 1) n to s n have severity s, in the
+    order of the n test images of CIFAR-10. Raises `UserError` for anything else."""
+    folder = base / "CIFAR-10-C"
+    rows = OFFICIAL["cifar10c"].splits["test"] // len(CORRUPTIONS)
+    shape = (rows, 32, 32, 3)
+    found = {name: layouts.npy(folder / f"{name}.npy", np.uint8, shape) for name in CORRUPTIONS}
+    path = folder / "labels.npy"
+    labels = layouts.npy(path, np.integer, (rows,)).astype(np.int64)
+    if labels.min() < 0 or labels.max() >= OFFICIAL["cifar10c"].classes:
+        raise layouts.wrong(path, f"has labels {labels.min()} to {labels.max()} instead of 0 to 9")
+    if (labels.reshape(SEVERITIES, -1) != labels[: rows // SEVERITIES]).any():
+        raise layouts.wrong(
+            path, f"does not repeat the same labels for all {SEVERITIES} severities"
+        )
+    return found, labels
+
+
+def _official(name: str) -> Official:
+    if name not in OFFICIAL:
+        raise UserError(f"{name!r} is no official dataset; choose one of: {', '.join(OFFICIAL)}")
+    return OFFICIAL[name]
+
+
+def _state(name: str) -> str:
+    official, root = OFFICIAL[name], decoded.root() / name
+    try:
+        if decoded.manifest(name) is not None:
+            return "decoded"
+    except records.DamagedFile:
+        return "damaged: prepare it again"
+    if _tree(name, root) is not None:
+        return "extracted"
+    there = sum((root / archive.file).exists() for archive in official.archives)
+    if there == len(official.archives):
+        return "archives there"
+    return "some archives there" if there else "not here"
+
+
+def _decoded_whole(name: str) -> bool:
+    try:
+        return decoded.manifest(name) is not None and bool(decoded.pools(name))
+    except records.DamagedFile:
+        return False
+
+
+def _tree(name: str, root: Path) -> Path | None:
+    """The folder that the extracted tree lies in: `root`, or what was extracted there; or None."""
+    for base in (root, root / f"{name}-extracted"):
+        if all((base / path).exists() for path in OFFICIAL[name].tree):
+            return base
+    return None
+
+
+def _absent(name: str, root: Path, missing: list[Archive]) -> UserError:
+    """What to fetch, and where to put it."""
+    official, wanted = OFFICIAL[name], []
+    for archive in missing:
+        known = [f"{archive.size:,} bytes"] if archive.size else []
+        known += [" ".join(archive.checksum)] if archive.checksum else []
+        wanted.append(
+            f"  {archive.file} ({', '.join(known) or 'no checksum known'}) from "
+            f"{archive.url or 'whoever has it: its authors no longer offer it'}"
+        )
+    lacking = [path for path in official.tree if not (root / path).exists()]
+    some = 0 < len(lacking) < len(official.tree)
+    found = f" (the extracted files there lack {', '.join(lacking[:3])})" if some else ""
+    offered = all(archive.url for archive in missing)
+    lines = [
+        f"{name} is not in {root}{found}. Put there, under these names, and run the command again:",
+        *wanted,
+        f"(see {official.page})",
+        *([f"or run: dnr data prepare {name} --root {root} --download"] if offered else []),
+    ]
+    return UserError("\n".join(lines))
+
+
+def _named(picture: Picture) -> str:
+    return str(picture.source) if isinstance(picture.source, Path) else "an image"
+
+
+def _verified_corruptions(base: Path) -> dict[str, Any]:
+    official = OFFICIAL["cifar10c"]
+    for path, md5 in official.tree.items():
+        if md5 is not None:
+            layouts.intact(base / path, md5)
+    found, _ = corruptions(base)
+    return {
+        "classes": official.classes,
+        "counts": [[name, len(images)] for name, images in found.items()],
+        "folder": str(base),
+    }
+
+
+def _extracted(name: str, root: Path) -> Path:
+    """Extracts the archives in `root`, fetching those that are not there; returns the new folder,
+    which is there whole or not at all."""
+    official = OFFICIAL[name]
+    final, unfinished = root / f"{name}-extracted", root / f".{name}-extracting"
+    if final.exists():
+        lacking = next(path for path in official.tree if not (final / path).exists())
+        raise UserError(
+            f"{final} lacks {lacking}; delete that folder, it is made again from the archives"
+        )
+    for archive in official.archives:
+        path = root / archive.file
+        if path.exists():
+            archives.verify(path, archive)
+            continue
+        archives.download(archive, root)
+        try:
+            archives.verify(path, archive)
+        except UserError:
+            path.unlink()
+            raise
+    # A killed extraction leaves this behind.
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        for archive in official.archives:
+            archives.unpack(root / archive.file, unfinished / archive.into)
+        for path in official.tree:
+            if not (unfinished / path).exists():
+                raise UserError(
+                    f"the archives in {root} do not hold {path}; they are not the published ones: "
+                    f"fetch them again ({official.page})"
+                )
+        os.replace(unfinished, final)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return final
