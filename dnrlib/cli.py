@@ -305,9 +305,11 @@ def _typed(value: str) -> str | int | float:
 
 
 def _data_list(options: argparse.Namespace) -> int:
+    from .data import DATASETS
     from .official import overview
 
-    print(overview().to_string(index=False))
+    print(overview().to_string(index=False, na_rep="-"))
+    print(f"\nbundled: {', '.join(DATASETS)}\nyour own images: folder:PATH, or folder:PATH@PIXELS")
     return 0
 
 

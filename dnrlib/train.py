@@ -5,14 +5,15 @@ Nothing here knows of methods: what is kept, what fills and how long is decided 
 
 import math
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from . import UserError
-from .data import AUGMENTATIONS, Data, Split, batches, normalised
+from .data import AUGMENTATIONS, Data, Dataset, Split, batches, normalised
 from .losses import Distilled, Labels
 from .masks import Mask, Parent
 from .models import prunable
@@ -143,13 +144,20 @@ def train(
 
 
 @torch.inference_mode()
+def outputs(model: nn.Module, dataset: Dataset, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+    """The outputs of a network (float32, n x classes) and the labels, batch by batch, in evaluation
+    mode."""
+    together = min(EVALUATION_BATCH, max(1, EVALUATION_BATCH * 64**2 // dataset.size**2))
+    model.eval()
+    for images, labels in batches(split, together):
+        yield model(normalised(images, dataset)).float(), labels
+
+
+@torch.inference_mode()
 def evaluate(model: nn.Module, data: Data, split: Split) -> tuple[float, float]:
     """Top-1 accuracy in % and mean cross-entropy (no smoothing) on a split, in evaluation mode."""
-    model.eval()
     correct, loss = 0, 0.0
-    together = min(EVALUATION_BATCH, max(1, EVALUATION_BATCH * 64**2 // data.dataset.size**2))
-    for images, labels in batches(split, together):
-        logits = model(normalised(images, data.dataset)).float()
+    for logits, labels in outputs(model, data.dataset, split):
         correct += int((logits.argmax(1) == labels).sum())
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
     return 100 * correct / len(split), loss / len(split)

@@ -1,0 +1,143 @@
+"""A trained network as one file that says all that is needed to use it."""
+
+import io
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import UserError, models, records, train
+from .config import Config
+from .data import dataset, normalised, read
+from .decoded import pixels
+from .run import Session, chain, run, threads
+
+FORMAT = 1
+
+SNIPPET = '''"""What is in an image? python use_model.py IMAGE [IMAGE ...]"""
+import sys
+from pathlib import Path
+
+from dnrlib.export import load_model
+
+model = load_model(Path(__file__).with_name({model!r}))
+for path in sys.argv[1:]:
+    for label, share in model.predict(path)[:3]:
+        print(f"{{path}}\\t{{label}}\\t{{share:.1%}}")
+'''
+"""A program that uses an exported network beside it."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """An exported network, ready for use."""
+
+    network: nn.Module
+    """In evaluation mode, on the CPU."""
+    labels: tuple[str, ...]
+    """The classes, in the order of the outputs."""
+    preprocessing: dict[str, Any]
+    """resize, crop (pixels), mean and std (per channel, of pixels scaled to 0..1), channels."""
+
+    def preprocess(self, image: str | Path) -> Tensor:
+        """An image file as input of the network (float32, 1 x channels x crop x crop), exactly as
+        images were prepared for training; raises `UserError` for a file that is not an image."""
+        how = self.preprocessing
+        try:
+            array = pixels(Path(image), how["resize"])
+        except ValueError as error:
+            raise UserError(f"{image} cannot be read: {error}") from None
+        tensor = torch.tensor(array).permute(2, 0, 1)[None, : how["channels"]]
+        about = SimpleNamespace(size=how["crop"], mean=how["mean"], std=how["std"])
+        return normalised(tensor, about)
+
+    @torch.inference_mode()
+    def logits(self, image: str | Path) -> Tensor:
+        """The outputs for an image file, one per label."""
+        return self.network(self.preprocess(image))[0]
+
+    def predict(self, image: str | Path) -> list[tuple[str, float]]:
+        """The labels of an image file with what the network gives to each (softmax, 0..1), the
+        likeliest first. These are no calibrated probabilities."""
+        shares = self.logits(image).softmax(0).tolist()
+        return sorted(zip(self.labels, shares, strict=True), key=lambda pair: -pair[1])
+
+
+def export(config: Config, output: Path, device: str = "auto") -> dict[str, Any]:
+    """Writes the network at the end of a run to a file, training what of the run is missing; and
+    beside it `use_model.py`, which uses it. Returns what was written:
+
+    `state_dict` (on the CPU), `labels` (class names in the order of the outputs), `preprocessing`,
+    `network` (what `load_model` builds it from), `config`, `provenance` and `format`; plain types
+    and tensors only, so that `torch.load(weights_only=True)` reads it.
+    """
+    where = train.device_named(device)
+    found = run(config, device=device)
+    session = Session(config, records.runs_root(), where)
+    links = chain(config)
+    with threads(config.threads):
+        session.open(links, len(links) - 1)
+    about = dataset(config.dataset)
+    last = [record for record in found if record["kind"] == "generation"][-1]
+    written = {
+        "format": FORMAT,
+        "state_dict": {
+            name: value.detach().cpu().contiguous()
+            for name, value in session.model.state_dict().items()
+        },
+        "labels": list(about.classes),
+        "preprocessing": {
+            "resize": int(read(config.dataset)["train"].images.shape[-1]),
+            "crop": about.size,
+            "mean": list(about.mean),
+            "std": list(about.std),
+            "channels": about.channels,
+        },
+        "network": {
+            "model": config.model,
+            "width": config.width,
+            "stem": config.stem,
+            "classes": len(about.classes),
+            "channels": about.channels,
+        },
+        "config": dict(vars(config)),
+        # As on disk: torch's version, for one, is not a plain string before.
+        "provenance": json.loads(json.dumps(last["provenance"]))
+        | {"key": last["key"], "images": about.fingerprint},
+    }
+    file = io.BytesIO()
+    torch.save(written, file)
+    records.write(output, file.getvalue())
+    snippet = SNIPPET.format(model=output.name)
+    records.write(output.with_name("use_model.py"), snippet.encode())
+    return written
+
+
+def load_model(path: str | Path) -> Model:
+    """The network of an exported file, in evaluation mode on the CPU; raises `UserError` if the
+    file is not one."""
+    try:
+        stored = torch.load(path, weights_only=True, map_location="cpu")
+        how = stored["network"]
+        known = stored["format"] == FORMAT
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; write it with: dnr export") from None
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError):
+        raise UserError(f"{path} is not a model that dnr export wrote") from None
+    if not known:
+        raise UserError(f"{path} has format {stored['format']}, this version reads {FORMAT}")
+    block, depths = models.MODELS[how["model"]]
+    network = models.ResNet(
+        block, depths, how["classes"], how["channels"], how["width"], how["stem"]
+    )
+    models.load_state(network, stored["state_dict"])
+    return Model(
+        network.eval().to(memory_format=torch.channels_last),
+        tuple(stored["labels"]),
+        stored["preprocessing"],
+    )

@@ -1,0 +1,512 @@
+"""The comparison on one's own images: its plan, its choice, and all of it once, tiny."""
+
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+
+from dnrlib import UserError, compare, methods, records, report, study, train
+from dnrlib.compare import DESIGNS, METHODS, Speed, choose, detectable, duration, measure, plan
+from dnrlib.config import configure
+from dnrlib.data import Data, Split, dataset, load, read
+from dnrlib.export import export, load_model
+from dnrlib.methods import label
+from dnrlib.run import Session, chain
+from dnrlib.stats import LEVEL, seeds_needed
+
+BASE = configure("digits", pool="tuning")
+ONE = Speed(workers=1, epoch=1.0, generation=0.0)
+
+# --------------------------------------------------------------------------------------------------
+# The plan
+
+
+@pytest.mark.parametrize("generations", [2, 3, 10])
+def test_the_estimate_counts_every_generation_that_is_trained_once(generations):
+    configs = compare.Plan(2, generations, 7, 1, ONE, 0.0).configs(BASE, range(2))
+    links = {link.key: link.stage.length(config) for config in configs for link in chain(config)}
+    # Of each seed: one first generation for all, long, and four methods from there on.
+    assert sum(links.values()) == 2 * 7 * (1 + generations + 4 * (generations - 1))
+    assert duration(configs, ONE) == sum(links.values())
+    assert duration(configs, Speed(1, 1.0, 0.5)) == sum(links.values()) + 0.5 * len(links)
+
+
+def test_processes_share_the_work_as_study_hands_it_out():
+    of_two = compare.Plan(2, 2, 10, 1, ONE, 0.0).configs(BASE, [0, 1])
+    # 10 s for the first generation; then 20, 10, 10, 10, 10 s on two processes.
+    assert duration(of_two[:6], Speed(2, 1.0, 0.0)) == 10 + 30
+    assert duration(of_two, Speed(2, 1.0, 0.0)) == 10 + 60
+    assert duration(of_two[:6], Speed(50, 1.0, 0.0)) == 10 + 20
+
+
+def test_seeds_are_trained_together_only_where_that_saves_time():
+    many = [(4, 2, 10)]
+    assert [list(block) for block in plan(BASE, ONE, 1e5, designs=many).blocks()] == [
+        [0],
+        [1],
+        [2],
+        [3],
+    ]
+    two = plan(BASE, Speed(2, 1.0, 0.0), 1e5, designs=many)
+    assert [list(block) for block in two.blocks()] == [[0, 1], [2, 3]]
+    assert two.seconds == 140
+    odd = compare.Plan(5, 2, 10, 3, ONE, 0.0)
+    assert [list(block) for block in odd.blocks()] == [[0, 1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "design"),
+    [
+        (1e9, (5, 10, 200)),
+        (5 * 47 * 100, (5, 10, 100)),
+        (5 * 47 * 100 - 1, (5, 5, 200)),
+        (5 * 22 * 50, (5, 5, 50)),
+        (5 * 22 * 50 - 1, (5, 3, 80)),
+        (5 * 12 * 30, (5, 3, 30)),
+        (5 * 12 * 30 - 1, (4, 3, 30)),
+        (3 * 12 * 30, (3, 3, 30)),
+        (3 * 12 * 30 - 1, (5, 3, 15)),
+        (5 * 12 * 10 - 1, (4, 3, 10)),
+        (3 * 12 * 10, (3, 3, 10)),
+    ],
+)
+def test_the_best_design_that_fits_is_planned(seconds, design):
+    planned = plan(BASE, ONE, seconds / (1 - compare.RESERVE) + 1e-6)
+    assert (planned.seeds, planned.generations, planned.epochs) == design
+    assert planned.seconds <= seconds
+
+
+def test_too_little_time_is_refused_with_the_time_that_is_enough():
+    with pytest.raises(UserError, match=r"0\.1 hours are too few.*--hours 0\.2") as error:
+        plan(BASE, ONE, 360)
+    hours = float(re.search(r"--hours ([\d.]+)", str(error.value))[1])
+    assert plan(BASE, ONE, hours * 3600).epochs == 10
+    with pytest.raises(UserError, match=r"--hours 0\.3"):
+        plan(BASE, ONE, hours * 3600, spent=400)
+
+
+def test_seeds_that_were_asked_for_are_planned():
+    assert plan(BASE, ONE, 1e9, seeds=12).seeds == 12
+    assert plan(BASE, ONE, 360 / (1 - compare.RESERVE) + 1, seeds=3).epochs == 10
+    with pytest.raises(UserError, match="too few"):
+        plan(BASE, ONE, 360 / (1 - compare.RESERVE) + 1, seeds=4)
+
+
+@pytest.mark.parametrize("design", [DESIGNS[0], DESIGNS[-1], (3, 7, 33)])
+def test_all_methods_but_plain_have_one_budget(design):
+    base = configure("digits", pool="tuning", warmup=5)
+    configs = plan(base, ONE, 1e9, designs=[design]).configs(base, [4])
+    assert [config.method for config in configs] == list(METHODS)
+    _, generations, epochs = design
+    spent = {config.method: methods.budget(config) for config in configs}
+    assert spent.pop("plain") == epochs
+    assert set(spent.values()) == {generations * epochs}
+    assert {config.pool for config in configs} == {"tuning"}
+    assert {config.warmup for config in configs} == {min(5, epochs // 10)}
+
+
+def test_measuring_trains_and_leaves_nothing(tiny):
+    base = tiny(per_class=0, width=4, pool="tuning")
+    speed = measure(base, "cpu", workers=1)
+    assert speed.workers == 1
+    assert 0 < speed.epoch < 60
+    assert 0 < speed.generation < 60
+    assert not records.runs_root().exists()
+
+
+# --------------------------------------------------------------------------------------------------
+# The choice
+
+NOISE = np.array([0.3, -0.5, 0.1, 0.4, -0.3])
+
+
+def scores(**given):
+    """Validation accuracies of five seeds, 80 for all but what is given, with unequal noise."""
+    rows = []
+    for number, method in enumerate(METHODS):
+        values = given.get(method, 80 + np.roll(NOISE, number))
+        rows += [
+            {"method": method, "seed": seed, "validation": float(value)}
+            for seed, value in enumerate(values)
+        ]
+    return pd.DataFrame(rows)
+
+
+def test_a_clear_winner_is_advised():
+    found = choose(scores(dnr=86 + NOISE[::-1], ke=83 + NOISE))
+    assert (found.method, found.best, found.found) == ("dnr", "dnr", True)
+    assert found.over_long.low > 0
+    assert found.over_plain.mean == pytest.approx(6)
+
+
+def test_no_difference_advises_the_simplest():
+    found = choose(scores())
+    assert (found.method, found.found) == ("plain", False)
+    assert found.over_long.low < 0 < found.over_long.high
+    assert 0 < found.detectable < 5
+
+
+def test_longer_training_is_advised_if_it_alone_helps():
+    found = choose(scores(long=84 + NOISE[::-1]))
+    assert (found.method, found.best, found.found) == ("long", "long", False)
+    assert found.longer.mean == pytest.approx(4, abs=0.1)
+    assert found.over_long.high < 0
+
+
+def test_equal_means_are_a_tie_for_the_simplest():
+    found = choose(scores(**{method: [80.0] * 5 for method in METHODS}))
+    assert (found.method, found.best, found.found) == ("plain", "plain", False)
+    assert math.isnan(found.detectable)
+
+
+def test_a_difference_without_spread_is_no_evidence():
+    level = 80 + NOISE
+    equal = dict.fromkeys(METHODS, level)
+    assert not choose(scores(**(equal | {"dnr": level + 2}))).found
+
+
+def test_a_winner_must_beat_the_short_training_too():
+    found = choose(scores(long=70 + NOISE[::-1], dnr=80.1 + NOISE))
+    assert found.over_long.low > 0
+    assert (found.method, found.found) == ("plain", False)
+
+
+def test_picking_the_best_of_four_is_corrected_for():
+    edge = np.array([0.2, 1.8, 0.6, 1.0, 1.4])
+    equal = dict.fromkeys(METHODS, 80 + NOISE)
+    found = choose(scores(**(equal | {"dnr": 80 + NOISE + edge})))
+    alone = compare.at_level(found.over_long, LEVEL)
+    assert alone.low > 0 > found.over_long.low
+    assert not found.found
+    test = stats.ttest_1samp(edge, 0).confidence_interval(1 - 0.05 / 4)
+    assert (found.over_long.low, found.over_long.high) == pytest.approx((test.low, test.high))
+
+
+def test_one_seed_decides_nothing():
+    frame = scores(dnr=90 + NOISE)
+    found = choose(frame[frame["seed"] == 0])
+    assert (found.method, found.found) == ("plain", False)
+    assert math.isnan(found.detectable)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 20])
+@pytest.mark.parametrize("level", [LEVEL, 0.9875])
+def test_what_can_be_detected_has_the_power(n, level):
+    sd = 1.7
+    difference = detectable(sd, n, level)
+    critical = stats.t.ppf((1 + level) / 2, n - 1)
+    power = 1 - stats.nct.cdf(critical, n - 1, difference / sd * math.sqrt(n))
+    assert power == pytest.approx(0.8, abs=1e-6)
+    if level == LEVEL:
+        assert seeds_needed(sd, difference * 1.0001) == n
+    assert detectable(2 * sd, n, level) == pytest.approx(2 * difference)
+
+
+def test_nothing_can_be_said_of_one_seed_or_no_spread():
+    assert math.isnan(detectable(1.0, 1))
+    assert math.isnan(detectable(0.0, 5))
+    assert math.isnan(detectable(math.nan, 5))
+
+
+def test_balanced_accuracy_is_the_mean_over_classes_that_are_there():
+    labels, predicted = np.array([0, 0, 0, 2]), np.array([0, 0, 1, 2])
+    assert compare.balanced(labels, predicted) == pytest.approx((2 / 3 + 1) / 2)
+
+
+# --------------------------------------------------------------------------------------------------
+# All of it
+
+HOW = {
+    "hours": 0.5,
+    "workers": 1,
+    "device": "cpu",
+    "settings": {"width": 4, "per_class": 4, "batch": 20},
+    "designs": [(3, 2, 2)],
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A comparison with its report: the folders of its runs and of what it wrote."""
+    folder = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DNRLIB_RUNS", str(folder / "runs"))
+        path = compare.compare("digits", folder / "out", **HOW)
+    assert path == folder / "out" / "report.html"
+    return folder
+
+
+@pytest.fixture
+def there(whole, monkeypatch):
+    """The folder of the comparison, with its runs in place."""
+    monkeypatch.setenv("DNRLIB_RUNS", str(whole / "runs"))
+    return whole / "out"
+
+
+def test_what_is_stored_is_what_the_networks_do(there):
+    found = compare.load(there)
+    assert found.scores.shape == (18, 5)
+    assert (found.plan.seeds, found.done) == (3, 3)
+    for row in found.scores.itertuples():
+        if row.seed:
+            continue
+        config = found.config(row.method, row.seed)
+        session = Session(config, records.runs_root(), torch.device("cpu"))
+        links = chain(config)
+        session.open(links, len(links) - 1)
+        pools, data = read("digits"), load(config)
+        whole = Data(data.dataset, data.train, pools["test"])
+        assert train.evaluate(session.model, whole, pools["test"])[0] == pytest.approx(row.test)
+        accuracy = train.evaluate(session.model, whole, pools["tuning"])[0]
+        assert accuracy == pytest.approx(row.validation)
+        # Classes of the digits' test pool are equally large.
+        assert row.balanced == pytest.approx(row.test)
+
+
+def test_the_report_is_one_file_with_the_answer_first(there):
+    text = (there / "report.html").read_text()
+    found = compare.load(there)
+    loads = re.findall(r"""(?:src|href|action|data)\s*=\s*["']?([^"'\s>]+)""", text)
+    assert loads
+    assert all(target.startswith(("data:image/png", "#")) for target in loads)
+    assert "<script" not in text
+    assert "@import" not in text
+    assert not re.search(r"url\(\s*['\"]?http", text)
+    assert "Traceback" not in text
+    assert "import answer" not in text
+    first = text[text.index("<p") : text.index("<h2")]
+    assert "Use " in first
+    assert label(found.choice.method) in first
+    assert "n = 3" in first
+    assert f"{report.majority(found):.1f} %" in first
+    images = re.findall(r"<img[^>]*>", text)
+    assert len(images) == 4
+    assert all(re.search(r'alt="[^"]{30}', image) for image in images)
+    for method in METHODS:
+        assert label(method) in text
+
+
+def test_the_same_command_again_trains_nothing(there, monkeypatch, capsys):
+    before = json.loads((there / "plan.json").read_text())
+    first = compare.load(there)
+    monkeypatch.setattr(compare, "measure", None)
+    monkeypatch.setattr(study, "_train", None)
+    again = compare.compared("digits", there, **HOW)
+    assert "going on with the plan" in capsys.readouterr().out
+    after = json.loads((there / "plan.json").read_text())
+    assert after["plan"] == before["plan"]
+    assert after["seconds"] > before["seconds"]
+    pd.testing.assert_frame_equal(again.scores, first.scores, check_like=True)
+
+
+def test_other_arguments_make_another_plan_and_say_so(there, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(compare, "measure", lambda *arguments: ONE)
+    (tmp_path / "plan.json").write_text((there / "plan.json").read_text())
+    compare.compared("digits", tmp_path, **(HOW | {"hours": 0.7}))
+    said = capsys.readouterr().out
+    assert "made for other arguments (hours 0.5 -> 0.7); a new one is made" in said
+
+
+def test_what_was_stopped_goes_on(tmp_path, monkeypatch):
+    real, calls = compare.study, []
+
+    def interrupted(configs, **how):
+        calls.append({config.seed for config in configs})
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(configs, **how)
+
+    monkeypatch.setattr(compare, "study", interrupted)
+    monkeypatch.setattr(compare, "measure", lambda *arguments: ONE)
+    with pytest.raises(KeyboardInterrupt):
+        compare.compared("digits", tmp_path, **HOW)
+    stored = json.loads((tmp_path / "plan.json").read_text())
+    assert not (tmp_path / "comparison.json").exists()
+    monkeypatch.setattr(compare, "measure", None)
+    found = compare.compared("digits", tmp_path, **HOW)
+    assert json.loads((tmp_path / "plan.json").read_text())["plan"] == stored["plan"]
+    assert found.done == 3
+    assert calls == [{0}, {1}, {0}, {1}, {2}]
+
+
+def test_no_seed_is_begun_that_would_pass_the_deadline(tmp_path, monkeypatch, capsys):
+    """Training that takes a hundred times as long as was measured."""
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(
+        compare,
+        "time",
+        SimpleNamespace(monotonic=lambda: clock.now, perf_counter=time.perf_counter),
+    )
+    monkeypatch.setattr(compare, "measure", lambda *arguments: Speed(1, 1.0, 0.0))
+    real = compare.study
+
+    def slow(configs, **how):
+        clock.now += 1000
+        return real(configs, **how)
+
+    monkeypatch.setattr(compare, "study", slow)
+    found = compare.compared("digits", tmp_path, **(HOW | {"hours": 2500 / 3600}))
+    assert (found.plan.seeds, found.done) == (3, 2)
+    assert set(found.scores["seed"]) == {0, 1}
+    assert "the time is up: 2 of 3 seeds are done" in capsys.readouterr().out
+    assert "Planned were 3 seeds; the time was up after 2" in report.answer(found).data
+    # The same again has its time anew; what is there costs none.
+    assert compare.compared("digits", tmp_path, **(HOW | {"hours": 2500 / 3600})).done == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"hours": 0.0}, "hours=0.0 must be"),
+        ({"hours": math.nan}, "hours=nan must be"),
+        ({"seeds": 2}, "at least 3"),
+        ({"workers": -1}, "workers=-1"),
+        ({"settings": {"colour": 1}}, "unknown setting colour"),
+    ],
+)
+def test_bad_arguments_are_refused(change, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        compare.compared("digits", tmp_path, **(HOW | change))
+
+
+def test_damaged_and_missing_comparisons_are_named(there, tmp_path):
+    with pytest.raises(UserError, match="holds no comparison"):
+        compare.load(tmp_path)
+    (tmp_path / "comparison.json").write_text((there / "comparison.json").read_text()[:-40])
+    with pytest.raises(UserError, match=r"comparison\.json is damaged"):
+        compare.load(tmp_path)
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(UserError, match=r"plan\.json is damaged"):
+        compare.compared("digits", tmp_path, **HOW)
+
+
+# --------------------------------------------------------------------------------------------------
+# What the report says
+
+
+def made(there, **given):
+    """The stored comparison with other scores; the test accuracies are those of validation."""
+    frame = scores(**given)
+    frame = frame.assign(test=frame["validation"], balanced=frame["validation"])
+    stored = vars(compare.load(there)) | {"scores": frame, "done": 5}
+    return compare.Comparison(**stored)
+
+
+def test_the_answer_says_by_how_much(there):
+    said = report.answer(made(there, dnr=86 + NOISE[::-1])).data
+    assert said.startswith("**Use DNR**: 2 trainings of 2 epochs")
+    assert "+6.00 points" in said
+    assert "n = 5 seeds" in said
+    assert "do not confirm" not in said
+
+
+def test_the_answer_says_what_could_have_been_seen(there):
+    found = made(there)
+    said = report.answer(found).data
+    assert said.startswith("**Use plain training**: one training of 2 epochs. No difference")
+    assert f"A difference of {found.choice.detectable:.1f} points would have been found" in said
+
+
+def test_the_test_images_may_fail_to_confirm(there):
+    found = made(there, dnr=86 + NOISE[::-1])
+    found.scores["test"] = scores()["validation"]
+    assert "do not confirm" in report.answer(found).data
+
+
+def test_the_tables_hold_their_rows(there):
+    found = made(there, dnr=86 + NOISE[::-1])
+    listed = report.scores_table(found).data
+    assert listed.count("<tr") == 1 + len(METHODS)
+    assert re.search(r"<tr class=chosen[^>]*><td>DNR</td><td[^>]*>5</td><td[^>]*>86\.00 ±", listed)
+    differences = report.differences_table(found, "long").data
+    assert differences.count("<tr") == len(METHODS)
+    assert re.search(r"<td>DNR</td><td[^>]*>5</td><td[^>]*>\+6\.00</td>", differences)
+
+
+def test_class_names_cannot_write_html():
+    assert "&lt;b&gt;" in report.html_table(["<b>"], [["<b>"]], "<b>").data
+    assert "<b>" not in report.html_table(["<b>"], [["<b>"]], "<b>").data
+
+
+def test_confusions_are_counted_over_seeds(there):
+    found = compare.load(there)
+    labels = read("digits")["test"].labels.numpy()
+    fours, wrong = np.flatnonzero(labels == 4), labels.copy()
+    wrong[fours[:3]] = 9
+    once = labels.copy()
+    once[fours[0]] = 9
+    once[np.flatnonzero(labels == 1)[0]] = 7
+    chosen = found.choice.method
+    found.predictions.clear()
+    found.predictions.update({(chosen, 0): wrong, (chosen, 1): once, ("other", 0): wrong})
+    assert report.confused_pairs(found) == [(4, 9, 4), (1, 7, 1)]
+    assert "<td>4</td><td>9</td><td>4 of 140</td>" in report.confused_table(found).data
+
+
+# --------------------------------------------------------------------------------------------------
+# Export
+
+
+def test_the_exported_network_is_the_trained_one(there, tmp_path):
+    """From an image file, in this process and through the program that is written beside it."""
+    found = compare.load(there)
+    config = found.config(found.choice.method)
+    stored = torch.load(there / "model.pt", weights_only=True)
+    assert stored["labels"] == list("0123456789")
+    assert stored["config"] == vars(config)
+    session = Session(config, records.runs_root(), torch.device("cpu"))
+    links = chain(config)
+    session.open(links, len(links) - 1)
+    for name, value in session.model.state_dict().items():
+        assert torch.equal(stored["state_dict"][name], value)
+    test = read("digits")["test"]
+    picture = tmp_path / "a picture.png"
+    Image.fromarray(test.images[5, 0].numpy()).save(picture)
+    one = Split(test.images[5:6], test.labels[5:6])
+    ((expected, _),) = train.outputs(session.model, dataset("digits"), one)
+    model = load_model(there / "model.pt")
+    assert torch.equal(model.logits(picture), expected[0])
+    done = subprocess.run(
+        [sys.executable, str(there / "use_model.py"), str(picture)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shares = expected[0].softmax(0)
+    said = [line.split("\t") for line in done.stdout.splitlines()]
+    best = shares.argsort(descending=True)[:3].tolist()
+    assert said == [[str(picture), str(n), f"{shares[n]:.1%}"] for n in best]
+
+
+def test_export_trains_what_is_missing(tiny, tmp_path):
+    config = tiny(method="tune", generations=2)
+    export(config, tmp_path / "new" / "net.pt", "cpu")
+    assert study.find(config) is not None
+    model = load_model(tmp_path / "new" / "net.pt")
+    assert not model.network.training
+    assert model.labels == dataset("digits").classes
+    assert "'net.pt'" in (tmp_path / "new" / "use_model.py").read_text()
+
+
+def test_what_is_no_model_and_no_image_is_refused(there, tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        load_model(tmp_path / "model.pt")
+    (tmp_path / "model.pt").write_bytes((there / "model.pt").read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"is not a model"):
+        load_model(tmp_path / "model.pt")
+    torch.save({"state_dict": {}}, tmp_path / "model.pt")
+    with pytest.raises(UserError, match=r"is not a model"):
+        load_model(tmp_path / "model.pt")
+    (tmp_path / "note.png").write_text("no image")
+    with pytest.raises(UserError, match=r"note\.png cannot be read"):
+        load_model(there / "model.pt").logits(tmp_path / "note.png")
