@@ -99,7 +99,7 @@ def prepare(name: str, skip_corrupt: bool = False) -> dict[str, Any]:
         listing, problems = _listing(path, [file for file in files if file.path not in skipped])
         problems += [f"{file} was skipped: {what}" for file, what in skipped.items()]
         if others:
-            problems.append(f"{len(others)} files are no images, or not in a class: {_few(others)}")
+            problems.append(f"not an image, or in no class: {_few(others)}")
         size = size or _native(files)
         crop = size if size <= 64 else size * 7 // 8
         try:
@@ -192,7 +192,7 @@ def _listing(path: Path, files: list[File]) -> tuple[Listing, list[str]]:
     for label, name in enumerate(classes):
         own = [file for file in files if file.label == name]
         if len(own) < FEW:
-            problems.append(f"class {name} has only {len(own)} images")
+            problems.append(f"class {name} is small; images: {len(own)}")
         # By content, which is a shuffle that needs no random numbers, and puts equals together.
         spare = sorted(
             (file for file in own if file.pool in (None, "train")), key=lambda f: contents[f.path]
@@ -228,5 +228,5 @@ def _listing(path: Path, files: list[File]) -> tuple[Listing, list[str]]:
             problems.append(f"the same image is in several pools: {listed}")
     twice = sum(len(same) - 1 for same in places.values())
     if twice:
-        problems.append(f"{twice} images are copies of others")
+        problems.append(f"images that are copies of others: {twice}")
     return Listing(tuple(classes), pools), problems

@@ -13,6 +13,8 @@ from sklearn.datasets import load_sample_images
 from torchvision import transforms
 
 from dnrlib import UserError, decoded, records
+from dnrlib.config import configure
+from dnrlib.data import load, read
 from dnrlib.decoded import CorruptImages, Kind, Listing, Picture, decode
 
 KIND = Kind("squares", size=16, crop=16)
@@ -21,6 +23,7 @@ KIND = Kind("squares", size=16, crop=16)
 @pytest.fixture(autouse=True)
 def data(tmp_path, monkeypatch):
     monkeypatch.setattr(decoded, "CHUNK", 4)
+    read.cache_clear()
     return tmp_path / "data"
 
 
@@ -121,6 +124,15 @@ def test_mean_and_deviation_are_those_of_the_training_pool(tmp_path):
     assert about.std == pytest.approx(pixels.std((0, 1, 2)), abs=1e-4)
     decode("squares", listed, Kind("squares", 16, 16, (0.1, 0.2, 0.3), (1.0, 2.0, 3.0)))
     assert decoded.dataset("squares").mean == (0.1, 0.2, 0.3)
+
+
+def test_a_dataset_without_a_validation_split_cannot_be_tuned_on(tmp_path):
+    whole = listing(tmp_path / "images")
+    pools = {pool: whole.pools[pool] for pool in ("train", "test")}
+    decode("flower102", Listing(whole.classes, pools), KIND, 1)
+    assert len(load(configure("flower102")).evaluation) == 5
+    with pytest.raises(UserError, match=r"no official validation split, only train and test"):
+        load(configure("flower102", pool="tuning"))
 
 
 def test_images_are_decoded_once(tmp_path, monkeypatch):

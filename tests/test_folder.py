@@ -87,7 +87,7 @@ def test_equal_images_stay_in_one_pool(tmp_path):
     contents = [{one.numpy().tobytes() for one in split.images} for split in pools.values()]
     assert sum(map(len, contents)) == len(set.union(*contents)) == 6
     _, problems = folder.report(f"folder:{root}")
-    assert problems == ["54 images are copies of others"]
+    assert problems == ["images that are copies of others: 54"]
 
 
 def test_problems_are_reported(tmp_path):
@@ -102,12 +102,12 @@ def test_problems_are_reported(tmp_path):
     assert list(counts.columns) == ["train", "tuning", "test"]
     assert counts.loc["rare"].tolist() == [2, 0, 0]
     text = "\n".join(problems)
-    assert "class rare has only 2 images" in text
+    assert "class rare is small; images: 2" in text
     assert "class rare has no images in the test pool" in text
     assert f"in several pools: {root}/train/cat/0.png, {root}/test/cat/again.png" in text
     assert "in several classes" in text
     assert "is-a-cat.png" in text
-    assert "2 images are copies of others" in text
+    assert "images that are copies of others: 2" in text
     assert "notes.txt" in text
     assert "hidden" not in text
 
