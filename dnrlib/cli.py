@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import UserError, __version__, records
-from .config import BUDGETS, Config, configure, grid, parse_arm
+from .config import BUDGETS, RECIPES, Config, configure, grid, parse_arm
 from .methods import MAIN, METHODS
 from .paper import ROWS, arms
 
@@ -265,6 +265,8 @@ def refuse_publishing(found: list["Run"], budget: str | None) -> None:
     """Raises `UserError` for runs that must not be published."""
     if budget == "smoke":
         raise UserError("runs of the smoke budget are not published")
+    if any(run.config.dataset not in RECIPES for run in found):
+        raise UserError("runs on a folder of one's own are not published: nobody could repeat them")
     if any("+changes" in str(r["provenance"]["commit"]) for run in found for r in run.records):
         raise UserError("runs of a changed checkout are not published: commit, and train anew")
 
@@ -334,13 +336,14 @@ def _compare(options: argparse.Namespace) -> int:
 
     path = Path(options.path).expanduser().resolve()
     name = f"{folder.PREFIX}{path}"
-    known = folder.prepare(name, options.skip_corrupt)
+    native = folder.native(path)
     # A CPU has no time for photographs at 224 pixels.
-    small = device_named(options.device).type == "cpu" and known["size"] > 64
-    size = options.size or (64 if small else None)
-    if size and size != known["size"]:
+    size = options.size or (
+        min(native, 64) if device_named(options.device).type == "cpu" else native
+    )
+    if size != native:
         name = f"{name}@{size}"
-        folder.prepare(name, options.skip_corrupt)
+    folder.prepare(name, options.skip_corrupt)
     settings = {"augment": "crop"} if options.no_flip else None
     compare(
         name,

@@ -100,7 +100,7 @@ def prepare(name: str, skip_corrupt: bool = False) -> dict[str, Any]:
         problems += [f"{file} was skipped: {what}" for file, what in skipped.items()]
         if others:
             problems.append(f"not an image, or in no class: {_few(others)}")
-        size = size or _native(files)
+        size = size or native(path)
         crop = size if size <= 64 else size * 7 // 8
         try:
             return decoded.decode(
@@ -115,6 +115,22 @@ def prepare(name: str, skip_corrupt: bool = False) -> dict[str, Any]:
                     f"{error}\nor go on without them: dnr data prepare {name} --skip-corrupt"
                 ) from None
             skipped |= error.found
+
+
+def native(path: Path) -> int:
+    """The size in pixels that a folder's images are decoded to unless another is asked for: 32 or
+    64 if none is larger, else 256. Raises `UserError` for a folder that cannot be used."""
+    files, _ = _files(path)
+    largest = 0
+    for file in files:
+        try:
+            with Image.open(file.path) as image:
+                largest = max(largest, *image.size)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            continue  # Decoding will say what is wrong with it.
+        if largest > 64:
+            return 256
+    return 32 if largest <= 32 else 64
 
 
 def report(name: str) -> tuple[pd.DataFrame, list[str]]:
@@ -164,20 +180,6 @@ def _files(path: Path) -> tuple[list[File], list[Path]]:
     if not files:
         raise UserError(f"{path} has no images in it; it needs a subfolder of images per class")
     return files, sorted(set(others))
-
-
-def _native(files: list[File]) -> int:
-    """32 or 64 if no image is larger, else 256."""
-    largest = 0
-    for file in files:
-        try:
-            with Image.open(file.path) as image:
-                largest = max(largest, *image.size)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            continue  # Decoding will say what is wrong with it.
-        if largest > 64:
-            return 256
-    return 32 if largest <= 32 else 64
 
 
 def _listing(path: Path, files: list[File]) -> tuple[Listing, list[str]]:

@@ -9,6 +9,7 @@ from dnrlib import UserError, cli, decoded, folder
 from dnrlib.config import configure
 from dnrlib.data import dataset, load, read
 from dnrlib.run import chain
+from dnrlib.study import Run
 
 
 @pytest.fixture(autouse=True)
@@ -214,3 +215,9 @@ def test_images_are_mapped_not_copied(tmp_path):
     assert path.read_bytes() == before
     pools = read(name).values()
     assert len({p.images.untyped_storage().data_ptr() for p in pools}) == 1
+
+
+def test_runs_on_a_folder_are_not_published(tmp_path):
+    config = configure(build(tmp_path / "mine", {"cat": 4, "dog": 4}))
+    with pytest.raises(UserError, match="nobody could repeat them"):
+        cli.refuse_publishing([Run(config, [], "runs")], None)
