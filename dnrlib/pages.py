@@ -71,8 +71,18 @@ class Parameters:
         exhibit."""
         if self.methods == "auto":
             return arms(self.exhibit, self.dataset)
-        named = (self.config(**parse_arm(name)) for name in str(self.methods).split(","))
-        return list(dict.fromkeys(arm_of(config) for config in named))
+        named = {}
+        for text in str(self.methods).split(","):
+            config = self.config(**parse_arm(text))
+            arm = arm_of(config)
+            # A name leaves out what the smoke budget sets, so it may stand for another run here.
+            if self.config(**parse_arm(arm)) != config:
+                raise UserError(
+                    f"{text.strip()!r} trains as long as the smoke budget does; use budget=smoke, "
+                    "or another number of epochs"
+                )
+            named[arm] = config
+        return list(named)
 
     def also(self, exhibit: str) -> list[str]:
         """The arms of another exhibit on the same page; none if methods were chosen by hand."""

@@ -1135,7 +1135,7 @@ def test_a_full_disk_while_downloading(served, monkeypatch):
 
 
 def book_lines():
-    """The table of book/data.md, one line per set."""
+    """The two tables of book/data.md, a line of each per set."""
     for name, known in OFFICIAL.items():
         counts = [known.splits.get(pool) for pool in ("train", "tuning", "test")]
         if not known.splits:
@@ -1154,7 +1154,12 @@ def book_lines():
                 f"[{known.title}]({known.page})",
                 str(known.classes),
                 *shown,
-                f"{known.kind.size}",
+                f"{known.kind.size} |",
+            ]
+        )
+        yield " | ".join(
+            [
+                f"| `{name}`",
                 " and ".join(sorted(checked)).replace("SHA256", "SHA-256"),
                 f"{known.terms} |",
             ]

@@ -100,6 +100,10 @@ def test_commands_to_reproduce_a_page_by_number_of_seeds(tiny):
             {"dataset": "flower102"},
             "not on this machine; to get it: dnr data prepare flower102",
         ),
+        (
+            {"dataset": "digits", "methods": "plain+epochs=2+generations=2"},
+            "trains as long as the smoke budget does",
+        ),
         ({"dataset": "cub200", "budget": "paper"}, "dnr data prepare cub200"),
     ],
 )

@@ -1,6 +1,6 @@
 """From the official archives of Flowers-102 to an executed page, at the paper's image size.
 
-`python -m tests.test_through 10 2` does it with the paper's 1020 training images and two epochs.
+`python -m tests.test_through 10 1` does it with the paper's 1020 training images.
 """
 
 import dataclasses
