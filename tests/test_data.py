@@ -207,6 +207,7 @@ def test_parts_are_distributed_as_torchvisions():
     for column in range(4):
         assert ks_2samp(ours[:, column], theirs[:, column]).pvalue > 0.01
     assert ks_2samp(ours[:, 2] * ours[:, 3], theirs[:, 2] * theirs[:, 3]).pvalue > 0.01
+    assert ks_2samp(ours[:, 2] / ours[:, 3], theirs[:, 2] / theirs[:, 3]).pvalue > 0.01
     assert (ours >= 0).all()
     assert (ours[:, :2] + ours[:, 2:] <= 256).all()
 
