@@ -1,7 +1,10 @@
 """Many runs, one tidy data frame: find or train them, in parallel, and put them side by side."""
 
+import functools
 import os
 import statistics
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -172,7 +175,9 @@ def _train(configs: list[Config], workers: int, device: str, runs: Path) -> None
     failures: dict[str, str] = {}
     with tqdm(total=epochs, unit="epoch", desc="training", smoothing=0.05) as bar:
         for phase, first_only in ((list(shared.values()), True), (configs, False)):
-            tasks = [delayed(_attempt)(config, runs, device, first_only) for config in phase]
+            tasks = [
+                delayed(_attempt)(config, runs, device, first_only, os.getpid()) for config in phase
+            ]
             for number, (config, keys, error) in enumerate(_finished(tasks, workers), 1):
                 running = min(workers, len(phase) - number)
                 bar.set_postfix_str(f"{number}/{len(phase)} runs done, {running} running")
@@ -198,11 +203,26 @@ def _finished(tasks: list, workers: int) -> Iterator[tuple[Config, list[str], st
         ) from error
 
 
+@functools.cache
+def _live_with(parent: int) -> None:
+    """Ends this worker when the study that started it dies, which would not stop it: it would train
+    on, for hours, for nobody."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)  # Whatever is on disk is whole.
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _attempt(
-    config: Config, runs: Path, device: str, first_only: bool
+    config: Config, runs: Path, device: str, first_only: bool, study: int
 ) -> tuple[Config, list[str], str | None]:
-    """Runs a config, or only its first generation, in a worker; never raises."""
+    """Runs a config, or only its first generation, for the process `study`; never raises."""
     keys: list[str] = []
+    if os.getpid() != study:
+        _live_with(study)
     try:
         run(config, runs, device, lambda record: keys.append(record["key"]), first_only)
     except Exception as error:

@@ -1099,6 +1099,13 @@ MUTANTS = [
         'wide["test_accuracy"][1], wide["birth_accuracy"][1]',
         "tests/test_figures.py -k shock",
     ),
+    Mutant(
+        "workers-outlive-their-study",
+        "dnrlib/study.py",
+        "        _live_with(study)\n",
+        "        pass\n",
+        "tests/test_study.py -k end_with",
+    ),
     # Images from files
     Mutant(
         "pools-in-the-order-of-their-names",

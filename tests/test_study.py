@@ -5,7 +5,11 @@ import gzip
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 
+import psutil
 import pytest
 
 from dnrlib import UserError, cli, paper, records, study
@@ -100,6 +104,32 @@ def test_failures_are_collected_and_the_rest_is_done(tiny, published):
     said = str(error.value)
     assert f"1 of 2 runs failed:\n  digits {arm_of(bad)} seed 5: UserError: the training" in said
     assert find(good) is not None
+
+
+def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
+    """SIGKILL gives it no chance to stop them."""
+    program = (
+        "from dnrlib.config import grid; from dnrlib.study import study;"
+        "study(grid('digits', ['plain+epochs=2000'], 2), published=False, workers=2)"
+    )
+    killed = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
+    found = set()
+    for _ in range(600):
+        found = {
+            child
+            for child in psutil.Process(killed.pid).children()
+            if any("LokyProcess" in word for word in child.cmdline())
+        }
+        if len(found) == 2 and len(list((tmp_path / "runs").glob("*"))) == 2:
+            break
+        time.sleep(0.1)
+    assert len(found) == 2
+    killed.kill()
+    killed.wait()
+    _, alive = psutil.wait_procs(found, timeout=30)
+    for worker in alive:
+        worker.kill()
+    assert not alive
 
 
 def test_a_killed_worker_is_an_error_that_says_what_to_do(tiny, published, monkeypatch):
