@@ -35,7 +35,7 @@ from .stats import LEVEL, POWER, Estimate, estimate
 from .study import Run, find, generations, study
 
 METHODS = ("plain", "long", "tune", "llf", "ke", "dnr")
-"""What is compared, the simplest first: where no difference is found the simpler one is advised."""
+"""What is compared, the simplest first: where means are equal the simpler one is advised."""
 
 SIMPLE = ("plain", "long")
 """Ordinary training, at the budget of one generation and of all."""
@@ -310,9 +310,9 @@ def choose(scores: pd.DataFrame) -> Choice:
 
     The method of the highest mean is advised if its paired differences to both `long` and `plain`
     have intervals above 0, at a level corrected for having picked the best of several (Bonferroni).
-    Otherwise no difference was found, and the simpler training is advised: `long` if it is better
-    than `plain` in the same way, else `plain`. The spread for `detectable` is the root mean square
-    over all methods compared with `long`.
+    Otherwise no difference was found, and ordinary training is advised, of the length with the
+    higher mean: that is a setting like any other, of which nothing is claimed. The spread for
+    `detectable` is the root mean square over all methods compared with `long`.
     """
     wide = scores.pivot(index="seed", columns="method", values="validation").dropna()
     means = wide.mean().round(9)
@@ -321,11 +321,11 @@ def choose(scores: pd.DataFrame) -> Choice:
     level = 1 - (1 - LEVEL) / len(others)
     leader = max(others, key=lambda method: means[method])
     longer = estimate(wide["long"] - wide["plain"])
-    simple = "long" if _above(longer) else "plain"
+    simple = max(SIMPLE, key=lambda method: means[method])
     over_plain, over_long = (
         at_level(estimate(wide[leader] - wide[other]), level) for other in SIMPLE
     )
-    found = best == leader and _above(over_long) and _above(over_plain)
+    found = best == leader and above(over_long) and above(over_plain)
     spreads = [estimate(wide[method] - wide["long"]).sd for method in others]
     return Choice(
         method=best if found else simple,
@@ -340,7 +340,8 @@ def choose(scores: pd.DataFrame) -> Choice:
     )
 
 
-def _above(difference: Estimate) -> bool:
+def above(difference: Estimate) -> bool:
+    """Whether an interval lies above 0."""
     # A few seeds may agree by chance: no spread is no evidence.
     return not math.isnan(difference.p) and difference.low > 0
 

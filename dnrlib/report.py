@@ -20,7 +20,7 @@ from IPython.display import HTML, Markdown
 from matplotlib.axes import Axes
 
 from . import UserError, figures, folder, records
-from .compare import METHODS, Comparison, compared, load, time_in_words
+from .compare import METHODS, Comparison, above, compared, load, time_in_words
 from .config import configure
 from .data import dataset, read
 from .export import SNIPPET
@@ -94,7 +94,9 @@ def answer(found: Comparison) -> Markdown:
     parts = [f"**Use {_named(choice.method)}**: {_done(found, choice.method)}."]
     means = found.scores.groupby("method")["validation"].mean()
     if n < 2:
-        parts.append("With one seed nothing can be compared, so this is the simplest choice.")
+        parts.append(
+            "With one seed nothing can be compared: this is ordinary training, as it did best."
+        )
     elif choice.found:
         parts.append(
             f"On the validation images it was better than ordinary training of the same length, "
@@ -106,8 +108,8 @@ def answer(found: Comparison) -> Markdown:
         parts.append(f"No difference was found that speaks for another method: {_lacking(found)}")
         if choice.method == "long":
             parts.append(
-                f"Training longer did help: {_named('long')} was better than {_named('plain')} by "
-                f"{_points(choice.longer)}."
+                f"Training longer {'did help' if above(choice.longer) else 'may have helped'}: "
+                f"{_named('long')} was better than {_named('plain')} by {_points(choice.longer)}."
             )
         if math.isnan(choice.detectable):
             parts.append("The seeds do not differ, so what could have been seen is unknown.")

@@ -163,6 +163,17 @@ def test_longer_training_is_advised_if_it_alone_helps():
     assert found.over_long.high < 0
 
 
+def test_of_the_two_lengths_the_better_mean_is_advised_and_nothing_claimed(there):
+    """Twelve points that three noisy seeds cannot prove are no reason to train a third as long."""
+    wild = {"plain": 80 + 20 * NOISE, "long": 92 + NOISE[::-1]}
+    found = choose(scores(**(dict.fromkeys(METHODS, 90 + NOISE) | wild)))
+    assert (found.method, found.found) == ("long", False)
+    unsure = {"plain": 80 + 20 * NOISE, "long": 81 + NOISE[::-1]}
+    said = report.answer(made(there, **(dict.fromkeys(METHODS, 78 + NOISE) | unsure))).data
+    assert "Use the long baseline" in said
+    assert "may have helped" in said
+
+
 def test_equal_means_are_a_tie_for_the_simplest():
     found = choose(scores(**{method: [80.0] * 5 for method in METHODS}))
     assert (found.method, found.best, found.found) == ("plain", "plain", False)
