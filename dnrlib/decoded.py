@@ -315,6 +315,11 @@ def _damage(folder: Path, known: dict[str, Any]) -> Path | None:
     return None if found == known["labels"] else labels
 
 
+def whole(name: str, known: dict[str, Any]) -> bool:
+    """Whether the arrays of a decoded dataset are what was written; reads them all."""
+    return _damage(place(name), known) is None
+
+
 def dataset(name: str) -> Dataset | None:
     """A dataset that was decoded, as the rest of the library knows datasets; else None."""
     known = manifest(name)

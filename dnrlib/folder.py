@@ -49,9 +49,11 @@ def canonical(name: str) -> str:
 def parse(name: str) -> tuple[Path, int | None]:
     """Folder and size in pixels of `folder:PATH[@SIZE]`; raises `UserError` for a size that cannot
     be used. Images up to 64 pixels are shown whole to the network, of larger ones 7/8."""
+    whole = Path(name.removeprefix(PREFIX)).expanduser().resolve()
     path, at, size = name.removeprefix(PREFIX).rpartition("@")
-    if not at or not size.isdecimal():
-        return Path(name.removeprefix(PREFIX)).expanduser().resolve(), None
+    # A folder may be called so itself.
+    if not at or not size.isdecimal() or whole.is_dir():
+        return whole, None
     if int(size) not in range(16, 513) or int(size) % 8:
         raise UserError(f"@{size} in {name!r} must be a multiple of 8 from 16 to 512")
     return Path(path).expanduser().resolve(), int(size)
@@ -70,16 +72,17 @@ class File:
 def dataset(name: str) -> Dataset:
     """The dataset of a folder; its images are decoded if they have changed since it was last
     used. Raises `UserError` for what `prepare` refuses."""
-    prepare(name)
+    prepare(name, trusted=True)
     return decoded.dataset(canonical(name))
 
 
-def prepare(name: str, skip_corrupt: bool = False) -> dict[str, Any]:
+def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> dict[str, Any]:
     """Reads a folder and decodes its images unless that was done and nothing has changed; returns
-    the manifest. Its `notes` hold the `problems` that were found, a list of sentences.
+    the manifest, whose `notes` hold the `problems` that were found, a list of sentences.
 
-    Raises `UserError` for a folder without two classes of images, and `CorruptImages` for files
-    that cannot be read, unless they are to be skipped.
+    The arrays are read through as well, and made again if they are damaged, unless they are
+    `trusted`. Raises `UserError` for a folder without two classes of images, and for files that
+    cannot be decoded, unless they are to be skipped.
     """
     name = canonical(name)
     path, size = parse(name)
@@ -92,7 +95,8 @@ def prepare(name: str, skip_corrupt: bool = False) -> dict[str, Any]:
         ]
     )
     known = decoded.manifest(name)
-    if known and known["notes"]["signature"] == signature:
+    unchanged = known and known["notes"]["signature"] == signature
+    if unchanged and (trusted or decoded.whole(name, known)):
         return known
     skipped: dict[Path, str] = {}
     while True:
@@ -112,7 +116,7 @@ def prepare(name: str, skip_corrupt: bool = False) -> dict[str, Any]:
         except CorruptImages as error:
             if not skip_corrupt:
                 raise UserError(
-                    f"{error}\nor go on without them: dnr data prepare {name} --skip-corrupt"
+                    f"{error}\nor go on without them: dnr data prepare '{name}' --skip-corrupt"
                 ) from None
             skipped |= error.found
 
@@ -209,7 +213,7 @@ def _listing(path: Path, files: list[File]) -> tuple[Listing, list[str]]:
             taken, spare = spare[:cut], spare[cut:]
             pools[pool] += [Picture(file.path, label) for file in taken]
         if not spare:
-            raise UserError(f"class {name} of {path} has no images left to train on")
+            raise UserError(f"class {name} of {path} has no images to train on, only to test on")
         pools["train"] += [Picture(file.path, label) for file in spare]
         for pool in {"tuning", "test"} - set(missing):
             pools[pool] += [Picture(file.path, label) for file in own if file.pool == pool]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dnrlib import UserError, cli, decoded, folder
+from dnrlib import UserError, cli, decoded, folder, records
 from dnrlib.config import configure
 from dnrlib.data import dataset, load, read
 from dnrlib.run import chain
@@ -129,6 +129,21 @@ def test_corrupt_images_are_listed_and_on_request_skipped(tmp_path, capsys):
         configure(name)
 
 
+def test_a_damaged_array_is_made_again_by_the_command_that_is_named(tmp_path):
+    name = build(tmp_path / "mine", {"cat": 10, "dog": 10})
+    prepare = ["data", "prepare", name]
+    assert cli.main(prepare) == 0
+    (path,) = decoded.place(name).rglob("images.npy")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    read.cache_clear()
+    with pytest.raises(records.DamagedFile, match=f"dnr data prepare '{name}'"):
+        read(name)
+    assert cli.main(prepare) == 0
+    assert len(read(name)["train"]) == 12
+
+
 def test_new_images_are_noticed(tmp_path):
     name = build(tmp_path / "mine", {"cat": 10, "dog": 10})
     before = chain(configure(name, method="plain"))[0].key
@@ -159,6 +174,9 @@ def test_a_size_can_be_asked_for(tmp_path):
             dataset(name + wrong)
     build(tmp_path / "at@home", {"cat": 4, "dog": 4})
     assert len(dataset(f"folder:{tmp_path}/at@home").classes) == 2
+    build(tmp_path / "year@2024", {"cat": 4, "dog": 4})
+    assert dataset(f"folder:{tmp_path}/year@2024").size == 32
+    assert dataset(f"folder:{tmp_path}/year@2024@64").size == 64
 
 
 def test_one_folder_has_one_name(tmp_path, monkeypatch):
@@ -186,7 +204,7 @@ def untrained(root):
         (lambda root: image(root / "loose.png", 1), "no images in it"),
         (lambda root: build(root, {"cat": 4}), r"images of one class only \(cat\)"),
         (strange, "has train/ and holdout"),
-        (untrained, "class cow .* has no images left to train on"),
+        (untrained, "class cow .* has no images to train on"),
     ],
 )
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path, make, message):
