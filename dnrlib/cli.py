@@ -39,7 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.do(options)
     except OSError as error:
-        print(f"dnr: {error}; check the folder, or set DNRLIB_RUNS to another", file=sys.stderr)
+        print(
+            f"dnr: {error}; check that this folder can be written to, or name another",
+            file=sys.stderr,
+        )
         return 1
     except UserError as error:
         print(f"dnr: {error}", file=sys.stderr)
