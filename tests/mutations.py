@@ -1375,12 +1375,12 @@ def mutate(mutant: Mutant, folder: Path) -> None:
     path.write_text(text.replace(mutant.old, mutant.new))
 
 
-def _pytest(folder: Path, arguments: list[str]) -> None:
+def _pytest(folder: Path, result: Path, arguments: list[str]) -> None:
     """Runs tests in a copy, whose package comes before any installed one; ends this process."""
     # A group of its own, so that processes that the tests leave behind can be ended with it.
     os.setsid()
     # What the tests print goes to a file, also from processes that they start.
-    with (folder / "log").open("w") as log:
+    with result.with_suffix(".log").open("w") as log:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
     os.chdir(folder)
@@ -1397,6 +1397,7 @@ def _pytest(folder: Path, arguments: list[str]) -> None:
         os._exit(255)
     code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *arguments])
     sys.stdout.flush()
+    result.write_text(str(int(code)))
     # An ordinary exit would wait for idle workers, minutes.
     os._exit(int(code))
 
@@ -1408,7 +1409,8 @@ def test(folder: Path, tests: str) -> tuple[int, str]:
     # A process that has imported the libraries, but nothing of ours, is forked: that saves the
     # seconds that importing them takes.
     context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=_pytest, args=(folder, chosen))
+    result = folder / f"result-{os.urandom(4).hex()}"
+    process = context.Process(target=_pytest, args=(folder, result, chosen))
     process.start()
     process.join(LIMIT)
     late = process.is_alive()
@@ -1416,8 +1418,10 @@ def test(folder: Path, tests: str) -> tuple[int, str]:
         os.killpg(process.pid, signal.SIGKILL)
     if late:
         return -1, f"the tests took more than {LIMIT} seconds"
-    lines = (folder / "log").read_text().strip().splitlines() or ["no output"]
-    return process.exitcode, next((line for line in lines if "FAILED" in line[:6]), lines[-1])
+    lines = result.with_suffix(".log").read_text().strip().splitlines() or ["no output"]
+    # Not `process.exitcode`: threads that wait at the same time may take it from each other.
+    code = int(result.read_text()) if result.exists() else -1
+    return code, next((line for line in lines if line.startswith("FAILED")), lines[-1])
 
 
 def attempt(mutant: Mutant) -> tuple[str, str, float]:
