@@ -68,8 +68,9 @@ def birth(config: "Config", draw: torch.Generator) -> ResNet:
     uniform in +-1/sqrt(fan-in), batch normalisation starts at 1 and 0, as in the released code.
 
     Tensors are channels last, the faster layout; but not where torch 2.15 overruns a buffer in the
-    backward pass of the shortcuts (1x1, stride 2) and crashes: on several CPU threads, and for
-    fewer than 16 channels on images of more than 40 pixels.
+    backward pass of the shortcuts (1x1, stride 2; oneDNN issue 6035) and crashes: on several CPU
+    threads, for fewer channels than a vector holds (8 with AVX2), and for fewer than 16 (AVX-512)
+    on images of more than 40 pixels.
     """
     about = dataset(config.dataset)
     block, depths = MODELS[config.model]
@@ -86,7 +87,8 @@ def birth(config: "Config", draw: torch.Generator) -> ResNet:
             weight.normal_(0, math.sqrt(2 / fan_in(weight)), generator=draw)
         bound = 1 / math.sqrt(fan_in(model.fc.weight))
         model.fc.bias.uniform_(-bound, bound, generator=draw)
-    unsafe = config.threads > 1 or (config.width < 16 and about.size > 40)
+    narrow = config.width < 8 or (config.width < 16 and about.size > 40)
+    unsafe = config.threads > 1 or narrow
     return model.to(memory_format=torch.contiguous_format if unsafe else torch.channels_last)
 
 
