@@ -16,6 +16,7 @@ An arm is METHOD+setting=value (`config.arm_of`); `arm@column` names another col
 import functools
 import itertools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from scipy import stats as scipy_stats
 from . import UserError
 from .config import arm_of, configure, parse_arm
 from .methods import label
-from .paper import COLUMNS, PAPER, wide
+from .paper import ANALOGUE, COLUMNS, PAPER, wide
 from .stats import LEVEL, MARGIN, estimate, holm, seeds_needed
 
 
@@ -142,7 +143,8 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
     """One row per claim with a statement in `column`, by id, and its verdict.
 
     `frames` holds frames of `study.generations` by dataset. In the column `embedded` a statement is
-    made of each of them; in `full`, of each dataset of the claim's exhibit in the paper. Columns:
+    made of the bundled dataset of the claim's exhibit where it has its own (`paper.ANALOGUE`), else
+    of each of the others; in `full`, of each dataset of the exhibit in the paper. Columns:
     rank; part, n, value, low, high (which part decides, in words if there are several, and its
     seeds, mean and 95 % interval in points: the one most clearly refuted where the claim fails,
     else the one least supported);
@@ -160,7 +162,7 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
         if not stated[column]:
             continue
         evidence = []
-        for dataset in COLUMNS[stated["exhibit"]] if column == "full" else frames:
+        for dataset in _datasets(stated["exhibit"], frames, column):
             for part in parse(stated[column]):
                 frame = frames.get(dataset)
                 values = pd.Series() if frame is None else sample(part, frame, dataset)
@@ -184,6 +186,14 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
             for row, p in zip(family, adjusted, strict=True):
                 row[name] = p
     return pd.DataFrame([_judged(row) for row in rows]).set_index("id")[LEDGER]
+
+
+def _datasets(exhibit: str, frames: Iterable[str], column: str) -> Iterable[str]:
+    if column == "full":
+        return COLUMNS[exhibit]
+    if exhibit in ANALOGUE:
+        return [ANALOGUE[exhibit]]
+    return [dataset for dataset in frames if dataset not in ANALOGUE.values()]
 
 
 LEDGER = [

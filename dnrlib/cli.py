@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from . import UserError, __version__, records
 from .config import BUDGETS, RECIPES, Config, configure, grid, parse_arm
 from .methods import MAIN, METHODS
-from .paper import ROWS, arms
+from .paper import ANALOGUE, ROWS, arms
 
 if TYPE_CHECKING:
     from .study import Run
@@ -85,7 +85,15 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         choices=tuple(ROWS),
-        help="all that an exhibit compares; may be repeated",
+        help="all that an exhibit compares and evaluates; may be repeated",
+    )
+    many.add_argument(
+        "--evaluate",
+        action="append",
+        default=[],
+        choices=tuple(ANALOGUE),
+        metavar="EXHIBIT",
+        help=f"evaluate the networks as an exhibit does: {', '.join(ANALOGUE)}; may be repeated",
     )
     many.add_argument("--seeds", type=int, default=5, help="seeds 0..SEEDS-1 (default: 5)")
     many.add_argument(
@@ -247,6 +255,7 @@ def _line(record: records.Record) -> None:
 
 
 def _study(options: argparse.Namespace) -> int:
+    from .robust import evaluations_of
     from .stats import summary
     from .study import generations, study
 
@@ -254,7 +263,18 @@ def _study(options: argparse.Namespace) -> int:
         arm for exhibit in options.exhibit for arm in arms(exhibit, options.dataset)
     ]
     configs = grid(options.dataset, dict.fromkeys(chosen or MAIN), options.seeds, options.budget)
-    found = study(configs, published=False, workers=options.workers, device=options.device)
+    evaluated = {
+        each: None
+        for exhibit in options.exhibit + options.evaluate
+        for each in evaluations_of(exhibit, options.dataset)
+    }
+    found = study(
+        configs,
+        published=False,
+        workers=options.workers,
+        device=options.device,
+        evaluations=tuple(evaluated),
+    )
     print(summary(generations(found)).round(2).to_string())
     if options.publish:
         refuse_publishing(found, options.budget)

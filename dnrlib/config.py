@@ -184,6 +184,7 @@ _PAPILA = _SMALL | {
 }
 _DIGITS: dict[str, Any] = {}
 _HARD: dict[str, Any] = {"per_class": 20, "epochs": 20}
+_ALL: dict[str, Any] = {"per_class": 0}
 
 RECIPES: dict[str, dict[str, Any]] = {
     "flower102": _SMALL,
@@ -196,10 +197,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "tinyimagenet": _TINY,
     "papila": _PAPILA,
     "cars196": _SMALL,
+    "cifar10-imbalanced": _CIFAR,
+    "papila-binary": _PAPILA,
     "digits": _DIGITS,
     "digits-32": _DIGITS,
     "digits-hard": _HARD,
     "digits-hard-32": _HARD,
+    "digits-colour": {"lr": 0.2, "epochs": 20, "generations": 5},
+    "digits-imbalanced": _ALL,
+    "digits-binary": _ALL | {"generations": 3},
 }
 """Settings per dataset that differ from the defaults of `Config`, which are those of `digits`."""
 

@@ -1,9 +1,10 @@
 """Datasets as resident uint8 tensors, splits that never share an image, augmentation in batches."""
 
+import dataclasses
 import functools
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,10 @@ class Dataset:
     pools: Callable[[], dict[str, Split]]
     """Reads the images; returns the disjoint pools `train`, `tuning` and `test`. Official datasets
     without a validation split have no `tuning`."""
+    counts: tuple[int, ...] | None = None
+    """Training images of each class in one run, where classes differ; None: all that there are."""
+    groups: Callable[[], dict[str, list[str]]] | None = None
+    """Per pool, in its order, whose image each is (the patient), where one gave several."""
 
 
 @dataclass(frozen=True)
@@ -136,13 +141,36 @@ def _enlarge(image: np.ndarray) -> np.ndarray:
     return np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR))
 
 
+def _colour(image: np.ndarray, number: int) -> np.ndarray:
+    """The digit on 32 x 32 pixels in one colour on another; both depend on the number alone."""
+    draw = np.random.RandomState(number)
+    paper, ink = draw.uniform(0, 110, 3), draw.uniform(145, 255, 3)
+    share = _enlarge(_pad(image, number))[..., None] / 255
+    return np.rint(paper + share * (ink - paper)).astype(np.uint8)
+
+
 def _digits(draw: Callable[[np.ndarray, int], np.ndarray], enlarge: bool) -> dict[str, Split]:
     images, labels = _raw_digits()
     drawn = [draw(image, number) for number, image in enumerate(images)]
     if enlarge:
         drawn = [_enlarge(image) for image in drawn]
-    every = Split(torch.from_numpy(np.stack(drawn))[:, None], torch.from_numpy(labels))
+    stacked = torch.from_numpy(np.stack(drawn))
+    stacked = stacked[:, None] if stacked.dim() == 3 else stacked.permute(0, 3, 1, 2)
+    every = Split(stacked.contiguous(), torch.from_numpy(labels))
     return {pool: every[torch.from_numpy(index)] for pool, index in _digit_pools().items()}
+
+
+def _late_digits() -> dict[str, Split]:
+    """The digits with two classes: 0 to 7, and 8 or 9."""
+    pools = _digits(_pad, False)
+    return {name: Split(pool.images, (pool.labels > 7).long()) for name, pool in pools.items()}
+
+
+def power_law(most: int, least: int, classes: int) -> tuple[int, ...]:
+    """Images of each class that fall from `most` to `least` as a / (b + c), with c the number of
+    the class from 1 on: DNR's imbalanced training sets, with gamma = 1 (D48)."""
+    b = (classes * least - most) / (most - least)
+    return tuple(round(most * (1 + b) / (b + c)) for c in range(1, classes + 1))
 
 
 def _digit_set(title: str, size: int, mean: float, std: float, fingerprint: str, *how) -> Dataset:
@@ -158,10 +186,13 @@ def _digit_set(title: str, size: int, mean: float, std: float, fingerprint: str,
     )
 
 
+_PADDED = _digit_set(
+    "handwritten digits, 10 x 10", 10, 0.196, 0.335, "fc60c9b0a567c399", _pad, False
+)
+
+
 DATASETS: dict[str, Dataset] = {
-    "digits": _digit_set(
-        "handwritten digits, 10 x 10", 10, 0.196, 0.335, "fc60c9b0a567c399", _pad, False
-    ),
+    "digits": _PADDED,
     "digits-32": _digit_set(
         "handwritten digits, 32 x 32", 32, 0.196, 0.289, "4850ec59a8d94981", _pad, True
     ),
@@ -171,10 +202,72 @@ DATASETS: dict[str, Dataset] = {
     "digits-hard-32": _digit_set(
         "distorted digits, 32 x 32", 32, 0.148, 0.200, "92d780148ad7373a", _distort, True
     ),
+    "digits-colour": Dataset(
+        title="coloured digits, 32 x 32",
+        classes=tuple("0123456789"),
+        channels=3,
+        size=32,
+        mean=(0.33, 0.33, 0.33),
+        std=(0.2, 0.2, 0.2),
+        fingerprint="411abe82ce39ac78",
+        pools=functools.partial(_digits, _colour, False),
+    ),
+    "digits-imbalanced": dataclasses.replace(
+        _PADDED, title="digits, from 60 to 3 images per class", counts=power_law(60, 3, 10)
+    ),
+    "digits-binary": dataclasses.replace(
+        _PADDED,
+        title="digits, 8 or 9 against the rest",
+        classes=("0 to 7", "8 or 9"),
+        fingerprint="eb7bb40212bf9cbc",
+        pools=_late_digits,
+        counts=(80, 20),
+    ),
 }
 """The bundled datasets by name. Digits are padded to at least 10 pixels: at 8, three stages of
 stride 2 leave 1 x 1 maps, on which 8 of 9 taps of most kernels of the last stage only ever see
 padding."""
+
+
+def _imbalanced(whole: Dataset) -> Dataset:
+    """DNR's imbalanced CIFAR-10 (D48): from 5000 to 250 training images per class. The released
+    code takes the first ones of each class; here every seed draws its own."""
+    return dataclasses.replace(
+        whole,
+        title=f"{whole.title}, from 5000 to 250 images per class",
+        counts=power_law(5000, 250, len(whole.classes)),
+    )
+
+
+def _without_suspects(whole: Dataset) -> Dataset:
+    """PAPILA with two classes, healthy and glaucoma."""
+    suspect = whole.classes.index("suspect")
+
+    def certain() -> dict[str, Split]:
+        pools = whole.pools()
+        return {name: pool[pool.labels != suspect] for name, pool in pools.items()}
+
+    def patients() -> dict[str, list[str]]:
+        pools, groups = whole.pools(), whole.groups()
+        return {
+            name: [whose[at] for at in (pools[name].labels != suspect).nonzero()[:, 0]]
+            for name, whose in groups.items()
+        }
+
+    return dataclasses.replace(
+        whole,
+        title=f"{whole.title} without suspects",
+        classes=tuple(name for name in whole.classes if name != "suspect"),
+        pools=certain,
+        groups=patients,
+    )
+
+
+VIEWS: dict[str, tuple[str, Callable[[Dataset], Dataset]]] = {
+    "cifar10-imbalanced": ("cifar10", _imbalanced),
+    "papila-binary": ("papila", _without_suspects),
+}
+"""Datasets that are made of an official one: its name, and how."""
 
 
 def fingerprint(pools: dict[str, Split]) -> str:
@@ -196,10 +289,13 @@ def dataset(name: str) -> Dataset:
 
     if name.startswith(folder.PREFIX):
         return folder.dataset(name)
-    found = decoded.dataset(name) if name in RECIPES else None
+    of, view = VIEWS.get(name, (name, None))
+    found = decoded.dataset(of) if name in RECIPES else None
+    if found is not None and view is not None:
+        return view(found)
     if found is None:
         raise UserError(
-            f"dataset={name!r} is not on this machine; to get it: dnr data prepare {name}"
+            f"dataset={name!r} is not on this machine; to get it: dnr data prepare {of}"
             if name in RECIPES
             else f"dataset={name!r} is unknown; choose one of: {', '.join(RECIPES)}, or "
             f"{folder.PREFIX}PATH for a folder with a subfolder of images per class"
@@ -227,7 +323,7 @@ def load(config: "Config") -> Data:
     """The images of one run, on the CPU.
 
     The training split holds `per_class` images of each class, drawn from the training pool by the
-    stream ("split" of the seed); with `per_class` 0 it is the whole pool.
+    stream ("split" of the seed); with `per_class` 0 the dataset's `counts`, or the whole pool.
     """
     about = dataset(config.dataset)
     pools = read(config.dataset)
@@ -244,14 +340,21 @@ def load(config: "Config") -> Data:
                 f"per_class={config.per_class} is more than the {smallest} training images of the "
                 f"smallest class of {config.dataset!r}; use 0 for all"
             )
-        draw = stream(config.seed, 0, "split")
-        chosen = []
-        for label in range(len(about.classes)):
-            members = (train.labels == label).nonzero()[:, 0]
-            order = torch.randperm(len(members), generator=draw)
-            chosen.append(members[order[: config.per_class]])
-        train = train[torch.cat(chosen)]
+        train = _drawn(train, [config.per_class] * len(about.classes), config.seed)
+    elif about.counts:
+        train = _drawn(train, about.counts, config.seed)
     return Data(about, train, pools[config.pool])
+
+
+def _drawn(pool: Split, counts: Sequence[int], seed: int) -> Split:
+    """As many images of each class as `counts` says, at random."""
+    draw = stream(seed, 0, "split")
+    chosen = []
+    for label, count in enumerate(counts):
+        members = (pool.labels == label).nonzero()[:, 0]
+        order = torch.randperm(len(members), generator=draw)
+        chosen.append(members[order[:count]])
+    return pool[torch.cat(chosen)]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -336,6 +336,7 @@ def dataset(name: str) -> Dataset | None:
         std=tuple(max(value, 1 / 255) for value in kind["std"] or known["std"]),
         fingerprint=known["fingerprint"],
         pools=functools.partial(pools, name),
+        groups=(lambda: known["notes"]["patients"]) if "patients" in known["notes"] else None,
     )
 
 

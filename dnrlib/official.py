@@ -5,6 +5,7 @@ What a set consists of is stated in `OFFICIAL` and every tree is held to it; any
 `UserError` that names the file.
 """
 
+import functools
 import os
 import shutil
 from collections import Counter
@@ -95,6 +96,29 @@ CORRUPTIONS = (
 )
 """The files of CIFAR-10-C: the 15 of the benchmark, then the 4 extra ones."""
 SEVERITIES = 5
+# From the loader of TorchUncertainty; that of the labels is stated elsewhere too.
+_CIFAR10C = {
+    "gaussian_noise": "ecaf8b9a2399ffeda7680934c33405fd",
+    "shot_noise": "3a7239bb118894f013d9bf1984be7f11",
+    "impulse_noise": "2090e01c83519ec51427e65116af6b1a",
+    "defocus_blur": "7d1322666342a0702b1957e92f6254bc",
+    "glass_blur": "7361fb4019269e02dbf6925f083e8629",
+    "motion_blur": "fffa5f852ff7ad299cfe8a7643f090f4",
+    "zoom_blur": "6ea8e63f1c5cdee1517533840641641b",
+    "snow": "bb238de8555123da9c282dea23bd6e55",
+    "frost": "31f6ab3bce1d9934abfb0cc13656f141",
+    "fog": "7b397314b5670f825465fbcd1f6e9ccd",
+    "brightness": "0a81ef75e0b523c3383219c330a85d48",
+    "contrast": "3c8262171c51307f916c30a3308235a8",
+    "elastic_transform": "9421657c6cd452429cf6ce96cc412b5f",
+    "pixelate": "0f14f7e2db14288304e1de10df16832f",
+    "jpeg_compression": "2b9cc4c864e0193bb64db8d7728f8187",
+    "speckle_noise": "ef00b87611792b00df09c0b0237a1e30",
+    "gaussian_blur": "c33370155bc9b055fb4a89113d3c559d",
+    "spatter": "8a5a3903a7f8f65b59501a6093b4311e",
+    "saturate": "1cfae0964219c5102abbb883e538cc56",
+    "labels": "c439b113295ed5254878798ffe28fd54",
+}
 
 OFFICIAL: dict[str, Official] = {
     "flower102": Official(
@@ -314,8 +338,7 @@ OFFICIAL: dict[str, Official] = {
                 "c72763e101c723b7c507b96205f7e938912a5d587376173b825850cf3cb876a7",
             ),
         ),
-        tree=_paths("CIFAR-10-C", *(f"{name}.npy" for name in CORRUPTIONS))
-        | {"CIFAR-10-C/labels.npy": "c439b113295ed5254878798ffe28fd54"},
+        tree={f"CIFAR-10-C/{name}.npy": md5 for name, md5 in _CIFAR10C.items()},
         lists={"test": "CIFAR-10-C/labels.npy"},
         classes=10,
         splits={"test": len(CORRUPTIONS) * 50_000},
@@ -336,9 +359,9 @@ def prepare(name: str, root: Path | None = None, download: bool = False) -> dict
 
     Looks in `root` (default: a folder of that name beside the decoded ones) for the extracted tree,
     else for the archives, which are verified and extracted to a folder in it; with `download`,
-    archives that are not there are fetched first. CIFAR-10-C is only verified; what comes back then
-    are its classes and counts. Raises `UserError` if anything is missing, damaged or not as
-    published, and says what to do.
+    archives that are not there are fetched first. CIFAR-10-C is only verified and its folder noted;
+    what comes back then are its classes, counts and folder. Raises `UserError` if anything is
+    missing, damaged or not as published, and says what to do.
     """
     official = _official(name)
     root = Path(root or decoded.root() / name).expanduser().resolve()
@@ -444,15 +467,6 @@ def overview() -> pd.DataFrame:
     return pd.DataFrame(rows).astype(counts)
 
 
-def patients() -> dict[str, list[str]]:
-    """PAPILA's patient of every decoded image, per pool and in its order; raises `UserError` if
-    PAPILA was not prepared."""
-    known = decoded.manifest("papila")
-    if known is None:
-        raise UserError("papila is not prepared; run: dnr data prepare papila")
-    return known["notes"]["patients"]
-
-
 def corruptions(base: Path) -> tuple[dict[str, np.memmap], np.ndarray]:
     """CIFAR-10-C, from the folder that holds `CIFAR-10-C/`: images by corruption (uint8, 5 n x 32 x
     32 x 3, mapped from disk) and labels (int64, 5 n). Rows (s - 1) n to s n have severity s, in the
@@ -470,6 +484,34 @@ def corruptions(base: Path) -> tuple[dict[str, np.memmap], np.ndarray]:
             path, f"does not repeat the same labels for all {SEVERITIES} severities"
         )
     return found, labels
+
+
+def corruptions_here() -> Path | None:
+    """The folder that holds `CIFAR-10-C/`: where it was prepared, or its default place; or None."""
+    known = records.read(_prepared_corruptions())
+    root = decoded.root() / "cifar10c" if known is None else Path(known["folder"])
+    return _tree("cifar10c", root)
+
+
+def verified_corruption(name: str) -> tuple[np.memmap, np.ndarray]:
+    """Images of one corruption and labels as in `corruptions`, from `corruptions_here`; raises
+    `UserError` unless both files are the published ones."""
+    base = corruptions_here()
+    if base is None:
+        raise UserError("cifar10c is not on this machine; to get it: dnr data prepare cifar10c")
+    for path in (f"CIFAR-10-C/{name}.npy", "CIFAR-10-C/labels.npy"):
+        _intact_once(base / path, OFFICIAL["cifar10c"].tree[path], (base / path).stat().st_mtime_ns)
+    found, labels = corruptions(base)
+    return found[name], labels
+
+
+@functools.lru_cache
+def _intact_once(path: Path, md5: str, changed: int) -> None:
+    layouts.intact(path, md5)
+
+
+def _prepared_corruptions() -> Path:
+    return decoded.root() / "cifar10c.json"
 
 
 def _official(name: str) -> Official:
@@ -541,11 +583,14 @@ def _verified_corruptions(base: Path) -> dict[str, Any]:
         if md5 is not None:
             layouts.intact(base / path, md5)
     found, _ = corruptions(base)
-    return {
-        "classes": official.classes,
-        "counts": [[name, len(images)] for name, images in found.items()],
-        "folder": str(base),
-    }
+    return records.save(
+        _prepared_corruptions(),
+        {
+            "classes": [str(label) for label in range(official.classes)],
+            "counts": [[name, len(images)] for name, images in found.items()],
+            "folder": str(base),
+        },
+    )
 
 
 def _extracted(name: str, root: Path) -> Path:

@@ -23,8 +23,9 @@ from . import UserError, records
 from .claims import arms as stated_arms
 from .claims import claims, ledger
 from .config import BUDGETS, OF_THE_PAPERS, RECIPES, Config, arm_of, configure, grid, parse_arm
-from .paper import ALL_EXHIBITS, COLUMNS, EXHIBITS, ROWS, arms
+from .paper import ALL_EXHIBITS, ANALOGUE, COLUMNS, EXHIBITS, ROWS, arms
 from .records import ROOT
+from .robust import evaluations_of
 from .study import Run, agreement, command, find, generations
 from .tables import table, titled
 
@@ -205,17 +206,19 @@ def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
             f"- {number} {whose}: dnrlib {package} at commit {commit}, results version {results}, "
             f"torch {torch}, on {device} ({processor})"
         )
-    return Markdown("\n".join([*lines, "", agreement(run.config for run in found)]))
+    return Markdown("\n".join([*lines, "", agreement(found)]))
 
 
 def verdicts(page: Parameters) -> pd.DataFrame:
-    """The ledger of claims (`claims.ledger`) on a page's dataset, from all runs of the recipe that
-    are published or on this machine, whatever the page shows; trains nothing. On a dataset of the
-    paper it is that of the paper's own setting, which needs all datasets of an exhibit."""
+    """The ledger of claims (`claims.ledger`) on a page's dataset, and on the analogues of exhibits
+    that have their own, from all runs of the recipe that are published or on this machine, whatever
+    the page shows; trains nothing. On a dataset of the paper it is that of the paper's own setting,
+    which needs all datasets of an exhibit."""
     if page.dataset in OF_THE_PAPERS:
         return paper_verdicts()
-    frame = generations([] if page.budget == "smoke" else _claimed_runs(page.dataset))
-    return ledger({page.dataset: frame})
+    datasets = dict.fromkeys([page.dataset, *ANALOGUE.values()])
+    smoke = page.budget == "smoke"
+    return ledger({name: generations([] if smoke else _claimed_runs(name)) for name in datasets})
 
 
 def paper_verdicts() -> pd.DataFrame:
@@ -233,16 +236,29 @@ def paper_verdicts() -> pd.DataFrame:
 
 
 def _claimed_runs(dataset: str) -> Iterator[Run]:
-    """The runs of every arm that a claim speaks of: the seeds that have published records, and
-    those of the user from there on without a gap."""
+    """The runs of every arm that a claim speaks of, with their evaluations: the seeds that have
+    published records, and those of the user from there on without a gap."""
     files = records.published_seeds(dataset)
     for arm in claimed_arms(dataset):
         for seed in itertools.count():
-            run = find(configure(dataset, seed=seed, **parse_arm(arm)))
+            run = find_evaluated(configure(dataset, seed=seed, **parse_arm(arm)))
             if run is not None:
                 yield run
             elif seed >= files:
                 break
+
+
+def find_evaluated(config: Config) -> Run | None:
+    """The finished run of a config (`study.find`) with those evaluations of its dataset's exhibits
+    that were made of it."""
+    wanted = {
+        each: None
+        for exhibit in EXHIBITS
+        if config.dataset in (ANALOGUE.get(exhibit), *COLUMNS.get(exhibit, ()))
+        for each in evaluations_of(exhibit, config.dataset)
+    }
+    made = tuple(each for each in wanted if find(config, evaluations=(each,)))
+    return find(config, evaluations=made) or find(config)
 
 
 def status() -> Markdown:
@@ -282,14 +298,18 @@ def status() -> Markdown:
 def claimed_arms(dataset: str) -> list[str]:
     """Every arm that a claim speaks of on a dataset, each once."""
     column = "embedded" if dataset not in OF_THE_PAPERS else "full"
-    stated = [stated_arms(text, dataset) for text in claims()[column] if text]
+    own = [exhibit for exhibit, analogue in ANALOGUE.items() if analogue == dataset]
+    listed = claims()[claims()["exhibit"].isin(own or claims()["exhibit"])]
+    stated = [stated_arms(text, dataset) for text in listed[column] if text]
     return list(dict.fromkeys(arm for listed in stated for arm in listed))
 
 
 def published_runs(dataset: str) -> list[Run]:
     """The published runs of a dataset: of every exhibit and claim, all seeds."""
     files = records.published_seeds(dataset)
-    listed = [arm for exhibit in ROWS for arm in arms(exhibit, dataset)] + claimed_arms(dataset)
+    own = [exhibit for exhibit, analogue in ANALOGUE.items() if analogue == dataset]
+    listed = [arm for exhibit in own or ROWS for arm in arms(exhibit, dataset)]
+    listed += claimed_arms(dataset)
     configs = grid(dataset, dict.fromkeys(listed), files) if files else []
     return [run for run in (find(config, own=False) for config in configs) if run]
 

@@ -102,6 +102,23 @@ ROWS: dict[str, dict[str, str | None]] = {
     "fig2": {"dnr": None},
     "fig3": {"tune": None, "dnr": None},
     "fig4": {"dnr": None},
+    "fig5": {
+        "long": "LB",
+        "tune": None,
+        "ke": "KE",
+        "llf": None,
+        "dnr": "DNR",
+        "dnr+criterion=random": None,
+    },
+    "fig6": {"long": None, "tune": None, "ke": None, "dnr": None},
+    "fig7": {"plain": None, "long": None, "tune": None, "ke": None, "dnr": None},
+    "table8": {
+        "plain": None,
+        "long": None,
+        "tune": "Baseline (f3)",
+        "ke": None,
+        "dnr": "DNR (f3)",
+    },
     "released": {
         "tune": None,
         "lw-released": None,
@@ -157,13 +174,27 @@ COLUMNS: dict[str, dict[str, str]] = {
     "fig2": {"cub200": ""},
     "fig3": {"cub200": ""},
     "fig4": {"cub200": ""},
+    "fig5": {"cifar10": ""},
+    "fig6": {"cifar10": ""},
+    "fig7": {"cifar10-imbalanced": ""},
+    "table8": {"papila": "", "papila-binary": ""},
 }
-"""By exhibit, the paper's datasets and their printed columns (empty where none is printed)."""
+"""By exhibit, the paper's datasets and their printed columns (empty where none is printed, or they
+are of something else than datasets)."""
+
+ANALOGUE = {
+    "fig5": "digits-colour",
+    "fig6": "digits-colour",
+    "fig7": "digits-imbalanced",
+    "table8": "digits-binary",
+}
+"""The bundled dataset of each exhibit that needs one of its own."""
 
 
 EXHIBITS = {
     **{name: name for name in ("table1", "table2", "table3", "table4", "table5", "table6")},
-    **{name: name for name in ("table7", "table9", "table10")},
+    **{name: name for name in ("table7", "table8", "table9", "table10")},
+    **{"fig5": "corruptions", "fig6": "attacks", "fig7": "imbalance"},
     "fig2": "overlap",
     "fig3": "convergence",
     "fig4": "overlap",

@@ -7,10 +7,11 @@ import os
 import pickle
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +22,9 @@ from .losses import Distilled
 from .masks import Everything, Keep, Mask, Parent
 from .methods import Generation, plan
 from .records import DamagedFile, Record
+
+if TYPE_CHECKING:
+    from .robust import Evaluation
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,11 @@ class Link:
     def keys(self) -> list[str]:
         """The keys of all records that belong to this link."""
         return [self.key] if self.mask_key is None else [self.key, self.mask_key]
+
+
+def evaluation_key(link: Link, evaluation: "Evaluation") -> str:
+    """The key of what an evaluation finds of the network after a link."""
+    return digest([link.key, canonical(evaluation)])
 
 
 @functools.cache
@@ -75,9 +84,11 @@ def run(
     device: str = "auto",
     report: Callable[[Record], None] = lambda record: None,
     first_only: bool = False,
+    evaluations: Sequence["Evaluation"] = (),
 ) -> list[Record]:
     """The records of a run, in order: per generation one of kind `generation` and, where something
-    is reset, one of kind `mask`.
+    is reset, one of kind `mask`; then one of kind `evaluation` for each of `evaluations`, of the
+    network after the last generation.
 
     What is on disk under `runs` is read, what is missing is trained and written; a run that was
     killed goes on from its last whole generation. `report` is called with each record. With
@@ -94,6 +105,8 @@ def run(
                 here = [session.generation(links, position, born_of(found))]
                 if link.mask_key is not None:
                     here.append(session.mask(links, position))
+                if link is links[-1] and not first_only:
+                    here += [session.evaluation(links, each) for each in evaluations]
             for record in here:
                 report(record)
             found += here
@@ -103,8 +116,10 @@ def run(
 def born_of(found: list[Record]) -> list[str]:
     """The digests of the last weights among the records of a chain and, where there is one, of the
     mask computed from them: what the next generation descends from."""
-    last = [record["result"] for record in found if record["generation"] == found[-1]["generation"]]
-    return [result.get("weights") or result["mask"] for result in last]
+    last = [record for record in found if record["generation"] == found[-1]["generation"]]
+    of_kind = {record["kind"]: record["result"] for record in last}
+    digests = {"generation": "weights", "mask": "mask"}
+    return [of_kind[kind][name] for kind, name in digests.items() if kind in of_kind]
 
 
 def check_descent(record: Record, parents: list[str], path: Path) -> None:
@@ -254,6 +269,30 @@ class Session:
                 "keep": canonical(link.keep),
                 "result": result,
                 "timing": {"seconds": seconds},
+                "provenance": records.provenance(self.device, self.config.threads),
+            },
+        )
+
+    def evaluation(self, links: tuple[Link, ...], evaluation: "Evaluation") -> Record:
+        """The record of an evaluation of the last network, read or measured."""
+        link, key = links[-1], evaluation_key(links[-1], evaluation)
+        path = self.folder(link) / f"evaluation-{key}.json"
+        record = records.read(path)
+        if record is not None:
+            return record
+        self.open(links, len(links) - 1)
+        start = time.perf_counter()
+        result = evaluation.result(self.model, self.data, self.config)
+        return records.save(
+            path,
+            {
+                "kind": "evaluation",
+                "key": key,
+                "generation": link.generation,
+                "of": link.key,
+                "evaluation": canonical(evaluation),
+                "result": result,
+                "timing": {"seconds": time.perf_counter() - start},
                 "provenance": records.provenance(self.device, self.config.threads),
             },
         )

@@ -6,7 +6,7 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from .config import Config, arm_of, grid
 from .paper import ROWS
 from .paper import arms as paper_arms
 from .records import Record
-from .run import Link, born_of, chain, check_descent, run
+from .robust import EVALUATED, Evaluation, evaluations_of, measures
+from .run import Link, born_of, chain, check_descent, evaluation_key, run
 from .stats import estimate
 from .train import device_named
 
@@ -32,12 +33,14 @@ class StudyFailed(UserError):
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: its config, the records of its chain in order, and where they are from."""
+    """A finished run: its config, the records of its chain in order and then those of its
+    evaluations, and where they are from."""
 
     config: Config
     records: list[Record]
     source: str
     """`published` or `runs`."""
+    evaluations: tuple[Evaluation, ...] = ()
 
     @property
     def arm(self) -> str:
@@ -46,22 +49,31 @@ class Run:
 
 
 def find(
-    config: Config, published: bool = True, own: bool = True, runs: Path | None = None
+    config: Config,
+    published: bool = True,
+    own: bool = True,
+    runs: Path | None = None,
+    evaluations: Sequence[Evaluation] = (),
 ) -> Run | None:
-    """The finished `Run` of a config, published or the user's own, or None; trains nothing."""
-    wanted = [key for link in chain(config) for key in link.keys]
+    """The finished `Run` of a config with all of `evaluations`, published or the user's own, or
+    None; trains nothing."""
+    last, evaluations = chain(config)[-1], tuple(evaluations)
+    measured = [evaluation_key(last, each) for each in evaluations]
+    wanted = [key for link in chain(config) for key in link.keys] + measured
     if published:
         there = records.published(config.dataset, config.seed)
         if all(key in there for key in wanted):
-            return Run(config, [there[key] for key in wanted], "published")
+            return Run(config, [there[key] for key in wanted], "published", evaluations)
     if own:
         paths = [path for link in chain(config) for path in _paths(link, runs)]
+        folder = (runs or records.runs_root()) / last.key
+        paths += [folder / f"evaluation-{key}.json" for key in measured]
         found = [records.read(path) for path in paths]
         if all(record is not None for record in found):
             for number, record in enumerate(found):
                 if record["kind"] == "generation":
                     check_descent(record, born_of(found[:number]), paths[number])
-            return Run(config, found, "runs")
+            return Run(config, found, "runs", evaluations)
     return None
 
 
@@ -79,8 +91,10 @@ def study(
     workers: int = 0,
     device: str = "auto",
     runs: Path | None = None,
+    evaluations: Sequence[Evaluation] = (),
 ) -> list[Run]:
-    """The runs of all configs, in order; the missing ones are trained, or left out.
+    """The runs of all configs with all of `evaluations`, in order; the missing ones are trained and
+    evaluated, or left out.
 
     With `train`, says how many runs are missing and about how long they take, then trains them on
     `workers` processes (0: one per core, or one for a GPU), generations that several runs share
@@ -93,13 +107,15 @@ def study(
     configs = list(configs)
     # Settled here, because workers live on from study to study with the environment they began in.
     runs = runs or records.runs_root()
-    found = {config: find(config, published, runs=runs) for config in configs}
+    asked = {"published": published, "runs": runs, "evaluations": evaluations}
+    found = {config: find(config, **asked) for config in configs}
     missing = [config for config in configs if found[config] is None]
     if missing and train:
-        _train(missing, workers, device, runs)
-        found |= {config: find(config, published, runs=runs) for config in missing}
+        _train(missing, workers, device, runs, evaluations)
+        found |= {config: find(config, **asked) for config in missing}
     elif missing:
-        print(f"not run: {len(missing)} of {len(configs)} runs; to run them: {command(missing)}")
+        how = command(missing, evaluations)
+        print(f"not run: {len(missing)} of {len(configs)} runs; to run them: {how}")
     else:
         places = Counter(run.source for run in found.values())
         listed = ", ".join(f"{number} {name}" for name, number in places.items())
@@ -109,16 +125,20 @@ def study(
     return complete
 
 
-def command(configs: list[Config]) -> str:
-    """A command that trains (at least) these configs of one dataset."""
+def command(configs: list[Config], evaluations: Sequence[Evaluation] = ()) -> str:
+    """A command that trains (at least) these configs of one dataset and evaluates them; the
+    evaluations are those of an exhibit."""
     arms = dict.fromkeys(arm_of(config) for config in configs)
     seeds = max(config.seed for config in configs) + 1
     dataset = configs[0].dataset
     chosen = "".join(f" --method {arm}" for arm in arms)
     # One word for many arms, if they are those of an exhibit.
-    exhibits = [name for name in ROWS if arms.keys() == set(paper_arms(name, dataset))]
-    if exhibits and len(arms) > 3:
+    alike = [name for name in ROWS if evaluations_of(name, dataset) == tuple(evaluations)]
+    exhibits = [name for name in alike if arms.keys() == set(paper_arms(name, dataset))]
+    if exhibits and (evaluations or len(arms) > 3):
         chosen = f" --exhibit {exhibits[0]}"
+    elif evaluations and alike:
+        chosen += f" --evaluate {alike[0]}"
     # Arms are named against the recipe, or the recipe cut to the smoke budget.
     smoke = not set(configs) <= set(grid(dataset, arms, seeds))
     budget = " --budget smoke" if smoke else ""
@@ -146,7 +166,13 @@ def _same_conditions(found: list[Run]) -> None:
 # Training what is missing
 
 
-def _train(configs: list[Config], workers: int, device: str, runs: Path) -> None:
+def _train(
+    configs: list[Config],
+    workers: int,
+    device: str,
+    runs: Path,
+    evaluations: Sequence[Evaluation],
+) -> None:
     if workers < 0:
         raise UserError(f"workers={workers} must be at least 0 (0: one per core)")
     cores = os.cpu_count() or 1
@@ -166,7 +192,7 @@ def _train(configs: list[Config], workers: int, device: str, runs: Path) -> None
     )
     print(
         f"{len(configs)} runs to train: {len(todo)} generations, {epochs} epochs, "
-        f"on {workers} workers; {duration}",
+        f"on {workers} workers; {duration}{', then the evaluations' if evaluations else ''}",
         flush=True,
     )
     # A first generation that several runs share is one task; its run then goes on from there.
@@ -176,7 +202,8 @@ def _train(configs: list[Config], workers: int, device: str, runs: Path) -> None
     with tqdm(total=epochs, unit="epoch", desc="training", smoothing=0.05) as bar:
         for phase, first_only in ((list(shared.values()), True), (configs, False)):
             tasks = [
-                delayed(_attempt)(config, runs, device, first_only, os.getpid()) for config in phase
+                delayed(_attempt)(config, runs, device, first_only, os.getpid(), evaluations)
+                for config in phase
             ]
             for number, (config, keys, error) in enumerate(_finished(tasks, workers), 1):
                 running = min(workers, len(phase) - number)
@@ -217,14 +244,26 @@ def _live_with(parent: int) -> None:
 
 
 def _attempt(
-    config: Config, runs: Path, device: str, first_only: bool, study: int
+    config: Config,
+    runs: Path,
+    device: str,
+    first_only: bool,
+    study: int,
+    evaluations: Sequence[Evaluation],
 ) -> tuple[Config, list[str], str | None]:
     """Runs a config, or only its first generation, for the process `study`; never raises."""
     keys: list[str] = []
     if os.getpid() != study:
         _live_with(study)
     try:
-        run(config, runs, device, lambda record: keys.append(record["key"]), first_only)
+        run(
+            config,
+            runs,
+            device,
+            lambda record: keys.append(record["key"]),
+            first_only,
+            evaluations,
+        )
     except Exception as error:
         return config, keys, f"{type(error).__name__}: {error}"
     return config, keys, None
@@ -259,6 +298,7 @@ COLUMNS = [
     *("overlap_previous", "overlap_first", "overlap_resampled"),
     *(f"overlap_{name}_{stage}" for name in ("previous", "first") for stage in STAGES),
     *("seconds", "images_per_second", "mask_seconds"),
+    *EVALUATED,
 ]
 LAYER_COLUMNS = [
     *("dataset", "method", "seed", "generation", "layer", "size", "kept"),
@@ -276,9 +316,9 @@ def generations(found: Iterable[Run]) -> pd.DataFrame:
     (of the weights kept by this mask, those kept by the previous or the first one; DNR Figs. 2, 4),
     overlap_resampled (those kept by a mask from independent samples at the same weights), the first
     two also within the first and the last stage (`overlap_previous_layer4`); seconds and
-    images_per_second of the training, mask_seconds of the mask. Values that a generation does not
-    have are NaN. `method` is the run's arm, its method and what differs from the recipe
-    (`config.arm_of`).
+    images_per_second of the training, mask_seconds of the mask; in the last row of a run what
+    was found by its evaluations (`robust.EVALUATED`). Values that a generation does not have are
+    NaN. `method` is the run's arm, its method and what differs from the recipe (`config.arm_of`).
 
     A run that is one long generation gets a row per `Config.epochs` epochs too, with nothing but
     the test accuracy at that point of its schedule.
@@ -327,6 +367,8 @@ def generations(found: Iterable[Run]) -> pd.DataFrame:
                 row |= _shares(mask["result"])
                 # The first published masks were not timed.
                 row["mask_seconds"] = mask.get("timing", {}).get("seconds")
+            if number == last:
+                row |= measures(run_.records)
             rows.append(row)
     return pd.DataFrame(rows, columns=COLUMNS)
 
@@ -384,21 +426,22 @@ def layers(found: Iterable[Run]) -> pd.DataFrame:
 # Published against own
 
 
-def agreement(configs: Iterable[Config]) -> str:
-    """One sentence: whether the user's own runs agree with the published ones.
+def agreement(shown: Iterable[Run]) -> str:
+    """One sentence: whether the user's own runs agree with the published ones, of those `shown`.
 
     On the same processor and torch every weight must agree bit for bit. Elsewhere training is
     chaotic in the last bits, and the paired difference of the final accuracies is judged by its
     95 % interval. The sentence says which of the two was judged.
     """
-    pairs, configs = [], list(configs)
-    for config in configs:
-        ours = find(config, published=False)
-        theirs = find(config, own=False)
+    pairs, any_own = [], False
+    for each in shown:
+        ours = find(each.config, published=False, evaluations=each.evaluations)
+        theirs = find(each.config, own=False, evaluations=each.evaluations)
+        any_own |= ours is not None
         if ours is not None and theirs is not None:
             pairs.append((theirs, ours))
     if not pairs:
-        if any(find(config, published=False) for config in configs):
+        if any_own:
             return "These runs are your own; no published ones of their kind compare with them."
         return "None of these runs was trained on this machine; those shown are published."
     same_place = all(

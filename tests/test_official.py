@@ -271,7 +271,7 @@ def test_a_set_is_decoded(name, small):
     shutil.rmtree(tree.root)
     assert prepare(name)["fingerprint"] == made["fingerprint"]
     if name == "papila":
-        assert official.patients() == {
+        assert dataset.groups() == {
             pool: [picture.source.name[3:6] for picture in pictures]
             for pool, pictures in found.pools.items()
         }
@@ -916,11 +916,6 @@ def test_unknown_names():
         UserError, match=r"'cub' is no official dataset; choose one of: flower102, "
     ):
         prepare("cub")
-
-
-def test_patients_of_what_was_not_prepared():
-    with pytest.raises(UserError, match="dnr data prepare papila"):
-        official.patients()
 
 
 # --------------------------------------------------------------------------------------------------

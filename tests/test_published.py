@@ -11,8 +11,10 @@ from scipy import stats as scipy_stats
 from dnrlib.config import configure, parse_arm
 from dnrlib.methods import MAIN
 from dnrlib.pages import Parameters, published_runs, verdicts
+from dnrlib.paper import ANALOGUE, arms
 from dnrlib.records import PUBLISHED
-from dnrlib.run import chain
+from dnrlib.robust import evaluations_of
+from dnrlib.run import chain, evaluation_key
 from dnrlib.stats import PRIMARY, comparisons, summary
 from dnrlib.study import generations
 from tests import recompute
@@ -45,8 +47,21 @@ SEEDS = {
     | dict.fromkeys(("dnr+generations=30", "long+generations=20", "long+generations=30"), 5),
     "digits-hard": dict.fromkeys(MAIN, 6),
     "digits-32": {"dnr+generations=2": 3},
+    "digits-colour": dict.fromkeys(arms("fig5", "digits-colour"), 6),
+    "digits-imbalanced": dict.fromkeys(arms("fig7", "digits-imbalanced"), 8),
+    "digits-binary": dict.fromkeys(arms("table8", "digits-binary"), 16),
 }
 """How many seeds, from 0, are published of each arm; fewer generations of one come with it."""
+
+
+def evaluated(dataset):
+    """The evaluations that are published, by arm."""
+    found = {arm: {} for arm in SEEDS[dataset]}
+    for exhibit, analogue in ANALOGUE.items():
+        if analogue == dataset:
+            for arm in arms(exhibit, dataset):
+                found[arm] |= dict.fromkeys(evaluations_of(exhibit, dataset))
+    return found
 
 
 def committed_tables(dataset):
@@ -73,12 +88,16 @@ def test_every_method_and_seed_is_published_whole(dataset):
         f"seed-{n:04d}.jsonl.gz" for n in range(max(seeds.values()))
     ]
     for seed, file in enumerate(files):
-        wanted = {
-            key
+        chains = {
+            arm: chain(configure(dataset, seed=seed, **parse_arm(arm)))
             for arm in seeds
             if seed < seeds[arm]
-            for link in chain(configure(dataset, seed=seed, **parse_arm(arm)))
-            for key in link.keys
+        }
+        wanted = {key for links in chains.values() for link in links for key in link.keys}
+        wanted |= {
+            evaluation_key(links[-1], each)
+            for arm, links in chains.items()
+            for each in evaluated(dataset)[arm]
         }
         found = [json.loads(line) for line in gzip.decompress(file.read_bytes()).splitlines()]
         assert {record["key"] for record in found} == wanted

@@ -274,16 +274,17 @@ def test_frames_of_nothing_have_their_columns():
 
 def test_agreement_bit_for_bit_on_the_same_processor(tiny, published, tmp_path):
     configs = [tiny(method="tune", seed=seed) for seed in (0, 1)]
-    assert agreement(configs).startswith("None of these runs was trained on this machine")
-    publish(study.study(configs, workers=1, runs=tmp_path / "elsewhere"))
-    assert agreement(configs).startswith("None of these runs was trained on this machine")
+    shown = study.study(configs, workers=1, runs=tmp_path / "elsewhere")
+    assert agreement(shown).startswith("None of these runs was trained on this machine")
+    publish(shown)
+    assert agreement(shown).startswith("None of these runs was trained on this machine")
     study.study(configs, published=False, workers=1)
-    assert "compared bit for bit, all agree" in agreement(configs)
+    assert "compared bit for bit, all agree" in agreement(shown)
     path = records.runs_root() / chain(configs[0])[-1].key / "record.json"
     record = records.read(path)
     record["result"]["weights"] = "0" * 20
     records.save(path, record)
-    assert "compared bit for bit, 1 DIFFER" in agreement(configs)
+    assert "compared bit for bit, 1 DIFFER" in agreement(shown)
 
 
 def _elsewhere(run_, offset):
@@ -304,7 +305,7 @@ def test_agreement_by_the_interval_on_another_processor(tiny, published, offsets
     configs = [tiny(method="plain", seed=seed) for seed in range(3)]
     found = study.study(configs, workers=1)
     publish(_elsewhere(run_, offset) for run_, offset in zip(found, offsets, strict=True))
-    said = agreement(configs)
+    said = agreement(found)
     assert "n = 3 seeds" in said
     assert "95 % interval" in said
     assert word in said

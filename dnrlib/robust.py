@@ -1,0 +1,354 @@
+"""What a finished network is measured by beyond its test accuracy: corrupted images, adversarial
+images, and the class that it names for every image.
+
+An evaluation is a frozen dataclass: its name and settings enter the key of its record.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import UserError
+from .config import OF_THE_PAPERS
+from .corruptions import CORRUPTIONS, corrupted
+from .data import Data, Dataset, Split, read
+from .official import SEVERITIES, corruptions_here, verified_corruption
+from .streams import stream
+from .train import evaluate, outputs
+
+if TYPE_CHECKING:
+    from .config import Config
+    from .study import Run
+
+
+class Evaluation(Protocol):
+    """One way to measure a finished network."""
+
+    def result(self, model: nn.Module, data: Data, config: "Config") -> dict[str, Any]:
+        """What is found, ready for JSON; the network and its mode of evaluation stay as they are.
+        Raises `UserError` for images that the evaluation is not defined for."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The class that is named for every evaluation image, from which any metric follows: balanced
+    accuracy (DNR Fig. 7), sensitivity and specificity (DNR Table 8)."""
+
+    def result(self, model: nn.Module, data: Data, config: "Config") -> dict[str, Any]:
+        """`labels` and `predicted` (numbers of classes, in the order of the pool), and `groups`,
+        whose image each is, where the dataset says so."""
+        named = [logits.argmax(1) for logits, _ in outputs(model, data.dataset, data.evaluation)]
+        found = {
+            "labels": data.evaluation.labels.tolist(),
+            "predicted": torch.cat(named).tolist(),
+        }
+        if data.dataset.groups:
+            found["groups"] = data.dataset.groups()[config.pool]
+        return found
+
+
+@dataclass(frozen=True)
+class Corruptions:
+    """Accuracy under the 19 corruptions of CIFAR-10-C at 5 severities (DNR Fig. 5 and Eq. 7)."""
+
+    per_class: int = 0
+    """Test images of each class that are corrupted, the first ones; 0: all."""
+    normalised: bool = True
+    """Whether images get the normalisation that the network was trained with. The released code's
+    loader of this kind leaves it out (D38)."""
+    official: bool = False
+    """Whether the corrupted images are the official files of CIFAR-10-C, not our own."""
+
+    def result(self, model: nn.Module, data: Data, config: "Config") -> dict[str, Any]:
+        """Accuracies in %: `clean`, and `accuracy` by corruption as a list over severities."""
+        about = data.dataset
+        if not self.normalised:
+            none = (0.0,) * about.channels
+            about = dataclasses.replace(about, mean=none, std=tuple(1 + zero for zero in none))
+        data = dataclasses.replace(data, dataset=about)
+        chosen = _first(data.evaluation.labels, self.per_class)
+        clean, _ = evaluate(model, data, data.evaluation[chosen])
+        device, found = data.evaluation.labels.device, {}
+        labels = data.evaluation.labels[chosen]
+        for name in CORRUPTIONS:
+            found[name] = []
+            for severity in range(1, SEVERITIES + 1):
+                if self.official:
+                    images = _official(name, severity, data.evaluation.labels)[chosen.cpu()]
+                else:
+                    images = _generated(config.dataset, config.pool, self.per_class, name, severity)
+                accuracy, _ = evaluate(model, data, Split(images.to(device), labels))
+                found[name].append(accuracy)
+        return {"clean": clean, "images": len(chosen), "accuracy": found}
+
+
+def _first(labels: Tensor, per_class: int) -> Tensor:
+    """The positions of the first `per_class` images of each class (0: all), in order."""
+    if not per_class:
+        return torch.arange(len(labels), device=labels.device)
+    members = [(labels == label).nonzero()[:per_class, 0] for label in labels.unique()]
+    return torch.cat(members).sort().values
+
+
+@functools.lru_cache(maxsize=len(CORRUPTIONS) * SEVERITIES)
+def _generated(dataset: str, pool: str, per_class: int, name: str, severity: int) -> Tensor:
+    """Our corrupted images (uint8, n x 3 x 32 x 32), made once per process."""
+    split = read(dataset)[pool]
+    images = split.images[_first(split.labels, per_class)]
+    pixels = corrupted(images.permute(0, 2, 3, 1).numpy(), name, severity)
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+
+def _official(name: str, severity: int, labels: Tensor) -> Tensor:
+    """The images of one official file at one severity; raises `UserError` if they are not of the
+    images that the network is evaluated on."""
+    images, theirs = verified_corruption(name)
+    rows = slice((severity - 1) * len(labels), severity * len(labels))
+    if len(theirs) != SEVERITIES * len(labels) or theirs[rows].tolist() != labels.tolist():
+        raise UserError(
+            "the labels of CIFAR-10-C are not those of the test images; prepare cifar10 and "
+            "cifar10c from their official archives"
+        )
+    return torch.from_numpy(images[rows].copy()).permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Accuracy under projected gradient descent in the L-infinity norm (Madry et al., 2018; DNR
+    Fig. 6): on pixels in 0..1, with the normalisation inside the network, in evaluation mode, from
+    a random start, with steps of 2.5 epsilon / `steps`."""
+
+    epsilons: tuple[float, ...]
+    """Largest change of a pixel, in 255ths."""
+    steps: int = 10
+    restarts: int = 1
+    """Random starts; an image counts as right if the network is right after all of them."""
+    per_class: int = 0
+    """Test images of each class that are attacked, the first ones; 0: all."""
+
+    def result(self, model: nn.Module, data: Data, config: "Config") -> dict[str, Any]:
+        """`accuracy` in %, as a list over `epsilons`; `images` attacked; `no_gradient`, the share
+        of clean images whose gradient is zero everywhere, as if it were masked."""
+        chosen = data.evaluation[_first(data.evaluation.labels, self.per_class)]
+        pixels = as_pixels(chosen.images, data.dataset)
+        starts = [
+            torch.empty(pixels.shape).uniform_(-1, 1, generator=stream(config.seed, r, "attack"))
+            for r in range(self.restarts)
+        ]
+        model.eval()
+        found = []
+        for epsilon in self.epsilons:
+            right = torch.ones(len(chosen), dtype=torch.bool, device=pixels.device)
+            for start in starts:
+                for part in torch.arange(len(chosen), device=pixels.device).split(100):
+                    changed = attack(
+                        model,
+                        data.dataset,
+                        pixels[part],
+                        chosen.labels[part],
+                        epsilon / 255,
+                        self.steps,
+                        start.to(pixels.device)[part],
+                    )
+                    with torch.inference_mode():
+                        named = model(scaled(changed, data.dataset)).argmax(1)
+                    right[part] &= named == chosen.labels[part]
+            found.append(100 * right.float().mean().item())
+        flat = [
+            gradient(model, data.dataset, pixels[part], chosen.labels[part]).flatten(1)
+            for part in torch.arange(len(chosen), device=pixels.device).split(100)
+        ]
+        none = (torch.cat(flat) == 0).all(1).float().mean().item()
+        return {"accuracy": found, "images": len(chosen), "no_gradient": none}
+
+
+def as_pixels(images: Tensor, dataset: Dataset) -> Tensor:
+    """uint8 images as float32 in 0..1; of images larger than `dataset.size` the centre."""
+    start = round((images.shape[-1] - dataset.size) / 2)
+    window = slice(start, start + dataset.size)
+    return images[:, :, window, window].float() / 255
+
+
+def scaled(pixels: Tensor, dataset: Dataset) -> Tensor:
+    """Pixels in 0..1 with the dataset's mean 0 and standard deviation 1; keeps gradients."""
+    mean, std = (
+        torch.tensor(values, device=pixels.device).view(1, -1, 1, 1)
+        for values in (dataset.mean, dataset.std)
+    )
+    return (pixels - mean) / std
+
+
+def gradient(model: nn.Module, dataset: Dataset, pixels: Tensor, labels: Tensor) -> Tensor:
+    """The gradient of the cross-entropy in the pixels, one image by one."""
+    pixels = pixels.detach().requires_grad_()
+    loss = F.cross_entropy(model(scaled(pixels, dataset)), labels, reduction="sum")
+    return torch.autograd.grad(loss, pixels)[0]
+
+
+def attack(
+    model: nn.Module,
+    dataset: Dataset,
+    pixels: Tensor,
+    labels: Tensor,
+    epsilon: float,
+    steps: int,
+    start: Tensor,
+) -> Tensor:
+    """Images (float32 in 0..1) that differ from `pixels` by at most `epsilon` and raise the loss of
+    a network in evaluation mode; `start` in -1..1 is the first change in units of epsilon."""
+    changed = (pixels + epsilon * start).clamp(0, 1)
+    for _ in range(steps if epsilon else 0):
+        step = 2.5 * epsilon / steps * gradient(model, dataset, changed, labels).sign()
+        changed = torch.clamp(changed + step, pixels - epsilon, pixels + epsilon).clamp(0, 1)
+    return changed
+
+
+# --------------------------------------------------------------------------------------------------
+# What the exhibits evaluate
+
+FIGURE = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+"""The axis of DNR Fig. 6. Its unit is not stated; 255ths of the range of a pixel are assumed."""
+BEYOND = (16.0, 64.0)
+"""Larger changes, by which every network has to fail if the attack works at all."""
+HARDER = 6.0
+"""Where more steps and restarts are tried."""
+
+
+def evaluations_of(exhibit: str, dataset: str) -> tuple[Evaluation, ...]:
+    """What an exhibit measures of its networks beyond their test accuracy; nothing for most."""
+    bundled = dataset not in OF_THE_PAPERS
+    if exhibit == "fig5":
+        official = dataset.startswith("cifar10") and corruptions_here() is not None
+        of = Corruptions(per_class=20 if bundled else 0, official=official)
+        return of, dataclasses.replace(of, normalised=False)
+    if exhibit == "fig6":
+        each = 10 if bundled else 0
+        steps = Attack((HARDER,), steps=40, per_class=each)
+        restarts = Attack((HARDER,), restarts=4, per_class=each)
+        return Attack(FIGURE + BEYOND, per_class=each), steps, restarts
+    return (Predictions(),) if exhibit in ("fig7", "table8") else ()
+
+
+EVALUATED = (
+    *("mca", "mca_15", "mca_unnormalised", "clean_unnormalised", "pgd"),
+    *("balanced_accuracy", "sensitivity", "specificity"),
+)
+"""Columns of `measures`."""
+
+
+def measures(records: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """What the evaluations among a run's records say, in %.
+
+    `mca` is the mean over 19 corruptions of the mean over severities (DNR Eq. 7), `mca_15` that
+    over the 15 of the benchmark (D37), and there are `mca` and the accuracy on clean images without
+    normalisation; `pgd` is the mean accuracy over the positive epsilons of DNR Fig. 6.
+    `balanced_accuracy` is the mean recall of the classes; with two classes `sensitivity` is the
+    recall of the second and `specificity` that of the first, with more they are means over classes,
+    each against the rest.
+    """
+    found: dict[str, float] = {}
+    for record in records:
+        if record["kind"] != "evaluation":
+            continue
+        ((name, settings),) = record["evaluation"].items()
+        result = record["result"]
+        if name == "Corruptions":
+            means = [float(np.mean(accuracies)) for accuracies in _ordered(result)]
+            if settings.get("normalised", True):
+                found |= {"mca": float(np.mean(means)), "mca_15": float(np.mean(means[:15]))}
+            else:
+                found["mca_unnormalised"] = float(np.mean(means))
+                found["clean_unnormalised"] = result["clean"]
+        elif name == "Attack" and tuple(settings["epsilons"]) == FIGURE + BEYOND:
+            found["pgd"] = float(np.mean(result["accuracy"][1 : len(FIGURE)]))
+        elif name == "Predictions":
+            labels, predicted = np.array(result["labels"]), np.array(result["predicted"])
+            found["balanced_accuracy"] = float(np.mean(recalls(labels, predicted)))
+            for metric in ("sensitivity", "specificity"):
+                above, below = parts(metric, labels, predicted)
+                found[metric] = float(np.mean(100 * above.sum(0) / below.sum(0)))
+    return found
+
+
+def _ordered(result: dict[str, Any]) -> list[list[float]]:
+    """Accuracies by severity, of the corruptions in their order: records sort their names."""
+    return [result["accuracy"][name] for name in CORRUPTIONS]
+
+
+def recalls(labels: np.ndarray, predicted: np.ndarray) -> list[float]:
+    """Per class in order, the share in % of its images that are recognised."""
+    return [float(100 * (predicted[labels == c] == c).mean()) for c in np.unique(labels)]
+
+
+METRICS = ("sensitivity", "specificity", "accuracy")
+
+
+def parts(metric: str, labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A metric as ratios of sums over images: what is counted above and below the line (images x
+    ratios). With two classes the second is the positive one and there is one ratio; with more there
+    is one per class, against the rest, and the metric is their mean."""
+    if metric == "accuracy":
+        return (labels == predicted)[:, None].astype(float), np.ones((len(labels), 1))
+    classes = np.unique(labels)
+    of = classes[1:] if len(classes) == 2 else classes
+    positive = metric == "sensitivity"
+    below = (labels[:, None] == of) == positive
+    above = below & ((predicted[:, None] == of) == positive)
+    return above.astype(float), below.astype(float)
+
+
+# --------------------------------------------------------------------------------------------------
+# Frames
+
+
+def corruption_frame(found: Iterable["Run"]) -> pd.DataFrame:
+    """One row per run, way of normalising, corruption and severity (1 to 5; 0 is the clean images,
+    as corruption `none`): method, seed, normalised, corruption, severity, accuracy in %."""
+    rows = []
+    for run, result, settings in _evaluated(found, "Corruptions"):
+        base = (run.arm, run.config.seed, settings.get("normalised", True))
+        rows.append((*base, "none", 0, result["clean"]))
+        for name, accuracies in zip(CORRUPTIONS, _ordered(result), strict=True):
+            rows += [(*base, name, number, value) for number, value in enumerate(accuracies, 1)]
+    columns = ["method", "seed", "normalised", "corruption", "severity", "accuracy"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def attack_frame(found: Iterable["Run"]) -> pd.DataFrame:
+    """One row per run, attack and epsilon: method, seed, steps, restarts, epsilon in 255ths,
+    accuracy in %, and `no_gradient` (share of images)."""
+    rows = []
+    for run, result, settings in _evaluated(found, "Attack"):
+        how = (settings.get("steps", 10), settings.get("restarts", 1))
+        for epsilon, accuracy in zip(settings["epsilons"], result["accuracy"], strict=True):
+            rows.append((run.arm, run.config.seed, *how, epsilon, accuracy, result["no_gradient"]))
+    columns = ["method", "seed", "steps", "restarts", "epsilon", "accuracy", "no_gradient"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def recall_frame(found: Iterable["Run"]) -> pd.DataFrame:
+    """One row per run and class: method, seed, class (its number), recall in %."""
+    rows = [
+        (run.arm, run.config.seed, number, recall)
+        for run, result, _ in _evaluated(found, "Predictions")
+        for number, recall in enumerate(
+            recalls(np.array(result["labels"]), np.array(result["predicted"]))
+        )
+    ]
+    return pd.DataFrame(rows, columns=["method", "seed", "class", "recall"])
+
+
+def _evaluated(found: Iterable["Run"], name: str) -> Iterable[tuple["Run", dict, dict]]:
+    """Every evaluation of a kind: its run, result and settings."""
+    for run in found:
+        for record in run.records:
+            if record["kind"] == "evaluation" and name in record["evaluation"]:
+                yield run, record["result"], record["evaluation"][name]
