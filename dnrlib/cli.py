@@ -255,7 +255,7 @@ def _line(record: records.Record) -> None:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from .robust import evaluations_of
+    from .evaluations import evaluations_of
     from .stats import summary
     from .study import generations, study
 

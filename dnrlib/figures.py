@@ -18,7 +18,7 @@ from .methods import label
 from .models import LAYERS
 from .paper import arms
 from .stats import LEVEL, MARGIN, comparisons, estimate
-from .tables import cumulative_seconds, shocks
+from .tables import MEASURES, cumulative_seconds, shocks
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, for the methods that are
 # compared most; the others are told apart by their labels too.
@@ -56,7 +56,8 @@ def axes(ax: Axes | None, width: float = 7, height: float = 4) -> Axes:
     return plt.subplots(figsize=(width, height), layout="constrained")[1] if ax is None else ax
 
 
-def _not_run(ax: Axes) -> Axes:
+def not_run(ax: Axes) -> Axes:
+    """Axes that say that nothing was run."""
     ax.set_axis_off()
     ax.text(0.5, 0.5, "not run", ha="center", va="center", color="0.4")
     return ax
@@ -70,7 +71,7 @@ def curves(frame: pd.DataFrame, methods: Sequence[str], ax: Axes | None = None) 
     """
     ax = axes(ax)
     if frame.empty:
-        return _not_run(ax)
+        return not_run(ax)
     for method in methods:
         part = frame[frame["method"] == method].groupby("generation")["test_accuracy"]
         mean, n = part.mean(), part.count()
@@ -95,12 +96,17 @@ def curves(frame: pd.DataFrame, methods: Sequence[str], ax: Axes | None = None) 
     return ax
 
 
-def differences(frame: pd.DataFrame, pairs: list[tuple[str, str]], ax: Axes | None = None) -> Axes:
+def differences(
+    frame: pd.DataFrame,
+    pairs: list[tuple[str, str]],
+    ax: Axes | None = None,
+    column: str = "test_accuracy",
+) -> Axes:
     """Paired differences with their intervals; the band is the margin of equivalence."""
-    compared = comparisons(frame, pairs)
+    compared = comparisons(frame, pairs, column)
     ax = axes(ax, height=1 + 0.5 * len(compared))
     if compared.empty:
-        return _not_run(ax)
+        return not_run(ax)
     ax.axvspan(-MARGIN, MARGIN, color="0.9", lw=0)
     ax.axvline(0, color="0.5", lw=1)
     one_reference = len({b for _, b in pairs}) == 1
@@ -111,7 +117,7 @@ def differences(frame: pd.DataFrame, pairs: list[tuple[str, str]], ax: Axes | No
     names = [f"{label(row.a)} − {label(row.b)}" for row in compared.itertuples()]
     ax.set_yticks(range(len(compared)), names)
     ax.invert_yaxis()
-    ax.set_xlabel("difference of test accuracy in points")
+    ax.set_xlabel(f"difference of {MEASURES[column]} in points")
     sns.despine(ax=ax, left=True)
     return ax
 
@@ -165,7 +171,7 @@ def overlap_map(overlap: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """A frame of `overlap_frame` as a heat map, one column per layer."""
     ax = axes(ax, width=10, height=0.6 + 0.32 * len(overlap))
     if overlap.empty:
-        return _not_run(ax)
+        return not_run(ax)
     sns.heatmap(
         overlap,
         ax=ax,
@@ -191,7 +197,7 @@ def overlap_excess(overlap: pd.DataFrame, chance: pd.DataFrame, ax: Axes | None 
     """Overlap by layer against the chance line, mean over pairs of generations."""
     ax = axes(ax)
     if overlap.empty:
-        return _not_run(ax)
+        return not_run(ax)
     positions = range(1, len(LAYERS) + 1)
     ax.plot(positions, overlap[LAYERS].mean(), "o-", color=COLOURS["dnr"], label="measured")
     ax.plot(positions, chance[LAYERS].mean(), "s--", color="0.4", label="independent masks")
@@ -252,7 +258,7 @@ def forest(verdicts: pd.DataFrame, ax: Axes | None = None) -> Axes:
     shown = verdicts[verdicts["verdict"] != "not run"]
     ax = axes(ax, width=8, height=1.2 + 0.27 * len(shown))
     if shown.empty:
-        return _not_run(ax)
+        return not_run(ax)
     ax.axvspan(-MARGIN, MARGIN, color="0.92", lw=0)
     ax.axvline(0, color="0.5", lw=1)
     for position, row in enumerate(shown.itertuples()):
@@ -287,7 +293,7 @@ def sweep(frame: pd.DataFrame, dataset: str, ax: Axes | None = None) -> Axes:
     default = configure(dataset).per_class
     last["size"] = [int(found.get("per_class", default)) for found in settings]
     if "dnr" not in set(last["name"]):
-        return _not_run(ax)
+        return not_run(ax)
     sizes = sorted(last["size"].unique(), key=lambda size: (size == 0, size))
     others = [name for name in ("long", "tune", "ke") if name in set(last["name"])]
     for shift, name in enumerate(others):
@@ -315,7 +321,7 @@ def shock(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     found = shocks(frame)
     ax = axes(ax, height=1 + 0.3 * len(found))
     if not found:
-        return _not_run(ax)
+        return not_run(ax)
     for position, (arm, part) in enumerate(found.items()):
         before, after = part["before"].mean(), part["after"].mean()
         ax.plot([after, before], [position] * 2, color="0.8", lw=2, zorder=0)
@@ -334,7 +340,7 @@ def zero_by_layer(layers: pd.DataFrame, ax: Axes | None = None) -> Axes:
     first = layers[(layers["generation"] == 1) & layers["layer"].isin(LAYERS)]
     first = first.dropna(subset=["zero_saliency"])
     if first.empty:
-        return _not_run(ax)
+        return not_run(ax)
     for (dataset, part), marker in zip(first.groupby("dataset", sort=False), "os^dv", strict=False):
         sums = part.groupby("layer")[["zero_saliency", "size"]].sum().reindex(LAYERS)
         share = 100 * sums["zero_saliency"] / sums["size"]
@@ -351,7 +357,7 @@ def mask_noise(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = axes(ax)
     part = frame.dropna(subset=["overlap_resampled"])
     if part.empty:
-        return _not_run(ax)
+        return not_run(ax)
     grey = {"color": "0.45", "marker": "s", "linestyle": "--"}
     for column, words, style in (
         ("overlap_resampled", "other sample, same weights", grey),
@@ -371,7 +377,7 @@ def cumulative_cost(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax = axes(ax)
     found = cumulative_seconds(frame)
     if not found:
-        return _not_run(ax)
+        return not_run(ax)
     for arm, seconds in found.items():
         ax.plot(seconds.index, seconds, "o-", markersize=3, color=colour(arm), label=label(arm))
     ax.set(xlabel="generation", ylabel="seconds of training")

@@ -23,9 +23,9 @@ from . import UserError, records
 from .claims import arms as stated_arms
 from .claims import claims, ledger
 from .config import BUDGETS, OF_THE_PAPERS, RECIPES, Config, arm_of, configure, grid, parse_arm
+from .evaluations import Evaluation, evaluations_of
 from .paper import ALL_EXHIBITS, ANALOGUE, COLUMNS, EXHIBITS, ROWS, arms
 from .records import ROOT
-from .robust import evaluations_of
 from .study import Run, agreement, command, find, generations
 from .tables import table, titled
 
@@ -88,6 +88,11 @@ class Parameters:
     def also(self, exhibit: str) -> list[str]:
         """The arms of another exhibit on the same page; none if methods were chosen by hand."""
         return arms(exhibit, self.dataset) if self.methods == "auto" else []
+
+    @property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """What the exhibit measures of its networks beyond their test accuracy."""
+        return evaluations_of(self.exhibit, self.dataset)
 
     def config(self, **settings: Any) -> Config:
         """One run of `seed` on the dataset."""

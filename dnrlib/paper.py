@@ -174,7 +174,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "fig2": {"cub200": ""},
     "fig3": {"cub200": ""},
     "fig4": {"cub200": ""},
-    "fig5": {"cifar10": ""},
+    "fig5": {"cifar10": "mCA"},
     "fig6": {"cifar10": ""},
     "fig7": {"cifar10-imbalanced": ""},
     "table8": {"papila": "", "papila-binary": ""},

@@ -24,7 +24,7 @@ from .methods import Generation, plan
 from .records import DamagedFile, Record
 
 if TYPE_CHECKING:
-    from .robust import Evaluation
+    from .evaluations import Evaluation
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 
 from . import UserError, records
 from .config import Config, arm_of, grid
+from .evaluations import EVALUATED, Evaluation, evaluations_of, measures
 from .paper import ROWS
 from .paper import arms as paper_arms
 from .records import Record
-from .robust import EVALUATED, Evaluation, evaluations_of, measures
 from .run import Link, born_of, chain, check_descent, evaluation_key, run
 from .stats import estimate
 from .train import device_named
@@ -317,8 +317,9 @@ def generations(found: Iterable[Run]) -> pd.DataFrame:
     overlap_resampled (those kept by a mask from independent samples at the same weights), the first
     two also within the first and the last stage (`overlap_previous_layer4`); seconds and
     images_per_second of the training, mask_seconds of the mask; in the last row of a run what
-    was found by its evaluations (`robust.EVALUATED`). Values that a generation does not have are
-    NaN. `method` is the run's arm, its method and what differs from the recipe (`config.arm_of`).
+    was found by its evaluations (`evaluations.EVALUATED`). Values that a generation does not have
+    are NaN. `method` is the run's arm, its method and what differs from the recipe
+    (`config.arm_of`).
 
     A run that is one long generation gets a row per `Config.epochs` epochs too, with nothing but
     the test accuracy at that point of its schedule.

@@ -22,6 +22,15 @@ from .paper import beside_paper, overlap_printed
 from .stats import LEVEL, MARGIN, comparisons, estimate, summary
 
 MISSING = "–"
+MEASURES = {
+    "test_accuracy": "test accuracy",
+    "mca": "accuracy on corrupted images",
+    "pgd": "accuracy under attack",
+    "balanced_accuracy": "balanced accuracy",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+}
+"""Columns of frames that methods are compared by, in words."""
 NOT_RUN = "*Not run.* The command that runs it stands at the end of this page."
 
 
@@ -63,12 +72,18 @@ def spread(mean: float, sd: float) -> str:
 
 
 def accuracy_table(
-    frame: pd.DataFrame, wanted: Sequence[str], exhibit: str, dataset: str, name: str
+    frame: pd.DataFrame,
+    wanted: Sequence[str],
+    exhibit: str,
+    dataset: str,
+    name: str,
+    column: str = "test_accuracy",
 ) -> Markdown:
-    """Accuracy of the last generation of every arm, `wanted` ones first, ours beside the paper's if
-    the exhibit prints them; the caption names `wanted` ones that were not run."""
+    """Accuracy (or another `column`) of the last generation of every arm, `wanted` ones first, ours
+    beside the paper's if the exhibit prints them; the caption names `wanted` ones that were not
+    run."""
     listed = [*dict.fromkeys([*wanted, *frame["method"].unique()])]
-    found = summary(frame)
+    found = summary(frame, column)
     ours = found.loc[[arm for arm in listed if arm in found.index]]
     rows = [
         [label(arm), int(row.n), spread(row["mean"], row.sd), interval(row.low, row.high)]
@@ -76,15 +91,16 @@ def accuracy_table(
     ]
     header = ["method", "n", "ours", "interval"]
     caption = (
-        f"Test accuracy on {dataset} in %: mean ± standard deviation over n seeds, and the "
-        f"{LEVEL:.0%} interval of the mean."
+        f"{MEASURES[column].capitalize()} on {dataset} in %: mean ± standard deviation over n "
+        f"seeds, and the {LEVEL:.0%} interval of the mean."
     )
     if ours["n"].nunique() > 1:
         caption += " Rows of different n have different seeds: compare them by paired differences."
     missing = [label(arm) for arm in listed if arm not in found.index]
     if missing:
         caption += f" Not run: {'; '.join(missing)}."
-    columns = paper.COLUMNS.get(exhibit, {})
+    # Fig. 3 and some others print no numbers.
+    columns = {name: of for name, of in paper.COLUMNS.get(exhibit, {}).items() if of}
     beside = beside_paper(ours, exhibit, dataset) if columns else ours.assign(paper=math.nan)
     # A sweep has no printed rows, but for the one method that it shares with the paper's table.
     if beside["paper"].notna().sum() > 1:
@@ -106,7 +122,9 @@ def titled(exhibit: str) -> str:
     return f"{words} of the preprint" if source == "ske" else words
 
 
-def comparison_table(frame: pd.DataFrame, pairs: list[tuple[str, str]], name: str) -> Markdown:
+def comparison_table(
+    frame: pd.DataFrame, pairs: list[tuple[str, str]], name: str, column: str = "test_accuracy"
+) -> Markdown:
     """Paired differences between methods, with verdicts."""
     rows = [
         [
@@ -118,12 +136,12 @@ def comparison_table(frame: pd.DataFrame, pairs: list[tuple[str, str]], name: st
             row.verdict,
             number(row.seeds_needed, 0),
         ]
-        for row in comparisons(frame, pairs).itertuples()
+        for row in comparisons(frame, pairs, column).itertuples()
     ]
     caption = (
-        f"Differences of test accuracy in points, paired by seed, with {LEVEL:.0%} intervals; p is "
-        "adjusted after Holm over the rows, while intervals are those of each row alone and may "
-        "leave out 0 where the verdict is undecided. Equivalent: within "
+        f"Differences of {MEASURES[column]} in points, paired by seed, with {LEVEL:.0%} intervals; "
+        "p is adjusted after Holm over the rows, while intervals are those of each row alone and "
+        "may leave out 0 where the verdict is undecided. Equivalent: within "
         f"±{MARGIN} points, by two one-sided tests at 5 %."
     )
     header = ["difference", "n", "mean", "interval", "p", "verdict", "seeds needed"]

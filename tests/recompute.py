@@ -2,7 +2,8 @@
 
 It reads `data/paper/claims.csv` and the published records, and follows the rules as they are
 written here, top to bottom: what a record is and how records form runs; which runs an arm stands
-for; what the value of a term is; how a sample becomes two p-values, and p-values a verdict.
+for; what the value of a term is; how a sample becomes two p-values, and p-values a verdict; and on
+which dataset a claim is judged.
 
     python tests/recompute.py digits
 """
@@ -26,14 +27,23 @@ SPREADLESS = 1e-9
 """A sample whose standard deviation is no more than this proves nothing."""
 
 # --------------------------------------------------------------------------------------------------
-# Records. One file per seed, one record per line: the generations of all runs with this seed, and
-# the masks computed after them. A run is a chain: the key of a generation is the digest of the key
-# of its parent, of its stage and of the training settings. The parent of a first generation is the
-# digest of the version of the results, of the images' fingerprint and of the root settings.
+# Records. One file per seed, one record per line: the generations of all runs with this seed, the
+# masks computed after them, and the evaluations of the last ones. A run is a chain: the key of a
+# generation is the digest of the key of its parent, of its stage and of the training settings. The
+# parent of a first generation is the digest of the version of the results, of the images'
+# fingerprint and of the root settings.
 
 ROOT = ("dataset", "seed", "per_class", "pool", "model", "width", "stem")
 """Settings that the first link holds; all the others are training settings."""
-FINGERPRINTS = {"digits": "fc60c9b0a567c399", "digits-hard": "7737f619766fb053"}
+FINGERPRINTS = {
+    **{"digits": "fc60c9b0a567c399", "digits-hard": "7737f619766fb053"},
+    **{"digits-colour": "411abe82ce39ac78", "digits-imbalanced": "fc60c9b0a567c399"},
+    "digits-binary": "eb7bb40212bf9cbc",
+}
+
+
+DEPENDENT = {"mask": "keep", "evaluation": "evaluation"}
+"""Kinds of records that belong to a generation: their key is the digest of its key and of this."""
 
 
 def canonical(thing):
@@ -52,12 +62,13 @@ def root_of(config):
 
 
 def read(path):
-    """The records of one seed as two dicts: generations by what was done up to them, (config,
-    stages), and masks by (key of the generation, rule). Raises `ValueError` for a generation that
-    does not descend from exactly one other, and for a mask of none."""
+    """The records of one seed as three dicts: generations by what was done up to them, (config,
+    stages), masks by (key of the generation, rule), and by the key of a generation the dict of its
+    evaluations by their own keys. Raises `ValueError` for a generation that does not descend from
+    exactly one other, and for a mask or an evaluation of none."""
     records = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     trained = [record for record in records if record["kind"] == "generation"]
-    generations, masks, history = {}, {}, {}
+    generations, masks, evaluations, history = {}, {}, {}, {}
     for record in sorted(trained, key=lambda record: record["generation"]):
         config, number, key = record["config"], record["generation"], record["key"]
         training = {name: value for name, value in config.items() if name not in ROOT}
@@ -71,12 +82,16 @@ def read(path):
         history[key] = config, stages
         generations[canonical([config, stages])] = record
     for record in records:
-        if record["kind"] == "mask":
-            of, rule = record["of"], record["keep"]
-            if of not in history or digest([of, rule]) != record["key"]:
-                raise ValueError(f"{path.name}: mask {record['key']} is not of generation {of}")
-            masks[canonical([of, rule])] = record
-    return generations, masks
+        kind = record["kind"]
+        if kind in DEPENDENT:
+            of, what = record["of"], record[DEPENDENT[kind]]
+            if of not in history or digest([of, what]) != record["key"]:
+                raise ValueError(f"{path.name}: {kind} {record['key']} is not of generation {of}")
+            if kind == "mask":
+                masks[canonical([of, what])] = record
+            else:
+                evaluations.setdefault(of, {})[record["key"]] = record
+    return generations, masks, evaluations
 
 
 # --------------------------------------------------------------------------------------------------
@@ -88,7 +103,15 @@ RECIPE = {
     **{"weight_decay": 1e-4, "smoothing": 0.1, "augment": "shift", "precision": "fp32"},
     **{"threads": 1},
 }
-RECIPES = {"digits": RECIPE, "digits-hard": RECIPE | {"per_class": 20, "epochs": 20}}
+RECIPES = {
+    "digits": RECIPE,
+    "digits-hard": RECIPE | {"per_class": 20, "epochs": 20},
+    "digits-colour": RECIPE | {"lr": 0.2, "epochs": 20},
+    "digits-imbalanced": RECIPE | {"per_class": 0},
+    "digits-binary": RECIPE | {"per_class": 0},
+}
+GENERATIONS = {"digits-colour": 5, "digits-binary": 3}
+"""How many generations a run has unless its arm says so, where these are not 10."""
 
 BLOCKS = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
 PRUNED = {"Top": {"score": {"Magnitude": {}}, "share": 0.7, "scope": "layer"}}
@@ -136,8 +159,84 @@ def stages_of(method, generations, keep, criterion, probe):
     return [{}] + [child] * (generations - 1)
 
 
+# --------------------------------------------------------------------------------------------------
+# Evaluations. What a finished network was asked, {NAME: settings}; not all of them are in a column.
+
+DEFAULTS = {
+    "Corruptions": {"per_class": 0, "normalised": True, "official": False},
+    "Attack": {"steps": 10, "restarts": 1, "per_class": 0},
+    "Predictions": {},
+}
+"""What the settings are that an evaluation does not name."""
+NO_BENCHMARK = {"speckle_noise", "gaussian_blur", "spatter", "saturate"}
+"""Corruptions that `mca` counts, but not `mca_15`."""
+STRONGEST = 6
+"""The largest epsilon that `pgd` counts."""
+
+
+def average(values):
+    values = list(values)
+    return math.fsum(values) / len(values)
+
+
+def columns_of_corruptions(settings, result):
+    """Every corruption counts the same, as do its severities."""
+    if not settings["normalised"]:
+        return {}
+    means = {name: average(severities) for name, severities in result["accuracy"].items()}
+    benchmark = [mean for name, mean in means.items() if name not in NO_BENCHMARK]
+    return {"mca": average(means.values()), "mca_15": average(benchmark)}
+
+
+def columns_of_attack(settings, result):
+    if any(settings[name] != DEFAULTS["Attack"][name] for name in ("steps", "restarts")):
+        return {}
+    measured = zip(settings["epsilons"], result["accuracy"], strict=True)
+    counted = [accuracy for epsilon, accuracy in measured if 0 < epsilon <= STRONGEST]
+    return {"pgd": average(counted)} if counted else {}
+
+
+def columns_of_predictions(_, result):
+    """Of two classes 1 is the one to be found: sensitivity is how much of it is found, specificity
+    how much of the other is left alone. Of more than two each is the one to be found in turn."""
+    pairs = list(zip(result["labels"], result["predicted"], strict=True))
+    classes = sorted(set(result["labels"]))
+    found, spared = {}, {}
+    for k in classes:
+        found[k] = 100 * average(named == k for label, named in pairs if label == k)
+        spared[k] = 100 * average(named != k for label, named in pairs if label != k)
+    row = {"balanced_accuracy": average(found.values())}
+    if len(classes) == 2:
+        return row | {"sensitivity": found[1], "specificity": found[0]}
+    return row | {"sensitivity": row["balanced_accuracy"], "specificity": average(spared.values())}
+
+
+COLUMNS = {
+    "Corruptions": columns_of_corruptions,
+    "Attack": columns_of_attack,
+    "Predictions": columns_of_predictions,
+}
+
+
+def columns_of(evaluations):
+    """All columns of the evaluations of one network, as a dict of column to value. Raises
+    `ValueError` if two evaluations have the same one."""
+    row = {}
+    for record in evaluations:
+        ((name, given),) = record["evaluation"].items()
+        columns = COLUMNS[name](DEFAULTS[name] | given, record["result"])
+        if row.keys() & columns:
+            raise ValueError(f"generation {record['of']} has {min(columns)} from two evaluations")
+        row |= columns
+    return row
+
+
+# --------------------------------------------------------------------------------------------------
+# Values. What the runs of an arm say, seed by seed.
+
+
 class Records:
-    """The published records of a dataset, asked by arm."""
+    """The published records of a dataset, asked by arm. Without a folder there are none."""
 
     def __init__(self, folder, dataset):
         files = sorted(folder.glob("seed-*.jsonl.gz"))
@@ -158,7 +257,8 @@ class Records:
         or, if the method has masks, the one computed after the last generation."""
         method, *given = arm.split("+")
         config = RECIPES[self.dataset] | {"dataset": self.dataset, "seed": seed}
-        plan = {"generations": 10, "keep": 0.8, "criterion": "snip", "probe": 0.2}
+        plan = {"generations": GENERATIONS.get(self.dataset, 10)}
+        plan |= {"keep": 0.8, "criterion": "snip", "probe": 0.2}
         for name, text in (setting.split("=") for setting in given):
             part = plan if name in plan else config
             part[name] = type(part[name])(text)
@@ -166,7 +266,7 @@ class Records:
         # The mask after a generation follows the rule of the next stage; the last has no next one,
         # and its mask, which is never applied, follows its own.
         rules = [stage["Generation"].get("keep") for stage in stages[1:] + stages[-1:]]
-        generations, masks = self.seeds[seed]
+        generations, masks, evaluations = self.seeds[seed]
         rows = []
         for number, rule in enumerate(rules, 1):
             record = generations.get(canonical([config, stages[:number]]))
@@ -191,11 +291,14 @@ class Records:
                             if kept_here:
                                 row[f"overlap_{other}_{stage}"] = 100 * shared / kept_here
             rows.append(row)
-        return rows
+        # A run that is longer goes on from the last network of a shorter one; only the last of its
+        # own counts as evaluated.
+        return [*rows[:-1], rows[-1] | columns_of(evaluations.get(record["key"], {}).values())]
 
     def histories(self, term):
         """By seed, the values of a term `arm@column` after each generation, None where the column
-        does not exist (there is no overlap after the first generation)."""
+        does not exist (there is no overlap after the first generation, and what evaluations say is
+        there after the last one alone)."""
         arm, _, column = term.partition("@")
         runs = self.outcomes(arm).items()
         return {seed: [row.get(column or "test_accuracy") for row in rows] for seed, rows in runs}
@@ -306,14 +409,36 @@ def holm(ps):
     return adjusted
 
 
+# --------------------------------------------------------------------------------------------------
+# The ledger. Some exhibits have a dataset of their own, on which their claims are judged whatever
+# dataset is asked for; and of such a dataset no other claim is made.
+
+OWN = {
+    **{"fig5": "digits-colour", "fig6": "digits-colour"},
+    **{"fig7": "digits-imbalanced", "table8": "digits-binary"},
+}
+"""By exhibit, the dataset of its statements in the column `embedded`."""
+
+
+def dataset_of(claim, dataset, column):
+    """The dataset that a claim is judged on if the ledger of `dataset` is asked for, or None."""
+    if column == "embedded" and claim["exhibit"] in OWN:
+        return OWN[claim["exhibit"]]
+    return None if dataset in OWN.values() else dataset
+
+
 def verdicts(dataset="digits", column="embedded", data=DATA):
     """By id of each claim with a statement in `column`: verdict, n, value, support and refute, the
     p-values adjusted for all such claims of the same rank. A claim that has not been run counts
     among them with p-values of 1."""
-    records = Records(data / "records" / dataset, dataset)
     with (data / "paper" / "claims.csv").open(newline="", encoding="utf-8") as file:
         claims = [claim for claim in csv.DictReader(file) if claim[column]]
-    tested = {claim["id"]: judge_claim(claim[column], records) for claim in claims}
+    needed = {dataset_of(claim, dataset, column) for claim in claims} - {None}
+    records = {name: Records(data / "records" / name, name) for name in needed}
+    tested = {}
+    for claim in claims:
+        own = records.get(dataset_of(claim, dataset, column))
+        tested[claim["id"]] = judge_claim(claim[column], own) if own else None
     found = {}
     for rank in dict.fromkeys(claim["rank"] for claim in claims):
         of_rank = [claim["id"] for claim in claims if claim["rank"] == rank]

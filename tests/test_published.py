@@ -9,11 +9,11 @@ import pytest
 from scipy import stats as scipy_stats
 
 from dnrlib.config import configure, parse_arm
+from dnrlib.evaluations import evaluations_of
 from dnrlib.methods import MAIN
 from dnrlib.pages import Parameters, published_runs, verdicts
 from dnrlib.paper import ANALOGUE, arms
 from dnrlib.records import PUBLISHED
-from dnrlib.robust import evaluations_of
 from dnrlib.run import chain, evaluation_key
 from dnrlib.stats import PRIMARY, comparisons, summary
 from dnrlib.study import generations

@@ -313,7 +313,7 @@ def corruption_frame(found: Iterable["Run"]) -> pd.DataFrame:
     """One row per run, way of normalising, corruption and severity (1 to 5; 0 is the clean images,
     as corruption `none`): method, seed, normalised, corruption, severity, accuracy in %."""
     rows = []
-    for run, result, settings in _evaluated(found, "Corruptions"):
+    for run, result, settings in evaluated(found, "Corruptions"):
         base = (run.arm, run.config.seed, settings.get("normalised", True))
         rows.append((*base, "none", 0, result["clean"]))
         for name, accuracies in zip(CORRUPTIONS, _ordered(result), strict=True):
@@ -326,7 +326,7 @@ def attack_frame(found: Iterable["Run"]) -> pd.DataFrame:
     """One row per run, attack and epsilon: method, seed, steps, restarts, epsilon in 255ths,
     accuracy in %, and `no_gradient` (share of images)."""
     rows = []
-    for run, result, settings in _evaluated(found, "Attack"):
+    for run, result, settings in evaluated(found, "Attack"):
         how = (settings.get("steps", 10), settings.get("restarts", 1))
         for epsilon, accuracy in zip(settings["epsilons"], result["accuracy"], strict=True):
             rows.append((run.arm, run.config.seed, *how, epsilon, accuracy, result["no_gradient"]))
@@ -338,7 +338,7 @@ def recall_frame(found: Iterable["Run"]) -> pd.DataFrame:
     """One row per run and class: method, seed, class (its number), recall in %."""
     rows = [
         (run.arm, run.config.seed, number, recall)
-        for run, result, _ in _evaluated(found, "Predictions")
+        for run, result, _ in evaluated(found, "Predictions")
         for number, recall in enumerate(
             recalls(np.array(result["labels"]), np.array(result["predicted"]))
         )
@@ -346,7 +346,7 @@ def recall_frame(found: Iterable["Run"]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "seed", "class", "recall"])
 
 
-def _evaluated(found: Iterable["Run"], name: str) -> Iterable[tuple["Run", dict, dict]]:
+def evaluated(found: Iterable["Run"], name: str) -> Iterable[tuple["Run", dict, dict]]:
     """Every evaluation of a kind: its run, result and settings."""
     for run in found:
         for record in run.records:
