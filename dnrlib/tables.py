@@ -197,12 +197,15 @@ def ledger_table(
             points = f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}"
             points += f" {row.part}" if row.part else ""
             seeds = f"{row.n} ({row.seeds_needed:.0f})" if row.seeds_needed > row.n else row.n
-            cells = [VERDICTS[row.verdict] + mark, points, seeds]
+            of = paper.ANALOGUE.get(stated["exhibit"])
+            where = f" (on {of})" if of and row.verdict != "not run" else ""
+            cells = [VERDICTS[row.verdict] + mark + where, points, seeds]
         full = in_paper.loc[claim, "verdict"] if claim in in_paper.index else "not stated"
         rows.append([f"{words} *{place}*", *cells, full, printed(stated["printed"])])
     caption = (
-        f"Claims in our words, and what was found. Points: on {dataset}, the part of the claim "
-        f"that decides, with its {LEVEL:.0%} interval. n: its seeds, and in brackets those with "
+        f"Claims in our words, and what was found, on {dataset} where no other is named. Points: "
+        f"the part of the claim that decides, with its {LEVEL:.0%} interval. n: its seeds, and in "
+        "brackets those with "
         "which a single test would see half a point, where there are fewer. In print: whether the "
         "paper's own numbers have the order of the sentence, and in how many columns. † Stated "
         "when its runs were known."
@@ -214,7 +217,7 @@ def ledger_table(
 def counted(verdicts: pd.DataFrame) -> Markdown:
     """How many claims hold, fail, are undecided, by rank."""
     lines = []
-    for rank in ("primary", "secondary"):
+    for rank in verdicts["rank"].unique():
         part = verdicts[verdicts["rank"] == rank]
         numbered = part["verdict"].value_counts()
         words = ", ".join(
@@ -227,7 +230,8 @@ def counted(verdicts: pd.DataFrame) -> Markdown:
             )
             if verdict in numbered
         )
-        lines.append(f"- Of {len(part)} {rank} claims: {words}.")
+        about = f"claims on {rank}" if rank == "robustness" else f"{rank} claims"
+        lines.append(f"- Of {len(part)} {about}: {words}.")
     return Markdown("\n".join(lines))
 
 
