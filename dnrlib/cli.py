@@ -71,8 +71,9 @@ def parser() -> argparse.ArgumentParser:
     many = commands.add_parser(
         "study", help="many runs in parallel, into your own runs folder", formatter_class=_Formatter
     )
-    many.set_defaults(do=_study)
     _common(many)
+    # An exhibit may have a bundled dataset of its own.
+    many.set_defaults(do=_study, dataset=None)
     many.add_argument(
         "--method",
         action="append",
@@ -191,7 +192,9 @@ class _Formatter(argparse.HelpFormatter):
 
 def _common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--dataset", default="digits", help="see: dnr data list; or folder:PATH (default: digits)"
+        "--dataset",
+        default="digits",
+        help="see: dnr data list; or folder:PATH (default: digits, or what an exhibit needs)",
     )
     command.add_argument(
         "--budget", choices=BUDGETS, help="size of the recipe (default: follows from the dataset)"
@@ -255,10 +258,19 @@ def _line(record: records.Record) -> None:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from .evaluations import evaluations_of
+    from .evaluations import EVALUATED, evaluations_of
     from .stats import summary
     from .study import generations, study
 
+    if options.dataset is None:
+        exhibits = options.exhibit + options.evaluate
+        analogues = {ANALOGUE.get(exhibit, "digits") for exhibit in exhibits} or {"digits"}
+        if len(analogues) > 1:
+            raise UserError(
+                f"{', '.join(exhibits)} have different datasets ({', '.join(sorted(analogues))}); "
+                "study them one after the other, or give one with --dataset"
+            )
+        (options.dataset,) = analogues
     chosen = options.method + [
         arm for exhibit in options.exhibit for arm in arms(exhibit, options.dataset)
     ]
@@ -275,7 +287,10 @@ def _study(options: argparse.Namespace) -> int:
         device=options.device,
         evaluations=tuple(evaluated),
     )
-    print(summary(generations(found)).round(2).to_string())
+    frame = generations(found)
+    for column in ("test_accuracy", *EVALUATED):
+        if frame[column].notna().any():
+            print(f"\n{column} in %\n{summary(frame, column).round(2).to_string()}")
     if options.publish:
         refuse_publishing(found, options.budget)
         for run in found:
@@ -330,11 +345,14 @@ def _typed(value: str) -> str | int | float:
 
 
 def _data_list(options: argparse.Namespace) -> int:
-    from .data import DATASETS
+    from .data import DATASETS, VIEWS
     from .official import overview
 
     print(overview().to_string(index=False, na_rep="-"))
-    print(f"\nbundled: {', '.join(DATASETS)}\nyour own images: folder:PATH, or folder:PATH@PIXELS")
+    made = ", ".join(f"{name} (of {of})" for name, (of, _) in VIEWS.items())
+    print(
+        f"\nmade of them: {made}\nbundled: {', '.join(DATASETS)}\nyour own images: folder:PATH, or folder:PATH@PIXELS"
+    )
     return 0
 
 

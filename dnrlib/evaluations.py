@@ -21,6 +21,7 @@ from .config import OF_THE_PAPERS
 from .corruptions import CORRUPTIONS, corrupted
 from .data import Data, Dataset, Split, read
 from .official import SEVERITIES, corruptions_here, verified_corruption
+from .paper import ANALOGUE
 from .streams import stream
 from .train import evaluate, outputs
 
@@ -32,13 +33,15 @@ if TYPE_CHECKING:
 class Evaluation(Protocol):
     """One way to measure a finished network."""
 
+    def check(self, about: Dataset) -> None:
+        """Raises `UserError` for a dataset that the evaluation is not defined for."""
+
     def result(self, model: nn.Module, data: Data, config: "Config") -> dict[str, Any]:
-        """What is found, ready for JSON; the network and its mode of evaluation stay as they are.
-        Raises `UserError` for images that the evaluation is not defined for."""
+        """What is found, ready for JSON; the network stays as it is."""
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(Evaluation):
     """The class that is named for every evaluation image, from which any metric follows: balanced
     accuracy (DNR Fig. 7), sensitivity and specificity (DNR Table 8)."""
 
@@ -56,7 +59,7 @@ class Predictions:
 
 
 @dataclass(frozen=True)
-class Corruptions:
+class Corruptions(Evaluation):
     """Accuracy under the 19 corruptions of CIFAR-10-C at 5 severities (DNR Fig. 5 and Eq. 7)."""
 
     per_class: int = 0
@@ -66,6 +69,13 @@ class Corruptions:
     loader of this kind leaves it out (D38)."""
     official: bool = False
     """Whether the corrupted images are the official files of CIFAR-10-C, not our own."""
+
+    def check(self, about: Dataset) -> None:
+        if (about.channels, about.size) != (3, 32):
+            raise UserError(
+                f"the corruptions are defined for colour images of 32 x 32 pixels, not for "
+                f"{about.title}; use {ANALOGUE['fig5']} or cifar10"
+            )
 
     def result(self, model: nn.Module, data: Data, config: "Config") -> dict[str, Any]:
         """Accuracies in %: `clean`, and `accuracy` by corruption as a list over severities."""
@@ -121,7 +131,7 @@ def _official(name: str, severity: int, labels: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Attack:
+class Attack(Evaluation):
     """Accuracy under projected gradient descent in the L-infinity norm (Madry et al., 2018; DNR
     Fig. 6): on pixels in 0..1, with the normalisation inside the network, in evaluation mode, from
     a random start, with steps of 2.5 epsilon / `steps`."""

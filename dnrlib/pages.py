@@ -187,19 +187,21 @@ def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
             record["key"]: record for run in found for record in run.records if "timing" in record
         }.values()
     )
-    of_arm: dict[tuple[str, str], list[Config]] = {}
-    for config in (run.config for run in found):
-        of_arm.setdefault((config.dataset, arm_of(config)), []).append(config)
-    by_seeds: dict[tuple[str, int], list[Config]] = {}
-    for (dataset, _), configs in of_arm.items():
+    of_arm: dict[tuple, list[Config]] = {}
+    for run in found:
+        of = (run.config.dataset, run.evaluations, run.arm)
+        of_arm.setdefault(of, []).append(run.config)
+    by_seeds: dict[tuple, list[Config]] = {}
+    for (dataset, evaluations, _), configs in of_arm.items():
         last = max(config.seed for config in configs)
-        by_seeds.setdefault((dataset, last), []).extend(configs)
+        by_seeds.setdefault((dataset, evaluations, last), []).extend(configs)
+    work = "training and evaluation" if any(run.evaluations for run in found) else "training"
     lines += [
-        f"This page shows {len(found)} runs; their training took {seconds / 60:.0f} minutes in "
+        f"This page shows {len(found)} runs; their {work} took {seconds / 60:.0f} minutes in "
         "all, one after the other. To train them yourself, from nothing and whatever is published:",
         "",
         "```sh",
-        *(command(configs) for configs in by_seeds.values()),
+        *(command(configs, of[1]) for of, configs in by_seeds.items()),
         "```",
         "",
         "Their records:",

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from . import UserError, records
 from .config import Config, arm_of, grid
+from .data import dataset
 from .evaluations import EVALUATED, Evaluation, evaluations_of, measures
 from .paper import ROWS
 from .paper import arms as paper_arms
@@ -105,6 +106,9 @@ def study(
     were made with different versions, devices or precisions, which must not be compared.
     """
     configs = list(configs)
+    for name in {config.dataset for config in configs}:
+        for each in evaluations:
+            each.check(dataset(name))
     # Settled here, because workers live on from study to study with the environment they began in.
     runs = runs or records.runs_root()
     asked = {"published": published, "runs": runs, "evaluations": evaluations}

@@ -1,7 +1,14 @@
+import dataclasses
+from collections import Counter
+
 import pytest
 import torch
+from torchvision import datasets as torchvision
 
+from dnrlib import archives
 from dnrlib.config import configure
+from dnrlib.official import OFFICIAL
+from tests.trees import BUILDERS, md5
 
 
 @pytest.fixture(autouse=True)
@@ -26,3 +33,60 @@ def tiny():
         return configure("digits", **(small | settings))
 
     return build
+
+
+@pytest.fixture
+def hold(monkeypatch):
+    """Holds a set to the counts and label files of a tree, and to given archives, instead of the
+    published ones. What is not known of the published set stays unknown."""
+
+    def to(name, tree, packed=None):
+        known = OFFICIAL[name]
+        changed = {
+            "classes": len(tree.classes),
+            "tree": {path: held and md5(tree.root / path) for path, held in known.tree.items()},
+        }
+        if name == "papila":
+            changed["per_class"] = tuple(
+                Counter(label for _, label, _ in tree.images)[label] for label in range(3)
+            )
+        elif name == "cifar10c":
+            changed["splits"] = {"test": len(tree.images)}
+        else:
+            changed["splits"] = tree.splits
+        if packed:
+            changed["archives"] = tuple(held_to(each, packed[each.file]) for each in known.archives)
+        monkeypatch.setitem(OFFICIAL, name, dataclasses.replace(known, **changed))
+        # Torchvision's own checksums stay in force as well.
+        if name == "flower102":
+            files = {
+                part: (file, digest if part == "image" else md5(tree.root / "flowers-102" / file))
+                for part, (file, digest) in torchvision.Flowers102._file_dict.items()
+            }
+            monkeypatch.setattr(torchvision.Flowers102, "_file_dict", files)
+        if name in ("cifar10", "cifar100"):
+            kind = getattr(torchvision, name.upper())
+            folder = tree.root / kind.base_folder
+            for part in ("train_list", "test_list"):
+                files = [[file, md5(folder / file)] for file, _ in getattr(kind, part)]
+                monkeypatch.setattr(kind, part, files)
+            meta = kind.meta | {"md5": md5(folder / kind.meta["filename"])}
+            monkeypatch.setattr(kind, "meta", meta)
+        return tree
+
+    return to
+
+
+def held_to(archive, path):
+    content = path.read_bytes()
+    known = {"size": archive.size and len(content)}
+    for function in ("md5", "sha256"):
+        if getattr(archive, function):
+            known[function] = archives.digest(path, function)
+    return dataclasses.replace(archive, **known)
+
+
+@pytest.fixture
+def small(tmp_path, hold):
+    """Builds a set's tree and holds the set to it."""
+    return lambda name: hold(name, BUILDERS[name](tmp_path / "tree"))

@@ -339,13 +339,13 @@ CORRUPTIONS = (
 )
 
 
-def cifar10c(root: Path) -> Tree:
-    """Two test images, at five severities."""
+def cifar10c(root: Path, labels: tuple[int, ...] = (7, 3)) -> Tree:
+    """Test images of these labels, at five severities."""
     tree = Tree(root, tuple("0123456789"))
-    labels = np.tile(np.array([7, 3], np.uint8), 5)
+    labels = np.tile(np.array(labels, np.uint8), 5)
     for number, name in enumerate((*CORRUPTIONS, "labels")):
         draw = np.random.RandomState(number)
-        content = draw.randint(0, 256, (10, 32, 32, 3), dtype=np.uint8)
+        content = draw.randint(0, 256, (len(labels), 32, 32, 3), dtype=np.uint8)
         file = io.BytesIO()
         np.save(file, labels if name == "labels" else content)
         tree.write(f"CIFAR-10-C/{name}.npy", file.getvalue())
