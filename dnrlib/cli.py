@@ -350,9 +350,8 @@ def _data_list(options: argparse.Namespace) -> int:
 
     print(overview().to_string(index=False, na_rep="-"))
     made = ", ".join(f"{name} (of {of})" for name, (of, _) in VIEWS.items())
-    print(
-        f"\nmade of them: {made}\nbundled: {', '.join(DATASETS)}\nyour own images: folder:PATH, or folder:PATH@PIXELS"
-    )
+    print(f"\nmade of them: {made}\nbundled: {', '.join(DATASETS)}")
+    print("your own images: folder:PATH, or folder:PATH@PIXELS")
     return 0
 
 
