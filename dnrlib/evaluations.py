@@ -235,10 +235,11 @@ HARDER = 6.0
 def evaluations_of(exhibit: str, dataset: str) -> tuple[Evaluation, ...]:
     """What an exhibit measures of its networks beyond their test accuracy; nothing for most."""
     bundled = dataset not in OF_THE_PAPERS
-    if exhibit == "fig5":
+    if exhibit in ("fig5", "normalisation"):
         official = dataset.startswith("cifar10") and corruptions_here() is not None
         of = Corruptions(per_class=20 if bundled else 0, official=official)
-        return of, dataclasses.replace(of, normalised=False)
+        bare = dataclasses.replace(of, normalised=False)
+        return (of,) if exhibit == "fig5" else (of, bare)
     if exhibit == "fig6":
         each = 10 if bundled else 0
         steps = Attack((HARDER,), steps=40, per_class=each)

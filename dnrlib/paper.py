@@ -119,6 +119,7 @@ ROWS: dict[str, dict[str, str | None]] = {
         "ke": None,
         "dnr": "DNR (f3)",
     },
+    "normalisation": {"long": "LB", "ke": "KE", "dnr": "DNR"},
     "released": {
         "tune": None,
         "lw-released": None,
@@ -152,7 +153,7 @@ ROWS: dict[str, dict[str, str | None]] = {
     },
 }
 """By exhibit, the arms that it compares, in order, each with its printed row (None: ours only).
-Exhibits are of the DNR paper unless named `ske_`; `released`, `shock` and `why` are our own."""
+Exhibits are of the DNR paper unless named `ske_`; the last four are our own."""
 
 _SMALL = {
     "cub200": "CUB",
@@ -175,6 +176,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "fig3": {"cub200": ""},
     "fig4": {"cub200": ""},
     "fig5": {"cifar10": "mCA"},
+    "normalisation": {"cifar10": ""},
     "fig6": {"cifar10": ""},
     "fig7": {"cifar10-imbalanced": ""},
     "table8": {"papila": "", "papila-binary": ""},
@@ -184,6 +186,7 @@ are of something else than datasets)."""
 
 ANALOGUE = {
     "fig5": "digits-colour",
+    "normalisation": "digits-colour",
     "fig6": "digits-colour",
     "fig7": "digits-imbalanced",
     "table8": "digits-binary",

@@ -18,7 +18,7 @@ from .evaluations import BEYOND, FIGURE, HARDER, METRICS, evaluated, parts
 from .figures import axes, colour, not_run
 from .methods import label
 from .official import SEVERITIES
-from .paper import wide
+from .paper import ROWS, wide
 from .stats import LEVEL, clustered, estimate
 from .study import Run
 from .tables import interval, number, spread, table
@@ -119,39 +119,37 @@ def _curves(frame: pd.DataFrame, column: str, words: str, ax: Axes) -> Axes:
 
 
 def corruption_table(frame: pd.DataFrame, name: str) -> Markdown:
-    """The mean corruption accuracy of every method over 19 and over 15 corruptions, with and
-    without the normalisation of the training, beside the accuracy on the same clean images and the
-    printed number."""
-    printed = {"long": "LB", "ke": "KE", "dnr": "DNR"}
-    figure, rows = wide("dnr", "fig5"), []
+    """The mean corruption accuracy of every method over 19 and over 15 corruptions, beside the
+    accuracy on the same clean images and the printed number; also without the normalisation of the
+    training, where that was evaluated."""
+    ways = {True: "", False: ", not normalised"}
+    ways = {way: words for way, words in ways.items() if way in set(frame["normalised"])}
+    wanted = {"clean": ["none"], "mCA 19": list(CORRUPTIONS), "mCA 15": list(CORRUPTIONS)[:15]}
+    printed, rows = wide("dnr", "fig5")["mCA"], []
     for method, part in frame.groupby("method", sort=False):
         cells = []
-        for normalised in (True, False):
-            own = part[part["normalised"] == normalised]
-            for wanted in (["none"], CORRUPTIONS, list(CORRUPTIONS)[:15]):
-                chosen = own[own["corruption"].isin(list(wanted))]
-                found = estimate(chosen.groupby("seed")["accuracy"].mean())
+        for way in ways:
+            for names in wanted.values():
+                own = part[(part["normalised"] == way) & part["corruption"].isin(names)]
+                found = estimate(own.groupby("seed")["accuracy"].mean())
                 cells.append(spread(found.mean, found.sd))
-        paper = figure.loc[printed[method], "mCA"] if method in printed else math.nan
+        paper = printed.get(ROWS["fig5"].get(method), math.nan)
         rows.append([label(method), part["seed"].nunique(), *cells, number(paper, 1)])
-    header = [
-        *("method", "n", "clean", "mCA 19", "mCA 15"),
-        *("clean, not normalised", "mCA 19, not normalised", "mCA 15, not normalised", "paper"),
-    ]
+    header = ["method", "n", *(f"{column}{words}" for words in ways.values() for column in wanted)]
     caption = (
-        "Accuracy in % on clean and on corrupted images, mean ± standard deviation over n seeds: "
-        "as trained, and without the normalisation of the training. Paper: mCA of Fig. 5, on "
-        "CIFAR-10-C."
+        "Accuracy in % on clean and on corrupted images, mean ± standard deviation over n seeds. "
+        "Paper: mCA of Fig. 5, on CIFAR-10-C."
     )
-    return table(header, rows, caption, name)
+    return table([*header, "paper"], rows, caption, name)
 
 
 def likeness_table(frame: pd.DataFrame, name: str) -> Markdown:
     """How alike the 19 corruptions are ordered by our accuracies and by the printed ones of the
     same method: Spearman's correlation, with and without normalisation."""
     figure, rows = wide("dnr", "fig5")[list(CORRUPTIONS)], []
-    for method, row in (("long", "LB"), ("ke", "KE"), ("dnr", "DNR")):
-        if method not in set(frame["method"]):
+    for method in frame["method"].unique():
+        row = ROWS["fig5"].get(method)
+        if row is None:
             continue
         cells = []
         for normalised in (True, False):

@@ -47,9 +47,9 @@ SEEDS = {
     | dict.fromkeys(("dnr+generations=30", "long+generations=20", "long+generations=30"), 5),
     "digits-hard": dict.fromkeys(MAIN, 6),
     "digits-32": {"dnr+generations=2": 3},
-    "digits-colour": dict.fromkeys(arms("fig5", "digits-colour"), 6),
-    "digits-imbalanced": dict.fromkeys(arms("fig7", "digits-imbalanced"), 8),
-    "digits-binary": dict.fromkeys(arms("table8", "digits-binary"), 16),
+    "digits-colour": dict.fromkeys(arms("fig5", "digits-colour"), 5),
+    "digits-imbalanced": dict.fromkeys(arms("fig7", "digits-imbalanced"), 6),
+    "digits-binary": dict.fromkeys(arms("table8", "digits-binary"), 12),
 }
 """How many seeds, from 0, are published of each arm; fewer generations of one come with it."""
 
