@@ -48,6 +48,12 @@ class ResNet(resnet.ResNet):
         self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
         self.fc = nn.Linear(8 * width * block.expansion, classes)
 
+    def forward(self, images: Tensor) -> Tensor:
+        # Images that are channels last make every layer so, where `birth` had to avoid it.
+        if self.conv1.weight.is_contiguous():
+            images = images.contiguous()
+        return super().forward(images)
+
 
 MODELS = {
     "resnet18": (resnet.BasicBlock, (2, 2, 2, 2)),
