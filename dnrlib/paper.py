@@ -176,7 +176,6 @@ COLUMNS: dict[str, dict[str, str]] = {
     "fig3": {"cub200": ""},
     "fig4": {"cub200": ""},
     "fig5": {"cifar10": "mCA"},
-    "normalisation": {"cifar10": ""},
     "fig6": {"cifar10": ""},
     "fig7": {"cifar10-imbalanced": ""},
     "table8": {"papila": "", "papila-binary": ""},
