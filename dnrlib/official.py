@@ -19,6 +19,7 @@ import pandas as pd
 
 from . import UserError, archives, decoded, layouts, records
 from .archives import Archive
+from .corruptions import CORRUPTIONS
 from .decoded import Kind, Listing, Picture
 
 
@@ -88,13 +89,6 @@ def _paths(folder: str, *names: str) -> dict[str, None]:
     return {f"{folder}/{name}": None for name in names}
 
 
-CORRUPTIONS = (
-    *("gaussian_noise", "shot_noise", "impulse_noise", "defocus_blur", "glass_blur"),
-    *("motion_blur", "zoom_blur", "snow", "frost", "fog", "brightness", "contrast"),
-    *("elastic_transform", "pixelate", "jpeg_compression"),
-    *("speckle_noise", "gaussian_blur", "spatter", "saturate"),
-)
-"""The files of CIFAR-10-C: the 15 of the benchmark, then the 4 extra ones."""
 SEVERITIES = 5
 # From the loader of TorchUncertainty; that of the labels is stated elsewhere too.
 _CIFAR10C = {

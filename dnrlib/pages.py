@@ -265,7 +265,8 @@ def find_evaluated(config: Config) -> Run | None:
         for each in evaluations_of(exhibit, config.dataset)
     }
     made = tuple(each for each in wanted if find(config, evaluations=(each,)))
-    return find(config, evaluations=made) or find(config)
+    # Some may be published and others one's own: then without any.
+    return find(config, evaluations=made) or (find(config) if made else None)
 
 
 def status() -> Markdown:

@@ -21,7 +21,7 @@ from .official import SEVERITIES
 from .paper import ROWS, wide
 from .stats import LEVEL, clustered, estimate
 from .study import Run
-from .tables import interval, number, spread, table
+from .tables import MISSING, NOT_RUN, interval, number, spread, table
 
 # --------------------------------------------------------------------------------------------------
 # Corrupted images (DNR Fig. 5)
@@ -131,8 +131,8 @@ def corruption_table(frame: pd.DataFrame, name: str) -> Markdown:
         for way in ways:
             for names in wanted.values():
                 own = part[(part["normalised"] == way) & part["corruption"].isin(names)]
-                found = estimate(own.groupby("seed")["accuracy"].mean())
-                cells.append(spread(found.mean, found.sd))
+                found = estimate(own.groupby("seed")["accuracy"].mean()) if len(own) else None
+                cells.append(spread(found.mean, found.sd) if found else MISSING)
         paper = printed.get(ROWS["fig5"].get(method), math.nan)
         rows.append([label(method), part["seed"].nunique(), *cells, number(paper, 1)])
     header = ["method", "n", *(f"{column}{words}" for words in ways.values() for column in wanted)]
@@ -189,7 +189,7 @@ def normalisation_gap(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
 def normalisation_findings(frame: pd.DataFrame) -> Markdown:
     """What leaving out the normalisation does, in words."""
     if frame.empty:
-        return Markdown("Not run.")
+        return Markdown(NOT_RUN)
     lines = []
     for words, chosen in (("clean images", ["none"]), ("corrupted images", list(CORRUPTIONS))):
         part = frame[frame["corruption"].isin(chosen)]

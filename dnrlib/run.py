@@ -39,7 +39,7 @@ class Link:
     """The rule of the mask computed after this generation: the next stage's, or after the last
     generation its own once more, for a mask that is stored and never applied."""
 
-    @property
+    @functools.cached_property
     def mask_key(self) -> str | None:
         """The key of that mask; None where everything is inherited and there is no mask."""
         if isinstance(self.keep, Everything):

@@ -66,8 +66,9 @@ def find(
         if all(key in there for key in wanted):
             return Run(config, [there[key] for key in wanted], "published", evaluations)
     if own:
+        runs = runs or records.runs_root()
         paths = [path for link in chain(config) for path in _paths(link, runs)]
-        folder = (runs or records.runs_root()) / last.key
+        folder = runs / last.key
         paths += [folder / f"evaluation-{key}.json" for key in measured]
         found = [records.read(path) for path in paths]
         if all(record is not None for record in found):
@@ -78,8 +79,8 @@ def find(
     return None
 
 
-def _paths(link: Link, runs: Path | None) -> list[Path]:
-    folder = (runs or records.runs_root()) / link.key
+def _paths(link: Link, runs: Path) -> list[Path]:
+    folder = runs / link.key
     masks = [] if link.mask_key is None else [folder / f"mask-{link.mask_key}.json"]
     return [folder / "record.json", *masks]
 

@@ -882,7 +882,7 @@ MUTANTS = [
     Mutant(
         "same-split-for-every-seed",
         "dnrlib/data.py",
-        'stream(config.seed, 0, "split")',
+        'stream(seed, 0, "split")',
         'stream(0, 0, "split")',
         "tests/test_data.py -k training_splits_follow",
     ),
@@ -1264,9 +1264,9 @@ MUTANTS = [
     Mutant(
         "narrow-networks-crash-torch",
         "dnrlib/models.py",
-        "config.threads > 1 or (config.width < 16 and about.size > 40)",
-        "config.threads > 1",
-        "tests/test_models.py -k fast_layout",
+        "unsafe = config.threads > 1 or narrow",
+        "unsafe = config.threads > 1",
+        "tests/test_models.py -k fast_layout_is_left",
     ),
     Mutant(
         "checksum-not-asked",
@@ -1351,6 +1351,345 @@ MUTANTS = [
         "except (OSError, EOFError, zlib.error, UnicodeDecodeError):",
         "except UnicodeDecodeError:",
         "tests/test_study.py -k damaged_published_file",
+    ),
+    Mutant(
+        "channels-last-images-crash-torch",
+        "dnrlib/models.py",
+        "if self.conv1.weight.is_contiguous():",
+        "if False:",
+        "tests/test_models.py -k bring_the_fast",
+    ),
+    # Evaluations
+    Mutant(
+        "change-beyond-epsilon",
+        "dnrlib/evaluations.py",
+        "torch.clamp(changed + step, pixels - epsilon, pixels + epsilon).clamp(0, 1)",
+        "(changed + step).clamp(0, 1)",
+        "tests/test_evaluations.py -k changes_stay",
+    ),
+    Mutant(
+        "pixels-beyond-white",
+        "dnrlib/evaluations.py",
+        "pixels + epsilon).clamp(0, 1)",
+        "pixels + epsilon)",
+        "tests/test_evaluations.py -k changes_stay",
+    ),
+    Mutant(
+        "step-of-one-epsilon",
+        "dnrlib/evaluations.py",
+        "2.5 * epsilon / steps",
+        "epsilon / steps",
+        "tests/test_evaluations.py -k foolboxes",
+    ),
+    Mutant(
+        "gradient-at-the-clean-image",
+        "dnrlib/evaluations.py",
+        "gradient(model, dataset, changed, labels).sign()",
+        "gradient(model, dataset, pixels, labels).sign()",
+        "tests/test_evaluations.py -k foolboxes",
+    ),
+    Mutant(
+        "attacked-without-normalisation",
+        "dnrlib/evaluations.py",
+        "F.cross_entropy(model(scaled(pixels, dataset)), labels",
+        "F.cross_entropy(model(pixels), labels",
+        "tests/test_evaluations.py -k foolboxes",
+    ),
+    Mutant(
+        "attacked-in-training-mode",
+        "dnrlib/evaluations.py",
+        "        model.eval()\n        found = []",
+        "        model.train()\n        found = []",
+        "tests/test_evaluations.py -k leave_the_network",
+    ),
+    Mutant(
+        "last-start-decides",
+        "dnrlib/evaluations.py",
+        "right[part] &= named",
+        "right[part] = named",
+        "tests/test_evaluations.py -k after_every_start",
+    ),
+    Mutant(
+        "one-start-for-all",
+        "dnrlib/evaluations.py",
+        'stream(config.seed, r, "attack")',
+        'stream(config.seed, 0, "attack")',
+        "tests/test_evaluations.py -k starts_depend",
+    ),
+    Mutant(
+        "one-dead-pixel-is-no-gradient",
+        "dnrlib/evaluations.py",
+        "(torch.cat(flat) == 0).all(1)",
+        "(torch.cat(flat) == 0).any(1)",
+        "tests/test_evaluations.py -k gradients_that_are_zero",
+    ),
+    Mutant(
+        "last-images-of-each-class",
+        "dnrlib/evaluations.py",
+        "[:per_class, 0]",
+        "[-per_class:, 0]",
+        "tests/test_evaluations.py -k first_images",
+    ),
+    Mutant(
+        "normalised-in-any-case",
+        "dnrlib/evaluations.py",
+        "if not self.normalised:",
+        "if False:",
+        "tests/test_evaluations.py -k those_on_the_corrupted",
+    ),
+    Mutant(
+        "severities-reversed",
+        "dnrlib/evaluations.py",
+        "_official(name, severity, data",
+        "_official(name, 6 - severity, data",
+        "tests/test_evaluations.py -k end_to_end",
+    ),
+    Mutant(
+        "corruptions-of-other-images",
+        "dnrlib/evaluations.py",
+        "theirs[rows].tolist() != labels.tolist()",
+        "False",
+        "tests/test_evaluations.py -k must_be_of_the_test_images",
+    ),
+    Mutant(
+        "corruptions-by-name",
+        "dnrlib/evaluations.py",
+        '[result["accuracy"][name] for name in CORRUPTIONS]',
+        '[result["accuracy"][name] for name in sorted(CORRUPTIONS)]',
+        "tests/test_evaluations.py -k frames_of_evaluations or what_corruptions",
+    ),
+    Mutant(
+        "sixteen-of-the-benchmark",
+        "dnrlib/evaluations.py",
+        "means[:15]",
+        "means[:16]",
+        "tests/test_evaluations.py -k what_corruptions",
+    ),
+    Mutant(
+        "clean-images-count-as-attacked",
+        "dnrlib/evaluations.py",
+        'result["accuracy"][1 : len(FIGURE)]',
+        'result["accuracy"][: len(FIGURE)]',
+        "tests/test_evaluations.py -k what_corruptions",
+    ),
+    Mutant(
+        "positive-is-the-first-class",
+        "dnrlib/evaluations.py",
+        "of = classes[1:] if",
+        "of = classes[:1] if",
+        "tests/test_evaluations.py -k two_classes_by_hand",
+    ),
+    Mutant(
+        "specificity-counts-the-positives",
+        "dnrlib/evaluations.py",
+        "below & ((predicted[:, None] == of) == positive)",
+        "below & (predicted[:, None] == of)",
+        "tests/test_evaluations.py -k classes_by_hand",
+    ),
+    Mutant(
+        "recall-is-precision",
+        "dnrlib/evaluations.py",
+        "(predicted[labels == c] == c)",
+        "(labels[predicted == c] == c)",
+        "tests/test_evaluations.py -k classes_by_hand",
+    ),
+    Mutant(
+        "settings-not-in-the-key",
+        "dnrlib/run.py",
+        "digest([link.key, canonical(evaluation)])",
+        "digest([link.key, type(evaluation).__name__])",
+        "tests/test_evaluations.py -k keys_of_evaluations",
+    ),
+    Mutant(
+        "network-not-in-the-key",
+        "dnrlib/run.py",
+        "digest([link.key, canonical(evaluation)])",
+        "digest([canonical(evaluation)])",
+        "tests/test_evaluations.py -k keys_of_evaluations",
+    ),
+    Mutant(
+        "first-network-evaluated",
+        "dnrlib/run.py",
+        "self.open(links, len(links) - 1)",
+        "self.open(links, 0)",
+        "tests/test_evaluations.py -k end_with_its_evaluations",
+    ),
+    Mutant(
+        "evaluated-anew-each-time",
+        "dnrlib/run.py",
+        'path = self.folder(link) / f"evaluation-{key}.json"\n        record = records.read(path)',
+        'path = self.folder(link) / f"evaluation-{key}.json"\n        record = None',
+        "tests/test_evaluations.py -k killed_evaluation",
+    ),
+    Mutant(
+        "evaluations-need-not-be-published",
+        "dnrlib/study.py",
+        "for key in link.keys] + measured",
+        "for key in link.keys]",
+        "tests/test_evaluations.py -k published_and_found",
+    ),
+    Mutant(
+        "evaluations-need-not-be-there",
+        "dnrlib/study.py",
+        'paths += [folder / f"evaluation-{key}.json" for key in measured]',
+        "pass",
+        "tests/test_evaluations.py -k evaluated_untrained",
+    ),
+    Mutant(
+        "measures-in-every-row",
+        "dnrlib/study.py",
+        "            if number == last:\n                row |= measures",
+        "            if True:\n                row |= measures",
+        "tests/test_evaluations.py -k last_row_of_a_run",
+    ),
+    Mutant(
+        "command-without-evaluations",
+        "dnrlib/study.py",
+        'chosen += f" --evaluate {alike[0]}"',
+        "pass",
+        "tests/test_evaluations.py -k command_trains_and",
+    ),
+    Mutant(
+        "power-law-from-zero",
+        "dnrlib/data.py",
+        "for c in range(1, classes + 1)",
+        "for c in range(classes)",
+        "tests/test_data.py -k power_law",
+    ),
+    Mutant(
+        "classes-of-equal-size-after-all",
+        "dnrlib/data.py",
+        "elif about.counts:",
+        "elif False:",
+        "tests/test_data.py -k unequal_size",
+    ),
+    Mutant(
+        "counts-of-another-class",
+        "dnrlib/data.py",
+        "for label, count in enumerate(counts):",
+        "for label, count in enumerate(counts[::-1]):",
+        "tests/test_data.py -k unequal_size",
+    ),
+    Mutant(
+        "patients-of-suspects-stay",
+        "dnrlib/data.py",
+        "for at in (pools[name].labels != suspect).nonzero()[:, 0]",
+        "for at in range(len(whose)) if at < (pools[name].labels != suspect).sum()",
+        "tests/test_evaluations.py -k papila_without",
+    ),
+    Mutant(
+        "corrupted-files-unchecked",
+        "dnrlib/official.py",
+        '_intact_once(base / path, OFFICIAL["cifar10c"].tree[path], (base / '
+        "path).stat().st_mtime_ns)",
+        "pass",
+        "tests/test_evaluations.py -k not_whole",
+    ),
+    Mutant(
+        "changed-corruptions-remembered",
+        "dnrlib/official.py",
+        "(base / path).stat().st_mtime_ns)",
+        "0)",
+        "tests/test_evaluations.py -k not_whole",
+    ),
+    Mutant(
+        "claims-judged-on-any-dataset",
+        "dnrlib/claims.py",
+        "if dataset not in ANALOGUE.values()]",
+        "]",
+        "tests/test_claims.py -k datasets_of_their_exhibit",
+    ),
+    Mutant(
+        "claims-without-their-dataset",
+        "dnrlib/claims.py",
+        "    if exhibit in ANALOGUE:\n",
+        "    if False:\n",
+        "tests/test_claims.py -k column_of_an_evaluation",
+    ),
+    Mutant(
+        "eyes-not-patients-resampled",
+        "dnrlib/stats.py",
+        "_, group = np.unique(list(groups), return_inverse=True)",
+        "group = np.arange(len(above))",
+        "tests/test_stats.py -k equal_eyes",
+    ),
+    Mutant(
+        "mean-over-patients",
+        "dnrlib/stats.py",
+        "100 * (sums[0].sum(0) / sums[1].sum(0)).mean()",
+        "100 * (sums[0] / sums[1]).mean(0).mean()",
+        "tests/test_stats.py -k groups_by_hand",
+    ),
+    Mutant(
+        "one-resample-without-positives",
+        "dnrlib/stats.py",
+        "np.nanpercentile(",
+        "np.percentile(",
+        "tests/test_stats.py -k without_a_positive",
+    ),
+    Mutant(
+        "interval-of-ninety-percent",
+        "dnrlib/stats.py",
+        "[100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]",
+        "[100 * (1 - LEVEL), 100 * LEVEL]",
+        "tests/test_stats.py -k slow_bootstrap or scipys",
+    ),
+    # Corruptions
+    Mutant(
+        "same-noise-for-every-image",
+        "dnrlib/corruptions.py",
+        'f"{name}/{number}"',
+        'f"{name}/0"',
+        "tests/test_corruptions.py -k follow_the_number",
+    ),
+    Mutant(
+        "white-loses-a-photon",
+        "dnrlib/corruptions.py",
+        'side="right")',
+        'side="left") + (images > 200)',
+        "tests/test_corruptions.py -k shot_noise_counts",
+    ),
+    Mutant(
+        "distances-cut-at-nine",
+        "dnrlib/corruptions.py",
+        "np.minimum(distance, 20)",
+        "np.minimum(distance, 9)",
+        "tests/test_corruptions.py -k water",
+    ),
+    Mutant(
+        "edges-at-the-border",
+        "dnrlib/corruptions.py",
+        "border_value=1",
+        "border_value=0",
+        "tests/test_corruptions.py -k water",
+    ),
+    Mutant(
+        "dry-images-divided-by-zero",
+        "dnrlib/corruptions.py",
+        "light.max((1, 2), keepdims=True), 1)",
+        "light.max((1, 2), keepdims=True), 0)",
+        "tests/test_corruptions.py -k without_a_drop",
+    ),
+    Mutant(
+        "levels-cut-not-rounded",
+        "dnrlib/corruptions.py",
+        "smeared + (0.5 + 1e-6)",
+        "smeared + 1e-6",
+        "tests/test_corruptions.py -k motion_blur or plain_image",
+    ),
+    Mutant(
+        "border-not-repeated",
+        "dnrlib/corruptions.py",
+        'sigma, mode="nearest", truncate=4',
+        'sigma, mode="mirror", truncate=4',
+        "tests/test_corruptions.py -k gaussian_blur_is",
+    ),
+    Mutant(
+        "contrast-of-all-channels",
+        "dnrlib/corruptions.py",
+        "means = pixels.mean((1, 2), keepdims=True)",
+        "means = pixels.mean((1, 2, 3), keepdims=True)",
+        "tests/test_corruptions.py -k contrast_shrinks",
     ),
 ]
 
@@ -1449,12 +1788,16 @@ def union(mutants: list[Mutant]) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", metavar="NAME", help="one mutant, by name")
+    parser.add_argument(
+        "--only", metavar="NAME", action="append", help="one mutant, by name; may be repeated"
+    )
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
-    mutants = [mutant for mutant in MUTANTS if options.only in (None, mutant.name)]
-    if not mutants:
-        parser.error(f"no mutant {options.only}; there are: {', '.join(m.name for m in MUTANTS)}")
+    mutants = [mutant for mutant in MUTANTS if mutant.name in (options.only or [mutant.name])]
+    unknown = set(options.only or ()) - {mutant.name for mutant in mutants}
+    if unknown:
+        listed = ", ".join(mutant.name for mutant in MUTANTS)
+        parser.error(f"no mutant {', '.join(sorted(unknown))}; there are: {listed}")
     os.environ["OMP_NUM_THREADS"] = "1"
     multiprocessing.get_context("forkserver").set_forkserver_preload(LIBRARIES)
     with ThreadPoolExecutor(options.workers) as pool:

@@ -92,6 +92,33 @@ def test_every_claim_can_be_read_and_every_printed_row_exists():
             assert len(against) <= columns
 
 
+def test_claims_are_of_the_datasets_of_their_exhibit():
+    """Exhibits with a bundled dataset of their own are judged there alone, all others elsewhere; in
+    the paper's setting on the datasets of the exhibit, whatever was run."""
+    frames = ["digits", "digits-colour", "digits-imbalanced", "digits-binary"]
+    assert list(claims._datasets("fig5", frames, "embedded")) == ["digits-colour"]
+    assert list(claims._datasets("table8", [], "embedded")) == ["digits-binary"]
+    assert list(claims._datasets("table1", frames, "embedded")) == ["digits"]
+    both = ["digits-hard", *frames]
+    assert list(claims._datasets("cost", both, "embedded")) == ["digits-hard", "digits"]
+    assert list(claims._datasets("fig5", frames, "full")) == ["cifar10"]
+    assert list(claims._datasets("table8", frames, "full")) == ["papila", "papila-binary"]
+
+
+def test_claims_with_a_column_of_an_evaluation(monkeypatch):
+    """DNR's mean accuracy on corrupted images is higher on the coloured digits, and lower on the
+    digits, where nobody asks."""
+    only(monkeypatch, corrupted="dnr@mca > long@mca")
+    claims.claims()["exhibit"] = "fig5"
+    colour = frame(dnr=[80.0, 81.0, 82.0], long=[80.0, 81.0, 82.0])
+    colour["mca"] = [50.0, 51.5, 52.0, 40.0, 41.0, 42.0]
+    other = colour.assign(mca=-colour["mca"])
+    verdicts = ledger({"digits": other, "digits-colour": colour})
+    assert verdicts.loc["corrupted", ["n", "verdict"]].tolist() == [3, "holds"]
+    assert verdicts.loc["corrupted", "value"] == pytest.approx(61 / 6)
+    assert ledger({"digits": other}).loc["corrupted", "verdict"] == "not run"
+
+
 def test_a_difference_is_paired_by_seed():
     given = frame(dnr=[3.0, 5.0, 9.0], long=[1.0, None, 4.0])
     assert sample(parse("dnr > long")[0], given, "digits").to_dict() == {0: 2.0, 2: 5.0}

@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp
 from sklearn.datasets import load_digits, load_sample_images
 from torchvision.transforms import CenterCrop, RandomResizedCrop
 
-from dnrlib import UserError, data
+from dnrlib import UserError, data, official
 from dnrlib.config import configure
 from dnrlib.data import (
     AUGMENTATIONS,
@@ -22,10 +22,12 @@ from dnrlib.data import (
     batches,
     load,
     normalised,
+    power_law,
     read,
     resize_batch,
     resize_each,
 )
+from dnrlib.run import chain
 from dnrlib.streams import stream
 
 
@@ -39,13 +41,18 @@ def test_pools_are_disjoint_and_whole(name):
         "test": 700,
     }
     for pool, per_class in (("test", 70), ("tuning", 30)):
-        assert (torch.bincount(pools[pool].labels) == per_class).all()
+        of_class = [8 * per_class, 2 * per_class] if name == "digits-binary" else [per_class] * 10
+        assert torch.bincount(pools[pool].labels).tolist() == of_class
+    assert len(dataset.classes) == len(of_class)
     for split in pools.values():
         assert split.images.dtype == torch.uint8
-        assert split.images.shape[1:] == (1, dataset.size, dataset.size)
+        assert split.images.is_contiguous()
+        assert split.images.shape[1:] == (dataset.channels, dataset.size, dataset.size)
     pixels = torch.cat([split.images.float() for split in pools.values()]) / 255
-    assert pixels.mean().item() == pytest.approx(dataset.mean[0], abs=0.01)
-    assert pixels.std().item() == pytest.approx(dataset.std[0], abs=0.01)
+    for channel in range(dataset.channels):
+        found = pixels[:, channel]
+        assert found.mean().item() == pytest.approx(dataset.mean[channel], abs=0.01)
+        assert found.std().item() == pytest.approx(dataset.std[channel], abs=0.01)
 
 
 def test_no_image_is_in_two_pools_in_any_variant():
@@ -57,7 +64,10 @@ def test_no_image_is_in_two_pools_in_any_variant():
     raw = load_digits()
     for name in DATASETS:
         for pool, split in read(name).items():
-            assert split.labels.tolist() == raw.target[index[pool]].tolist(), name
+            labels = raw.target[index[pool]]
+            if name == "digits-binary":
+                labels = (labels >= 8).astype(int)
+            assert split.labels.tolist() == labels.tolist(), name
 
 
 def test_digits_are_those_of_scikit_learn():
@@ -80,6 +90,92 @@ def test_training_splits_follow_the_seed():
         assert (torch.bincount(split.labels) == 10).all()
         assert keys(split) <= keys(pools["train"])
         assert not keys(split) & (keys(pools["test"]) | keys(pools["tuning"]))
+
+
+def test_power_law_of_the_imbalanced_sets():
+    """The numbers of D48, which the paper's formula gives."""
+    law = power_law(5000, 250, 10)
+    assert law == (5000, 1607, 957, 682, 529, 433, 366, 317, 280, 250)
+    assert sum(law) == 10_421
+    assert power_law(60, 3, 10) == (60, 19, 11, 8, 6, 5, 4, 4, 3, 3)
+    # a / (b + c) with b = 0: a share of the first each.
+    assert power_law(60, 6, 10) == (60, 30, 20, 15, 12, 10, 9, 8, 7, 6)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("digits-imbalanced", [60, 19, 11, 8, 6, 5, 4, 4, 3, 3]), ("digits-binary", [80, 20])],
+)
+def test_classes_of_unequal_size_are_drawn_by_seed(name, counts):
+    def keys(split, label=None):
+        chosen = split.images if label is None else split.images[split.labels == label]
+        return {image.numpy().tobytes() for image in chosen}
+
+    splits = [load(configure(name, seed=seed)) for seed in (0, 0, 1, 2)]
+    for split in splits:
+        assert torch.bincount(split.train.labels).tolist() == counts
+        assert len(keys(split.train)) == sum(counts)
+        assert keys(split.train) <= keys(read(name)["train"])
+        # Only training images are fewer.
+        assert len(split.evaluation) == 700
+    assert torch.equal(splits[0].train.images, splits[1].train.images)
+    for a, b in itertools.combinations(splits[1:], 2):
+        # A class of 60 may not differ in all, but the small ones are others.
+        assert keys(a.train, 1) != keys(b.train, 1)
+    equal = load(configure(name, per_class=2)).train
+    assert torch.bincount(equal.labels).tolist() == [2] * len(counts)
+
+
+def test_late_digits_are_the_digits_8_and_9():
+    binary, ten = read("digits-binary"), read("digits")
+    for pool in ten:
+        assert torch.equal(binary[pool].images, ten[pool].images)
+        assert binary[pool].labels.tolist() == [int(n in (8, 9)) for n in ten[pool].labels.tolist()]
+
+
+def test_coloured_digits_are_one_colour_on_another():
+    """Each pixel lies on the line from paper to ink, where the grey digit says; both depend on the
+    number of the image, and ink is the brighter one."""
+    colour, grey = read("digits-colour")["test"].images, read("digits-32")["test"].images
+    colours = set()
+    for image, shade in zip(colour[::20].float(), grey[::20, 0].float() / 255, strict=True):
+        paper = image[:, 0, 0]
+        at = int(shade.flatten().argmax())
+        ink = paper + (image.flatten(1)[:, at] - paper) / shade.flatten()[at]
+        expected = paper[:, None, None] + shade * (ink - paper)[:, None, None]
+        assert (image - expected).abs().max() <= 1.5
+        assert (paper <= 110).all()
+        assert (ink >= 144).all()
+        colours |= {(*paper.tolist(), *ink.round().tolist())}
+    assert len(colours) == 35
+
+
+def test_imbalanced_cifar10_has_the_test_images_of_the_whole(small, monkeypatch):
+    """At a size that fits: three classes of three training images, 3, 2 and 1 of them drawn."""
+    tree = small("cifar10")
+    official.prepare("cifar10", tree.root)
+    asked = []
+
+    def fitting(*law):
+        asked.append(law)
+        return (3, 2, 1)
+
+    monkeypatch.setattr(data, "power_law", fitting)
+    read.cache_clear()
+    whole = load(configure("cifar10"))
+    few = [load(configure("cifar10-imbalanced", seed=seed)) for seed in range(4)]
+    assert asked[0] == (5000, 250, 3)
+    assert len(whole.train) == 9
+    for split in few:
+        assert torch.bincount(split.train.labels).tolist() == [3, 2, 1]
+        assert torch.equal(split.evaluation.images, whole.evaluation.images)
+        assert torch.equal(split.evaluation.labels, whole.evaluation.labels)
+    chosen = {tuple(split.train.images[-1].flatten()[:9].tolist()) for split in few}
+    assert len(chosen) > 1
+    assert few[0].dataset.fingerprint == whole.dataset.fingerprint
+    keys = [chain(configure(name))[0].key for name in ("cifar10", "cifar10-imbalanced")]
+    assert keys[0] != keys[1]
+    read.cache_clear()
 
 
 def test_all_images_and_either_pool_can_be_asked_for():

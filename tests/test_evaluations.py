@@ -33,7 +33,7 @@ from dnrlib.evaluations import (
     recalls,
 )
 from dnrlib.models import build
-from dnrlib.pages import Parameters, find_evaluated
+from dnrlib.pages import Parameters, find_evaluated, reproduce
 from dnrlib.paper import ANALOGUE, arms
 from dnrlib.robustness import clinical_table
 from dnrlib.run import Session, chain, evaluation_key, run
@@ -202,14 +202,14 @@ def test_an_image_is_right_only_if_it_is_right_after_every_start(digits):
 
 
 class Blind(nn.Module):
-    """Names class 0 whatever it sees; its outputs depend on bright images only."""
+    """Names class 0 whatever it sees; its outputs depend on one row of pixels if it is bright."""
 
     def __init__(self, threshold):
         super().__init__()
         self.threshold = threshold
 
     def forward(self, images):
-        light = images.flatten(1).mean(1)
+        light = images[:, 0, 4].mean(1)
         first = 1 + torch.where(light > self.threshold, light - self.threshold, 0)
         return torch.cat([first[:, None], torch.zeros(len(images), 9)], 1)
 
@@ -217,18 +217,18 @@ class Blind(nn.Module):
 def test_gradients_that_are_zero_are_reported(digits):
     _, images, config = digits
     chosen = images.evaluation[evaluations._first(images.evaluation.labels, 11)]
-    light = (chosen.images / 255).flatten(1).mean(1)
-    threshold = (light.median().item() - images.dataset.mean[0]) / images.dataset.std[0]
-    dark = (light <= light.median()).float().mean().item()
-    assert 0.4 < dark < 0.6
+    mean, std = images.dataset.mean[0], images.dataset.std[0]
+    light = ((chosen.images[:, 0, 4] / 255 - mean) / std).mean(1).sort().values
+    # Many are equally bright; the threshold is between two that are not.
+    dark = 30 + int(light[29:80].diff().argmax())
     attacked = Attack((0.0, 64.0), per_class=11)
-    assert attacked.result(Blind(99), images, config) == {
-        "accuracy": [pytest.approx(10)] * 2,
-        "images": 110,
-        "no_gradient": 1.0,
-    }
-    some = attacked.result(Blind(threshold), images, config)["no_gradient"]
-    assert some == pytest.approx(dark, abs=0.02)
+    between = (light[dark - 1] + light[dark]) / 2
+    for threshold, none in ((99, 110), (between, dark)):
+        assert attacked.result(Blind(threshold), images, config) == {
+            "accuracy": [pytest.approx(10)] * 2,
+            "images": 110,
+            "no_gradient": pytest.approx(none / 110),
+        }
 
 
 def test_gradients_are_of_each_image_alone(digits):
@@ -415,7 +415,7 @@ def test_official_files_are_evaluated_end_to_end(normalised, cifar, tmp_path):
                 accuracy = by_hand(network, split, *how)
                 assert result["accuracy"][name][severity] == accuracy
                 seen.add(round(accuracy))
-    assert seen == {0, 33, 67, 100}
+    assert {0, 33, 67} <= seen
     assert evaluations_of("fig5", "cifar10")[0] == Corruptions(official=True)
     assert evaluations_of("fig5", "digits-colour")[0] == Corruptions(per_class=20)
 
@@ -609,10 +609,12 @@ def test_what_corruptions_and_attacks_say():
 
 def test_what_each_exhibit_evaluates():
     assert evaluations_of("table1", "digits") == evaluations_of("fig2", "cub200") == ()
-    few, none = evaluations_of("fig5", "digits-colour")
+    (few,) = evaluations_of("fig5", "digits-colour")
     assert (few.per_class, few.normalised, few.official) == (20, True, False)
-    assert none == Corruptions(20, False)
-    assert evaluations_of("fig5", "cifar10") == (Corruptions(), Corruptions(normalised=False))
+    assert evaluations_of("normalisation", "digits-colour") == (few, Corruptions(20, False))
+    both = (Corruptions(), Corruptions(normalised=False))
+    assert evaluations_of("normalisation", "cifar10") == both
+    assert evaluations_of("fig5", "cifar10") == both[:1]
     first, steps, starts = evaluations_of("fig6", "digits-colour")
     assert first == Attack((0, 1, 2, 3, 4, 5, 6, 16, 64), steps=10, restarts=1, per_class=10)
     assert (steps.epsilons, steps.steps, steps.restarts) == ((6,), 40, 1)
@@ -845,6 +847,10 @@ def test_measures_stand_in_the_last_row_of_a_run(tiny, published):  # noqa: F811
     oracle = 100 * metrics.balanced_accuracy_score(result["labels"], result["predicted"])
     assert frame["balanced_accuracy"].iloc[-1] == pytest.approx(oracle)
     assert frame[["mca", "pgd"]].isna().all(axis=None)
+    said = reproduce(Parameters("digits-binary", exhibit="table8"), "table8", [found]).data
+    assert "their training and evaluation took" in said
+    assert f"\n{study.command([config], found.evaluations)}\n" in said
+    assert " --evaluate " in study.command([config], found.evaluations)
     # What the page of the ledger takes.
     assert find_evaluated(config).evaluations == (Predictions(),)
     assert find_evaluated(configure("digits-binary", method="tune", seed=1, **small)) is None
@@ -873,6 +879,8 @@ def test_the_ledger_takes_the_evaluations_that_there_are(tiny, published):  # no
         ("fig5", None, "--exhibit fig5"),
         ("fig6", None, "--exhibit fig6"),
         ("fig5", ["dnr", "long"], "--method dnr --method long --evaluate fig5"),
+        ("normalisation", None, "--exhibit normalisation"),
+        ("normalisation", ["ke"], "--method ke --evaluate normalisation"),
         ("fig6", ["dnr"], "--method dnr --evaluate fig6"),
         ("fig7", None, "--exhibit fig7"),
         ("table8", ["ke"], "--method ke --evaluate"),
@@ -897,6 +905,48 @@ def test_the_command_trains_and_evaluates_what_is_missing(exhibit, chosen, words
     assert asked == [(configs, wanted)]
 
 
+def test_exhibits_bring_their_bundled_dataset(monkeypatch, capsys):
+    asked = []
+
+    def noted(configs, evaluations=(), **how):
+        asked.append(({config.dataset for config in configs}, evaluations))
+        raise UserError("enough")
+
+    monkeypatch.setattr(study, "study", noted)
+    for words in (
+        "--exhibit fig7",
+        "--method dnr --evaluate fig6",
+        "--exhibit fig5 --evaluate fig6",
+        "--exhibit fig7 --dataset digits",
+        "--exhibit table1",
+        "--method dnr",
+    ):
+        assert cli.main(["study", *words.split()]) == 1
+    colour = "digits-colour"
+    both = (*evaluations_of("fig5", colour), *evaluations_of("fig6", colour))
+    assert asked == [
+        ({"digits-imbalanced"}, (Predictions(),)),
+        ({colour}, evaluations_of("fig6", colour)),
+        ({colour}, both),
+        ({"digits"}, (Predictions(),)),
+        *[({"digits"}, ())] * 2,
+    ]
+    capsys.readouterr()
+    assert cli.main(["study", "--exhibit", "fig5", "--exhibit", "fig7"]) == 1
+    said = "fig5, fig7 have different datasets (digits-colour, digits-imbalanced); study them one"
+    assert said in capsys.readouterr().err
+    assert len(asked) == 6
+
+
+def test_a_study_prints_what_its_evaluations_found(capsys):
+    words = "study --method plain+epochs=1+width=4 --evaluate table8 --seeds 1 --workers 1"
+    assert cli.main(words.split()) == 0
+    said = capsys.readouterr().out
+    for column in ("test_accuracy", "balanced_accuracy", "sensitivity", "specificity"):
+        assert f"\n{column} in %\n" in said
+    assert "mca in %" not in said
+
+
 def test_a_study_that_is_missing_evaluations_names_the_command(tiny, published, capsys):  # noqa: F811
     configs = grid("digits-binary", ["dnr"], 1)
     assert study.study(configs, train=False, evaluations=(Predictions(),)) == []
@@ -918,16 +968,6 @@ def test_agreement_is_of_the_evaluations_too(tiny, published, tmp_path):  # noqa
     record["result"]["predicted"][0] += 1
     records.save(path, record)
     assert "compared bit for bit, 1 DIFFER" in agreement(shown)
-
-
-def test_evaluations_in_parallel_give_the_same_bits(tiny, tmp_path, published):  # noqa: F811
-    configs = [tiny(method=method) for method in ("tune", "plain")]
-    found = [
-        study.study(configs, workers=workers, runs=tmp_path / str(workers), evaluations=BOTH)
-        for workers in (1, 2)
-    ]
-    assert results(found[0]) == results(found[1])
-    assert [len(run_.records) for run_ in found[1]] == [5, 3]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -108,6 +108,24 @@ def test_the_fast_layout_is_left_where_torch_would_crash(dataset, settings, fast
     assert weight.is_contiguous(memory_format=torch.channels_last) is fast
 
 
+@pytest.mark.parametrize(
+    ("settings", "fast"), [({}, True), ({"width": 4}, False), ({"threads": 2}, False)]
+)
+def test_images_do_not_bring_the_fast_layout_back(settings, fast):
+    """Decoded images are channels last; a layer takes over the layout of its input."""
+    model = build(configure("digits-colour", **settings)).eval()
+    seen = []
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Conv2d) and layer.kernel_size == (1, 1):
+            layer.register_forward_hook(lambda _, given, out: seen.append(given[0]))
+    images = torch.rand(2, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    model(images)
+    assert len(seen) == 3
+    for given in seen:
+        assert given.is_contiguous(memory_format=torch.channels_last) is fast
+        assert given.is_contiguous() is not fast
+
+
 def test_gradients_in_the_fast_layout_are_those_in_double_precision():
     """Where oneDNN overruns a buffer (issue 6035) it has also given wrong gradients."""
     config = configure("digits")

@@ -438,6 +438,26 @@ BROKEN = {
         lambda root: short_sheet(root, "od", **{"#105": 0, "105": 0}),
         r"patient_data_od\.xlsx lists patient 105 twice",
     ),
+    "papila: a sheet without its column": (
+        lambda root: (root / PAPILA / "ClinicalData/patient_data_os.xlsx").write_bytes(
+            trees.spreadsheet({"#002": 0}, column="Verdict")
+        ),
+        r"patient_data_os\.xlsx has no column Diagnosis",
+    ),
+    "papila: a sheet without patients": (
+        lambda root: (root / PAPILA / "ClinicalData/patient_data_os.xlsx").write_bytes(
+            trees.spreadsheet({})
+        ),
+        r"patient_data_os\.xlsx and patient_data_od\.xlsx differ in the patients 002, 004",
+    ),
+    "papila: an eye without a label": (
+        lambda root: short_sheet(root, "os", **{"#105": ""}),
+        r"patient_data_os\.xlsx gives patient 105 the diagnosis",
+    ),
+    "papila: a sheet is missing": (
+        lambda root: (root / PAPILA / "ClinicalData/patient_data_os.xlsx").unlink(),
+        r"patient_data_os\.xlsx is missing",
+    ),
     "papila: a sheet is damaged": (
         lambda root: (root / PAPILA / "ClinicalData/patient_data_od.xlsx").write_bytes(b"PK"),
         r"patient_data_od\.xlsx cannot be read",
@@ -528,12 +548,17 @@ def test_label_files_are_held_to_the_counts_too(name, file, changed, message, sm
     ],
 )
 def test_files_of_cifar10c_are_held_to_their_shapes(file, change, message, small, hold):
+    """Of files whose MD5 would be right, were it not for it."""
     tree = small("cifar10c")
     npy(tree.root / f"CIFAR-10-C/{file}.npy", change)
-    with pytest.raises(UserError, match=message if file != "labels" else "labels.npy has MD5"):
+    with pytest.raises(UserError, match=rf"{file}\.npy has MD5 \w+ instead of"):
         prepare("cifar10c", tree.root)
+    assert official.corruptions_here() is None
     with pytest.raises(UserError, match=message):
         corruptions(tree.root)
+    hold("cifar10c", tree)
+    with pytest.raises(UserError, match=message):
+        prepare("cifar10c", tree.root)
 
 
 def test_files_of_cifar10c_must_be_there_and_whole(small):

@@ -5,9 +5,11 @@ import pytest
 
 from dnrlib import UserError
 from dnrlib.claims import arms as stated_arms
-from dnrlib.config import RECIPES, arm_of, configure, parse_arm
+from dnrlib.config import OF_THE_PAPERS, RECIPES, arm_of, configure, parse_arm
 from dnrlib.paper import (
+    ANALOGUE,
     COLUMNS,
+    PAPER,
     ROWS,
     arms,
     beside_paper,
@@ -52,10 +54,27 @@ def test_an_unknown_exhibit_is_an_error():
 def test_rows_and_columns_exist():
     for exhibit, columns in COLUMNS.items():
         assert columns.keys() <= RECIPES.keys()
-        if exhibit != "fig3":  # It prints no values.
-            table = numbers(*(exhibit if "_" in exhibit else f"dnr_{exhibit}").split("_"))
-            assert set(columns.values()) - {""} <= set(table["column"]), exhibit
-            assert set(ROWS[exhibit].values()) - {None} <= set(table["row"]), exhibit
+        rows = set(ROWS[exhibit].values()) - {None}
+        # Some figures print no values.
+        if exhibit in ("fig3", "fig6", "fig7"):
+            assert not rows
+            assert not (PAPER / f"dnr_{exhibit}.csv").exists()
+            continue
+        table = numbers(*(exhibit if "_" in exhibit else f"dnr_{exhibit}").split("_"))
+        assert set(columns.values()) - {""} <= set(table["column"]), exhibit
+        assert rows <= set(table["row"]), exhibit
+
+
+def test_exhibits_with_a_bundled_dataset_of_their_own():
+    """Its recipe is there, and so are the exhibit's arms and datasets."""
+    for exhibit, dataset in ANALOGUE.items():
+        assert dataset in RECIPES
+        assert dataset not in OF_THE_PAPERS
+        assert ROWS[exhibit]
+        assert set(COLUMNS.get(exhibit, ())) <= set(OF_THE_PAPERS)
+    # One of them is our own, with what Fig. 5 prints.
+    assert ANALOGUE.keys() - COLUMNS.keys() == {"normalisation"}
+    assert set(ROWS["normalisation"].items()) <= set(ROWS["fig5"].items())
 
 
 def test_every_arm_of_every_exhibit_can_be_run_and_has_its_own_name():

@@ -134,7 +134,7 @@ def test_gap_in_words():
     assert "difference −21.00 points [−33.71, −8.29], n = 2 seeds)." in clean
     assert "on corrupted images goes from 60.5 to 40.5 %" in changed
     assert "difference −20.00 points [−20.00, −20.00]" in changed
-    assert robustness.normalisation_findings(corruption_frame([])).data == "Not run."
+    assert robustness.normalisation_findings(corruption_frame([])).data == NOT_RUN
 
 
 def test_pictures_are_of_one_image(monkeypatch):
@@ -277,4 +277,3 @@ def test_everything_draws_and_says_not_run_without_runs():
         robustness.clinical_differences([predicted("dnr", 0, [0] * 6)], "dnr", "tune", "t"),
     ):
         assert said.data == NOT_RUN
-    assert robustness.normalisation_findings(of_corruptions).data == NOT_RUN

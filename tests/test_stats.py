@@ -8,7 +8,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from dnrlib import stats
-from dnrlib.stats import comparisons, estimate, holm, seeds_needed, summary
+from dnrlib.stats import clustered, comparisons, estimate, holm, seeds_needed, summary
 
 
 def test_estimate_is_the_t_interval():
@@ -123,3 +123,107 @@ def test_summary_counts_each_method():
     assert table.loc["b", "n"] == 1
     assert math.isnan(table.loc["b", "sd"])
     assert summary(frame(a=[1.0]).iloc[:0]).empty
+
+
+def ratios(*columns):
+    """Images x ratios: what each adds above and below the line."""
+    above, below = zip(*columns, strict=True)
+    return np.array(above, float).T, np.array(below, float).T
+
+
+def test_interval_over_groups_by_hand():
+    """Group a has 1 of 2, b has 2 of 2: the four ways to draw two give 50, 75, 75 and 100 %."""
+    above, below = ratios(([1, 0, 1, 1], [1, 1, 1, 1]))
+    assert clustered(above, below, "aabb") == (75, 50, 100)
+    # The ratio of sums, not the mean of the groups' ratios: 3 of 5.
+    above, below = ratios(([1, 0, 1, 1, 0], [1, 1, 1, 1, 1]))
+    assert clustered(above, below, "aabbb") == (pytest.approx(60), 50, pytest.approx(200 / 3))
+    # The mean of two ratios: 1/2 and 2/3.
+    above, below = ratios(([1, 0, 0, 0, 0], [1, 1, 0, 0, 0]), ([0, 0, 1, 1, 0], [0, 0, 1, 1, 1]))
+    assert clustered(above, below, range(5))[0] == pytest.approx(100 * (1 / 2 + 2 / 3) / 2)
+
+
+def eyes(n, seed):
+    """Patients of one to three images; about 7 of 10 images are right, alike within a patient."""
+    draw = np.random.RandomState(seed)
+    groups = np.repeat(np.arange(n), draw.randint(1, 4, n))
+    skill = draw.uniform(0.4, 1, n)[groups]
+    right = (draw.uniform(size=len(groups)) < skill).astype(float)
+    positive = draw.uniform(size=len(groups)) < 0.4
+    return right, positive, groups
+
+
+def test_interval_over_groups_is_that_of_a_slow_bootstrap():
+    right, positive, groups = eyes(40, 0)
+    above, below = ratios((right * positive, positive), (right * ~positive, ~positive))
+    value, low, high = clustered(above, below, groups)
+    draw, means = np.random.RandomState(7), []
+    members = [np.flatnonzero(groups == group) for group in range(40)]
+    for _ in range(4000):
+        rows = np.concatenate([members[group] for group in draw.randint(0, 40, 40)])
+        means.append(100 * np.mean(above[rows].sum(0) / below[rows].sum(0)))
+    assert (low, high) == pytest.approx(np.percentile(means, [2.5, 97.5]), abs=0.8)
+    assert value == pytest.approx(50 * (right[positive].mean() + right[~positive].mean()), abs=1e-9)
+    assert 0 <= low < value < high <= 100
+
+
+def test_interval_over_images_is_scipys():
+    right, *_ = eyes(150, 1)
+    above, below = ratios((right, np.ones(len(right))))
+    value, low, high = clustered(above, below, range(len(right)))
+    oracle = scipy_stats.bootstrap(
+        (right,), np.mean, method="percentile", n_resamples=4000, rng=np.random.default_rng(0)
+    ).confidence_interval
+    assert value == pytest.approx(100 * right.mean())
+    assert (low, high) == pytest.approx((100 * oracle.low, 100 * oracle.high), abs=0.8)
+
+
+def test_equal_eyes_count_as_one_patient():
+    """Both eyes of each say the same: the interval is that of the patients, wider by about the root
+    of two than if all eyes were independent."""
+    once = np.random.RandomState(2).randint(0, 2, 80).astype(float)
+    above, below = ratios((np.tile(once, 2), np.ones(160)))
+    _, low, high = clustered(above, below, list(range(80)) * 2)
+    _, single_low, single_high = clustered(*ratios((once, np.ones(80))), range(80))
+    assert (low, high) == (single_low, single_high)
+    _, naive_low, naive_high = clustered(above, below, range(160))
+    assert (high - low) / (naive_high - naive_low) == pytest.approx(math.sqrt(2), rel=0.1)
+
+
+def test_intervals_over_groups_are_repeatable_and_know_no_order():
+    right, positive, groups = eyes(30, 3)
+    above, below = ratios((right * positive, positive))
+    first = clustered(above, below, groups)
+    assert clustered(above, below, [f"{group:03d}" for group in groups]) == first
+    shuffled = np.random.RandomState(0).permutation(len(groups))
+    assert clustered(above[shuffled], below[shuffled], groups[shuffled]) == pytest.approx(first)
+
+
+def test_resamples_without_a_positive_image_have_no_say():
+    """One positive image, which is right: all that have it say 100 %."""
+    above, below = ratios(([0, 0, 1], [0, 0, 1]))
+    assert clustered(above, below, range(3)) == (100, 100, 100)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.03, 0.97, 1.0])
+def test_intervals_of_shares_stay_within_0_and_100(share):
+    right = (np.arange(60) < 60 * share).astype(float)
+    value, low, high = clustered(*ratios((right, np.ones(60))), range(60))
+    assert 0 <= low <= value <= high <= 100
+    assert (low == high) == (share in (0.0, 1.0))
+
+
+def test_interval_of_a_paired_difference():
+    """Of equal predictions it has no width; where one is right more often it is that of the
+    differences, narrower than the two intervals together."""
+    right, _, groups = eyes(60, 4)
+    ones = np.ones((len(right), 1))
+    assert clustered((right - right)[:, None], ones, groups) == (0, 0, 0)
+    better = right.copy()
+    better[np.flatnonzero(right == 0)[:4]] = 1
+    value, low, high = clustered((better - right)[:, None], ones, groups)
+    assert value == pytest.approx(400 / len(right))
+    assert 0 <= low < value < high < 10
+    assert clustered((right - better)[:, None], ones, groups) == pytest.approx(
+        (-value, -high, -low)
+    )

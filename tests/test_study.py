@@ -14,6 +14,7 @@ import pytest
 
 from dnrlib import UserError, cli, paper, records, study
 from dnrlib.config import arm_of, configure, grid
+from dnrlib.evaluations import Attack, Predictions
 from dnrlib.methods import METHODS
 from dnrlib.run import chain, run
 from dnrlib.study import StudyFailed, agreement, find, generations, layers
@@ -37,9 +38,13 @@ def publish(found):
 
 def test_parallel_and_serial_give_the_same_bits(tiny, tmp_path, published, capsys):
     configs = [tiny(method=method, seed=seed) for seed in (0, 1) for method in ("tune", "dnr")]
-    serial = study.study(configs, workers=1, runs=tmp_path / "serial")
-    parallel = study.study(configs, workers=2, runs=tmp_path / "parallel")
+    evaluated = (Predictions(), Attack((8.0,), steps=2, per_class=1))
+    serial, parallel = (
+        study.study(configs, workers=workers, runs=tmp_path / str(workers), evaluations=evaluated)
+        for workers in (1, 2)
+    )
     assert results(serial) == results(parallel)
+    assert [record["kind"] for record in parallel[0].records[-2:]] == ["evaluation"] * 2
     assert [run_.config for run_ in parallel] == configs
     assert "4 runs to train: 10 generations, 10 epochs, on 2 workers" in capsys.readouterr().out
 

@@ -316,11 +316,11 @@ def papila(root: Path) -> Tree:
     return tree
 
 
-def spreadsheet(rows: dict[str, int]) -> bytes:
+def spreadsheet(rows: dict[str, int], column: str = "Diagnosis") -> bytes:
     """One of PAPILA's spreadsheets: headings over two rows, partly merged, then a row ID."""
     book = openpyxl.Workbook()
     sheet = book.active
-    sheet.append([None, "Age", "Gender", "Diagnosis", "Refractive Defect", None, None])
+    sheet.append([None, "Age", "Gender", column, "Refractive Defect", None, None])
     sheet.append([None, None, None, None, "dioptre_1", "dioptre_2", "astigmatism"])
     sheet.append(["ID", None, None, None, None, None, None])
     sheet.merge_cells("E1:G1")
