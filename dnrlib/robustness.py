@@ -21,7 +21,7 @@ from .official import SEVERITIES
 from .paper import ROWS, wide
 from .stats import LEVEL, clustered, estimate
 from .study import Run
-from .tables import MISSING, NOT_RUN, interval, number, spread, table
+from .tables import NOT_RUN, interval, number, spread, table
 
 # --------------------------------------------------------------------------------------------------
 # Corrupted images (DNR Fig. 5)
@@ -120,27 +120,24 @@ def _curves(frame: pd.DataFrame, column: str, words: str, ax: Axes) -> Axes:
 
 def corruption_table(frame: pd.DataFrame, name: str) -> Markdown:
     """The mean corruption accuracy of every method over 19 and over 15 corruptions, beside the
-    accuracy on the same clean images and the printed number; also without the normalisation of the
-    training, where that was evaluated."""
-    ways = {True: "", False: ", not normalised"}
-    ways = {way: words for way, words in ways.items() if way in set(frame["normalised"])}
+    accuracy on the same clean images and the printed number; where networks were also evaluated
+    without the normalisation of their training, in rows of their own."""
     wanted = {"clean": ["none"], "mCA 19": list(CORRUPTIONS), "mCA 15": list(CORRUPTIONS)[:15]}
     printed, rows = wide("dnr", "fig5")["mCA"], []
-    for method, part in frame.groupby("method", sort=False):
+    for (method, normalised), part in frame.groupby(["method", "normalised"], sort=False):
         cells = []
-        for way in ways:
-            for names in wanted.values():
-                own = part[(part["normalised"] == way) & part["corruption"].isin(names)]
-                found = estimate(own.groupby("seed")["accuracy"].mean()) if len(own) else None
-                cells.append(spread(found.mean, found.sd) if found else MISSING)
+        for names in wanted.values():
+            own = part[part["corruption"].isin(names)].groupby("seed")["accuracy"].mean()
+            found = estimate(own)
+            cells.append(spread(found.mean, found.sd))
+        of = label(method) if normalised else f"{label(method)}, not normalised"
         paper = printed.get(ROWS["fig5"].get(method), math.nan)
-        rows.append([label(method), part["seed"].nunique(), *cells, number(paper, 1)])
-    header = ["method", "n", *(f"{column}{words}" for words in ways.values() for column in wanted)]
+        rows.append([of, part["seed"].nunique(), *cells, number(paper, 1)])
     caption = (
         "Accuracy in % on clean and on corrupted images, mean ± standard deviation over n seeds. "
         "Paper: mCA of Fig. 5, on CIFAR-10-C."
     )
-    return table([*header, "paper"], rows, caption, name)
+    return table(["method", "n", *wanted, "paper"], rows, caption, name)
 
 
 def likeness_table(frame: pd.DataFrame, name: str) -> Markdown:
@@ -181,7 +178,7 @@ def normalisation_gap(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     ax.set_yticks(places, [name.replace("_", " ") for name in names])
     ax.invert_yaxis()
     ax.set_xlabel("accuracy of the long baseline in %")
-    ax.legend(frameon=False)
+    ax.legend(frameon=False, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
     sns.despine(ax=ax, left=True)
     return ax
 
@@ -278,7 +275,7 @@ def clinical_table(found: Sequence[Run], name: str) -> Markdown:
         cells = []
         for metric in METRICS:
             value, low, high = clustered(*_mean_parts(metric, labels, predicted), groups)
-            cells += [number(value), interval(low, high)]
+            cells.append(f"{number(value)} {interval(low, high)}")
         rows.append([label(method), len(predicted), *cells])
         counts = np.bincount(labels)
         alone = len(set(groups)) == len(labels)
@@ -287,14 +284,11 @@ def clinical_table(found: Sequence[Run], name: str) -> Markdown:
             "always naming the commonest class has accuracy "
             f"{100 * counts.max() / counts.sum():.2f} %."
         )
-    header = ["method", "n"]
-    for metric in METRICS:
-        header += [metric, "interval"]
     caption = (
         f"In %, predictions averaged over n seeds; {LEVEL:.0%} intervals are of the test images, "
         f"resampled by patient where there are patients.{about}"
     )
-    return table(header, rows, caption, name)
+    return table(["method", "n", *METRICS], rows, caption, name)
 
 
 def clinical_differences(found: Sequence[Run], a: str, b: str, name: str) -> Markdown:
