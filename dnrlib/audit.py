@@ -9,6 +9,7 @@ from IPython.display import Markdown
 from matplotlib.axes import Axes
 
 from .config import RECIPES, Config
+from .corruptions import EXTRA
 from .figures import axes
 from .models import LAYERS, prunable
 from .paper import PAPER, numbers, overlap_printed, resnet18, wide
@@ -17,8 +18,6 @@ from .tables import number, table
 KEEP, PROBE, EPOCHS = Config.keep, Config.probe, RECIPES["cub200"]["epochs"]
 """The paper's settings: share of weights kept, share of images scored, epochs per generation."""
 
-EXTRA = ["speckle_noise", "gaussian_blur", "spatter", "saturate"]
-"""The corruptions of CIFAR-10-C that are not among the 15 of its benchmark."""
 
 # Healthy eyes and all images of PAPILA as its publication counts them; not verified by us.
 HEALTHY, IMAGES = 333, 488
@@ -218,7 +217,7 @@ def corruptions() -> pd.DataFrame:
     each = cells.drop(columns="mCA")
     text = numbers("dnr", "text").query("row == 'mCA'").set_index("column")["value"]
     frame = pd.DataFrame({"text": text, "figure": cells["mCA"], "all": each.mean(axis=1)})
-    frame["benchmark"] = each.drop(columns=EXTRA).mean(axis=1)
+    frame["benchmark"] = each.drop(columns=list(EXTRA)).mean(axis=1)
     frame["best"] = each.idxmax().value_counts().reindex(frame.index, fill_value=0)
     return frame.loc[cells.index].rename_axis("row").reset_index()
 

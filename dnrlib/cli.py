@@ -86,7 +86,9 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         choices=tuple(ROWS),
-        help="all that an exhibit compares and evaluates; may be repeated",
+        help="all that an exhibit compares and evaluates; may be repeated (without --dataset: "
+        + ", ".join(f"{name} on {of}" for name, of in ANALOGUE.items())
+        + ", all others on digits)",
     )
     many.add_argument(
         "--evaluate",

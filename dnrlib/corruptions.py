@@ -30,6 +30,9 @@ GROUPS = {
     "digital": ("contrast", "elastic_transform", "jpeg_compression", "pixelate", "saturate"),
 }
 """The corruptions as Figure 5 of the DNR paper groups them."""
+GROUPED = tuple(name for members in GROUPS.values() for name in members)
+EXTRA = ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+"""Those that are not among the 15 of the benchmark."""
 DEVIATIONS = {
     "all": "The published generator drew from numpy's unseeded global stream, here every draw "
     "follows from the corruption and the image's number; all arithmetic is in double precision, "

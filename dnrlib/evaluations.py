@@ -6,9 +6,9 @@ An evaluation is a frozen dataclass: its name and settings enter the key of its 
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from . import UserError
 from .config import OF_THE_PAPERS
-from .corruptions import CORRUPTIONS, corrupted
-from .data import Data, Dataset, Split, read
+from .corruptions import CORRUPTIONS, EXTRA, corrupted
+from .data import VIEWS, Data, Dataset, Split, read
 from .official import SEVERITIES, corruptions_here, verified_corruption
 from .paper import ANALOGUE
 from .streams import stream
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .study import Run
 
 
-class Evaluation(Protocol):
+class Evaluation:
     """One way to measure a finished network."""
 
     def check(self, about: Dataset) -> None:
@@ -38,6 +38,7 @@ class Evaluation(Protocol):
 
     def result(self, model: nn.Module, data: Data, config: "Config") -> dict[str, Any]:
         """What is found, ready for JSON; the network stays as it is."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -236,7 +237,8 @@ def evaluations_of(exhibit: str, dataset: str) -> tuple[Evaluation, ...]:
     """What an exhibit measures of its networks beyond their test accuracy; nothing for most."""
     bundled = dataset not in OF_THE_PAPERS
     if exhibit in ("fig5", "normalisation"):
-        official = dataset.startswith("cifar10") and corruptions_here() is not None
+        of_cifar10 = VIEWS.get(dataset, (dataset,))[0] == "cifar10"
+        official = of_cifar10 and corruptions_here() is not None
         of = Corruptions(per_class=20 if bundled else 0, official=official)
         bare = dataclasses.replace(of, normalised=False)
         return (of,) if exhibit == "fig5" else (of, bare)
@@ -249,7 +251,7 @@ def evaluations_of(exhibit: str, dataset: str) -> tuple[Evaluation, ...]:
 
 
 EVALUATED = (
-    *("mca", "mca_15", "mca_unnormalised", "clean_unnormalised", "pgd"),
+    *("mca", "mca_15", "mca_drop", "mca_unnormalised", "clean_unnormalised", "pgd", "pgd_drop"),
     *("balanced_accuracy", "sensitivity", "specificity"),
 )
 """Columns of `measures`."""
@@ -259,39 +261,53 @@ def measures(records: Iterable[dict[str, Any]]) -> dict[str, float]:
     """What the evaluations among a run's records say, in %.
 
     `mca` is the mean over 19 corruptions of the mean over severities (DNR Eq. 7), `mca_15` that
-    over the 15 of the benchmark (D37), and there are `mca` and the accuracy on clean images without
-    normalisation; `pgd` is the mean accuracy over the positive epsilons of DNR Fig. 6.
+    over the 15 of the benchmark (D37), `mca_drop` what `mca` is below the accuracy on the same
+    clean images; there are `mca` and that accuracy without normalisation. `pgd` is the mean
+    accuracy over the positive epsilons of DNR Fig. 6, `pgd_drop` what it is below that on the same
+    clean images.
     `balanced_accuracy` is the mean recall of the classes; with two classes `sensitivity` is the
-    recall of the second and `specificity` that of the first, with more they are means over classes,
-    each against the rest.
+    recall of the second and `specificity` that of the first, with more (of patients only) they are
+    means over classes, each against the rest. Raises `UserError` for two values of one column.
     """
     found: dict[str, float] = {}
-    for record in records:
-        if record["kind"] != "evaluation":
-            continue
-        ((name, settings),) = record["evaluation"].items()
-        result = record["result"]
-        if name == "Corruptions":
-            means = [float(np.mean(accuracies)) for accuracies in _ordered(result)]
-            if settings.get("normalised", True):
-                found |= {"mca": float(np.mean(means)), "mca_15": float(np.mean(means[:15]))}
+    for evaluation, result in map(_read, records):
+        new: dict[str, float] = {}
+        if isinstance(evaluation, Corruptions):
+            means = {name: float(np.mean(result["accuracy"][name])) for name in CORRUPTIONS}
+            mca = float(np.mean(list(means.values())))
+            if evaluation.normalised:
+                fifteen = [mean for name, mean in means.items() if name not in EXTRA]
+                new = {"mca": mca, "mca_15": float(np.mean(fifteen))}
+                new["mca_drop"] = result["clean"] - mca
             else:
-                found["mca_unnormalised"] = float(np.mean(means))
-                found["clean_unnormalised"] = result["clean"]
-        elif name == "Attack" and tuple(settings["epsilons"]) == FIGURE + BEYOND:
-            found["pgd"] = float(np.mean(result["accuracy"][1 : len(FIGURE)]))
-        elif name == "Predictions":
+                new = {"mca_unnormalised": mca, "clean_unnormalised": result["clean"]}
+        elif isinstance(evaluation, Attack):
+            if evaluation == Attack(FIGURE + BEYOND, per_class=evaluation.per_class):
+                clean, *attacked = result["accuracy"][: len(FIGURE)]
+                new = {"pgd": float(np.mean(attacked))}
+                new["pgd_drop"] = clean - new["pgd"]
+        elif isinstance(evaluation, Predictions):
             labels, predicted = np.array(result["labels"]), np.array(result["predicted"])
-            found["balanced_accuracy"] = float(np.mean(recalls(labels, predicted)))
-            for metric in ("sensitivity", "specificity"):
-                above, below = parts(metric, labels, predicted)
-                found[metric] = float(np.mean(100 * above.sum(0) / below.sum(0)))
+            new = {"balanced_accuracy": float(np.mean(recalls(labels, predicted)))}
+            if len(np.unique(labels)) == 2 or "groups" in result:
+                for metric in ("sensitivity", "specificity"):
+                    above, below = parts(metric, labels, predicted)
+                    new[metric] = float(np.mean(100 * above.sum(0) / below.sum(0)))
+        if twice := found.keys() & new.keys():
+            raise UserError(f"two evaluations of one run give {', '.join(sorted(twice))}")
+        found |= new
     return found
 
 
-def _ordered(result: dict[str, Any]) -> list[list[float]]:
-    """Accuracies by severity, of the corruptions in their order: records sort their names."""
-    return [result["accuracy"][name] for name in CORRUPTIONS]
+def _read(record: dict[str, Any]) -> tuple[Evaluation | None, dict[str, Any]]:
+    """The evaluation of a record (None for records of another kind), and its result."""
+    if record["kind"] != "evaluation":
+        return None, {}
+    ((name, settings),) = record["evaluation"].items()
+    kind = {each.__name__: each for each in Evaluation.__subclasses__()}[name]
+    # JSON knows no tuples.
+    given = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
+    return kind(**given), record["result"]
 
 
 def recalls(labels: np.ndarray, predicted: np.ndarray) -> list[float]:
@@ -322,34 +338,37 @@ def parts(metric: str, labels: np.ndarray, predicted: np.ndarray) -> tuple[np.nd
 
 def corruption_frame(found: Iterable["Run"]) -> pd.DataFrame:
     """One row per run, way of normalising, corruption and severity (1 to 5; 0 is the clean images,
-    as corruption `none`): method, seed, normalised, corruption, severity, accuracy in %."""
+    as corruption `none`): method, seed, normalised, official, images (their number), corruption,
+    severity, accuracy in %."""
     rows = []
-    for run, result, settings in evaluated(found, "Corruptions"):
-        base = (run.arm, run.config.seed, settings.get("normalised", True))
+    for run, result, evaluation in evaluated(found, Corruptions):
+        base = (run.arm, run.config.seed, evaluation.normalised, evaluation.official)
+        base += (result["images"],)
         rows.append((*base, "none", 0, result["clean"]))
-        for name, accuracies in zip(CORRUPTIONS, _ordered(result), strict=True):
-            rows += [(*base, name, number, value) for number, value in enumerate(accuracies, 1)]
-    columns = ["method", "seed", "normalised", "corruption", "severity", "accuracy"]
-    return pd.DataFrame(rows, columns=columns)
+        for name in CORRUPTIONS:
+            accuracies = enumerate(result["accuracy"][name], 1)
+            rows += [(*base, name, severity, accuracy) for severity, accuracy in accuracies]
+    columns = ["method", "seed", "normalised", "official", "images"]
+    return pd.DataFrame(rows, columns=[*columns, "corruption", "severity", "accuracy"])
 
 
 def attack_frame(found: Iterable["Run"]) -> pd.DataFrame:
-    """One row per run, attack and epsilon: method, seed, steps, restarts, epsilon in 255ths,
-    accuracy in %, and `no_gradient` (share of images)."""
+    """One row per run, attack and epsilon: method, seed, steps, restarts, images (their number),
+    epsilon in 255ths, accuracy in %, and `no_gradient` (share of images)."""
     rows = []
-    for run, result, settings in evaluated(found, "Attack"):
-        how = (settings.get("steps", 10), settings.get("restarts", 1))
-        for epsilon, accuracy in zip(settings["epsilons"], result["accuracy"], strict=True):
-            rows.append((run.arm, run.config.seed, *how, epsilon, accuracy, result["no_gradient"]))
-    columns = ["method", "seed", "steps", "restarts", "epsilon", "accuracy", "no_gradient"]
-    return pd.DataFrame(rows, columns=columns)
+    for run, result, evaluation in evaluated(found, Attack):
+        base = (run.arm, run.config.seed, evaluation.steps, evaluation.restarts, result["images"])
+        for epsilon, accuracy in zip(evaluation.epsilons, result["accuracy"], strict=True):
+            rows.append((*base, epsilon, accuracy, result["no_gradient"]))
+    columns = ["method", "seed", "steps", "restarts", "images"]
+    return pd.DataFrame(rows, columns=[*columns, "epsilon", "accuracy", "no_gradient"])
 
 
 def recall_frame(found: Iterable["Run"]) -> pd.DataFrame:
     """One row per run and class: method, seed, class (its number), recall in %."""
     rows = [
         (run.arm, run.config.seed, number, recall)
-        for run, result, _ in evaluated(found, "Predictions")
+        for run, result, _ in evaluated(found, Predictions)
         for number, recall in enumerate(
             recalls(np.array(result["labels"]), np.array(result["predicted"]))
         )
@@ -357,9 +376,11 @@ def recall_frame(found: Iterable["Run"]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "seed", "class", "recall"])
 
 
-def evaluated(found: Iterable["Run"], name: str) -> Iterable[tuple["Run", dict, dict]]:
-    """Every evaluation of a kind: its run, result and settings."""
+def evaluated(
+    found: Iterable["Run"], kind: type[Evaluation]
+) -> Iterator[tuple["Run", dict[str, Any], Any]]:
+    """Every evaluation of a kind among the records of runs: the run, the result, the evaluation."""
     for run in found:
-        for record in run.records:
-            if record["kind"] == "evaluation" and name in record["evaluation"]:
-                yield run, record["result"], record["evaluation"][name]
+        for evaluation, result in map(_read, run.records):
+            if isinstance(evaluation, kind):
+                yield run, result, evaluation

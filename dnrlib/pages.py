@@ -264,9 +264,13 @@ def find_evaluated(config: Config) -> Run | None:
         if config.dataset in (ANALOGUE.get(exhibit), *COLUMNS.get(exhibit, ()))
         for each in evaluations_of(exhibit, config.dataset)
     }
-    made = tuple(each for each in wanted if find(config, evaluations=(each,)))
-    # Some may be published and others one's own: then without any.
-    return find(config, evaluations=made) or (find(config) if made else None)
+    # From one place: the records of a run must be of the same weights.
+    made = [
+        (tuple(each for each in wanted if find(config, evaluations=(each,), **place)), place)
+        for place in ({"own": False}, {"published": False})
+    ]
+    most, place = max(made, key=lambda pair: len(pair[0]))
+    return find(config, evaluations=most, **place) if most else find(config)
 
 
 def status() -> Markdown:

@@ -42,6 +42,8 @@ class DamagedFile(UserError):
         if mend is None and PUBLISHED in path.parents:
             mend = f"git checkout -- {path}"
         again = f"delete the folder {path.parent} to train this generation again"
+        if path.name.startswith("evaluation-"):
+            again = "delete that file to measure it again"
         super().__init__(
             f"{path} is damaged ({what}); {f'restore it with: {mend}' if mend else again}"
         )

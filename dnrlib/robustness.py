@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from .config import Config
-from .corruptions import CORRUPTIONS, DEVIATIONS, GROUPS, corrupt
+from .corruptions import CORRUPTIONS, DEVIATIONS, EXTRA, GROUPED, corrupt
 from .data import dataset, load, power_law, read
-from .evaluations import BEYOND, FIGURE, HARDER, METRICS, evaluated, parts
+from .evaluations import BEYOND, FIGURE, HARDER, METRICS, Predictions, evaluated, parts
 from .figures import axes, colour, not_run
 from .methods import label
 from .official import SEVERITIES
@@ -31,8 +31,7 @@ def corruption_pictures(name: str, index: int = 0) -> list[Axes]:
     """One test image of a dataset (32 x 32, RGB), clean and under every corruption and severity."""
     image = read(name)["test"].images[index].permute(1, 2, 0).numpy()
     _, grid = plt.subplots(len(CORRUPTIONS), SEVERITIES + 1, figsize=(7, 20), layout="constrained")
-    ordered = [each for members in GROUPS.values() for each in members]
-    for row, corruption in zip(grid, ordered, strict=True):
+    for row, corruption in zip(grid, GROUPED, strict=True):
         for severity, ax in enumerate(row):
             ax.imshow(image if severity == 0 else corrupt(image, corruption, severity, index))
             ax.set(xticks=[], yticks=[])
@@ -54,9 +53,9 @@ def by_corruption(frame: pd.DataFrame, normalised: bool = True) -> pd.DataFrame:
     then `mCA 19` over all and `mCA 15` over those of the benchmark."""
     part = frame[(frame["normalised"] == normalised) & (frame["severity"] > 0)]
     means = part.pivot_table(index="corruption", columns="method", values="accuracy", sort=False)
-    fifteen = means.loc[[name for name in CORRUPTIONS if name in means.index][:15]].mean()
-    ordered = means.reindex([name for members in GROUPS.values() for name in members]).dropna()
-    return pd.concat([ordered, means.mean().to_frame("mCA 19").T, fifteen.to_frame("mCA 15").T])
+    fifteen = means.drop(index=list(EXTRA)).mean()
+    lines = [means.mean().to_frame("mCA 19").T, fifteen.to_frame("mCA 15").T]
+    return pd.concat([means.loc[list(GROUPED)], *lines])
 
 
 def corruption_map(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
@@ -84,80 +83,88 @@ def by_severity(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Mean accuracy over corruptions by severity, with 95 % intervals over seeds; 0 is clean."""
     frame = frame[frame["normalised"].astype(bool)]
     means = frame.groupby(["method", "seed", "severity"], sort=False)["accuracy"].mean()
-    return _curves(means.reset_index(), "severity", "severity", axes(ax))
+    ax = _curves(means.reset_index(), "severity", "accuracy", axes(ax))
+    ax.set(xlabel="severity", ylabel="accuracy in %")
+    return ax
 
 
-def _curves(frame: pd.DataFrame, column: str, words: str, ax: Axes) -> Axes:
+def _curves(frame: pd.DataFrame, column: str, value: str, ax: Axes, joined: int = 99) -> Axes:
+    """Means of `value` by `column` with 95 % intervals over seeds, one line per method through the
+    first `joined` of its points."""
     if frame.empty:
         return not_run(ax)
-    methods = frame["method"].unique()
+    methods, ticks = frame["method"].unique(), sorted(frame[column].unique())
     for place, method in enumerate(methods):
-        part = frame[frame["method"] == method].groupby(column)["accuracy"]
-        found = {at: estimate(values) for at, values in part}
+        part = frame[frame["method"] == method].groupby(column)[value]
+        found = {ticks.index(at): estimate(values) for at, values in part}
         # A little apart, so that intervals do not hide each other.
-        shift = 0.06 * (place - (len(methods) - 1) / 2)
-        at = [position + shift for position in range(len(found))]
-        ax.plot(
-            at,
-            [e.mean for e in found.values()],
-            "o-",
-            ms=3,
-            color=colour(method),
-            label=label(method),
+        at = np.array(list(found)) + 0.06 * (place - (len(methods) - 1) / 2)
+        mean, low, high = (
+            [getattr(e, name) for e in found.values()] for name in ("mean", "low", "high")
         )
-        ax.vlines(
-            at,
-            [e.low for e in found.values()],
-            [e.high for e in found.values()],
-            color=colour(method),
-        )
-    ax.set_xticks(range(len(found)), [f"{at:g}" for at in found])
-    ax.set(xlabel=words, ylabel="accuracy in %")
+        ax.plot(at[:joined], mean[:joined], color=colour(method))
+        ax.plot(at, mean, "o", ms=3, color=colour(method), label=label(method))
+        ax.vlines(at, low, high, color=colour(method))
+    ax.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
     ax.legend(frameon=False)
     sns.despine(ax=ax)
     return ax
 
 
-def corruption_table(frame: pd.DataFrame, name: str) -> Markdown:
+def corruption_table(frame: pd.DataFrame, dataset: str, name: str) -> Markdown:
     """The mean corruption accuracy of every method over 19 and over 15 corruptions, beside the
-    accuracy on the same clean images and the printed number; where networks were also evaluated
-    without the normalisation of their training, in rows of their own."""
-    wanted = {"clean": ["none"], "mCA 19": list(CORRUPTIONS), "mCA 15": list(CORRUPTIONS)[:15]}
+    accuracy on the same clean images, what is lost, and the printed number; where networks were
+    also evaluated without the normalisation of their training, in rows of their own."""
+    fifteen = [each for each in CORRUPTIONS if each not in EXTRA]
+    wanted = {"clean": ["none"], "mCA 19": list(CORRUPTIONS), "mCA 15": fifteen}
     printed, rows = wide("dnr", "fig5")["mCA"], []
     for (method, normalised), part in frame.groupby(["method", "normalised"], sort=False):
-        cells = []
-        for names in wanted.values():
-            own = part[part["corruption"].isin(names)].groupby("seed")["accuracy"].mean()
-            found = estimate(own)
-            cells.append(spread(found.mean, found.sd))
+        means = {
+            column: part[part["corruption"].isin(names)].groupby("seed")["accuracy"].mean()
+            for column, names in wanted.items()
+        }
+        means["lost"] = means["clean"] - means["mCA 19"]
+        cells = [spread(found.mean, found.sd) for found in map(estimate, means.values())]
         of = label(method) if normalised else f"{label(method)}, not normalised"
         paper = printed.get(ROWS["fig5"].get(method), math.nan)
         rows.append([of, part["seed"].nunique(), *cells, number(paper, 1)])
+    images = ", ".join(f"{n:,}" for n in frame["images"].unique())
+    files = "the official files" if frame["official"].any() else "corruptions made here"
     caption = (
-        "Accuracy in % on clean and on corrupted images, mean ± standard deviation over n seeds. "
-        "Paper: mCA of Fig. 5, on CIFAR-10-C."
+        f"Accuracy on {dataset} in %, on {images} clean test images and on the same under {files}, "
+        "mean ± standard deviation over n seeds; lost: clean minus mCA 19. Paper: mCA of Fig. 5, "
+        "on CIFAR-10-C, whose level cannot be compared with that of another dataset."
     )
-    return table(["method", "n", *wanted, "paper"], rows, caption, name)
+    return table(["method", "n", *wanted, "lost", "paper"], rows, caption, name)
 
 
 def likeness_table(frame: pd.DataFrame, name: str) -> Markdown:
     """How alike the 19 corruptions are ordered by our accuracies and by the printed ones of the
-    same method: Spearman's correlation, with and without normalisation."""
+    same method: Spearman's correlation seed by seed, with and without normalisation."""
     figure, rows = wide("dnr", "fig5")[list(CORRUPTIONS)], []
-    for method in frame["method"].unique():
+    for method, part in frame.groupby("method", sort=False):
         row = ROWS["fig5"].get(method)
         if row is None:
             continue
-        cells = []
-        for normalised in (True, False):
-            ours = by_corruption(frame[frame["method"] == method], normalised)[method]
-            found = stats.spearmanr(ours[figure.columns], figure.loc[row])
-            cells += [number(found.statistic), f"{found.pvalue:.2g}"]
-        rows.append([label(method), *cells])
-    header = ["method", "normalised", "p", "not normalised", "p"]
+        of = {
+            normalised: pd.Series(
+                {
+                    seed: stats.spearmanr(
+                        by_corruption(own, normalised)[method][figure.columns], figure.loc[row]
+                    ).statistic
+                    for seed, own in part.groupby("seed")
+                }
+            )
+            for normalised in (True, False)
+        }
+        more = estimate(of[False] - of[True])
+        cells = [number(of[True].mean()), number(of[False].mean()), number(more.mean, sign=True)]
+        rows.append([label(method), len(of[True]), *cells, interval(more.low, more.high, True)])
+    header = ["method", "n", "normalised", "not normalised", "difference", "interval"]
     caption = (
         "Rank correlation, over the 19 corruptions, of our accuracies with the printed ones of "
-        "Fig. 5. Another dataset and network: likeness is a hint, no proof."
+        "Fig. 5, mean over seeds, and the difference that the normalisation makes. Another dataset "
+        "and network: likeness is a hint, no proof."
     )
     return table(header, rows, caption, name)
 
@@ -169,7 +176,7 @@ def normalisation_gap(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     if frame.empty:
         return not_run(ax)
     with_, without = (by_corruption(frame, normalised)["long"] for normalised in (True, False))
-    names = [name for members in GROUPS.values() for name in members]
+    names = list(GROUPED)
     places = range(len(names))
     ax.hlines(places, without[names], with_[names], color="0.85", lw=3, zorder=0)
     ax.plot(with_[names], places, "o", color="#0072B2", label="normalised")
@@ -195,8 +202,8 @@ def normalisation_findings(frame: pd.DataFrame) -> Markdown:
         lines.append(
             f"- Without the normalisation, accuracy on {words} goes from "
             f"{means[True].mean():.1f} to {means[False].mean():.1f} % (mean over the methods; "
-            f"difference {number(lost.mean, sign=True)} points "
-            f"{interval(lost.low, lost.high, sign=True)}, n = {lost.n} seeds)."
+            f"difference {number(lost.mean, sign=True)} points, interval "
+            f"{interval(lost.low, lost.high, sign=True)}, n = {lost.n})."
         )
     return Markdown("\n".join(lines))
 
@@ -208,10 +215,10 @@ def normalisation_findings(frame: pd.DataFrame) -> Markdown:
 def attack_curves(frame: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """Accuracy under the ten-step attack by epsilon, with 95 % intervals over seeds; epsilons
     beyond the paper's axis are its last ticks."""
-    part = frame[
-        (frame["steps"] == 10) & (frame["restarts"] == 1) & frame["epsilon"].isin(FIGURE + BEYOND)
-    ]
-    return _curves(part, "epsilon", "epsilon, in 255ths", axes(ax))
+    ten = (frame["steps"] == 10) & (frame["restarts"] == 1)
+    ax = _curves(frame[ten], "epsilon", "accuracy", axes(ax), joined=len(FIGURE))
+    ax.set(xlabel="epsilon, in 255ths", ylabel="accuracy in %")
+    return ax
 
 
 def attack_table(frame: pd.DataFrame, name: str) -> Markdown:
@@ -227,13 +234,14 @@ def attack_table(frame: pd.DataFrame, name: str) -> Markdown:
         rows.append([label(method), part["seed"].nunique(), *cells, number(none, 1)])
     more = frame["steps"].max() if len(frame) else 0
     starts = frame["restarts"].max() if len(frame) else 0
+    images = ", ".join(f"{n:,}" for n in frame["images"].unique())
     header = ["method", "n", "clean", f"ε = {HARDER:g}", f"{more} steps", f"{starts} starts"]
     header += [f"ε = {epsilon:g}" for epsilon in BEYOND] + ["no gradient"]
     caption = (
-        f"Accuracy in % under attack, mean over n seeds: at ε = {HARDER:g} with 10 steps from one "
-        f"start, with {more} steps, and with the worst of {starts} starts; and at changes so large "
-        "that a sound attack leaves nothing. Last: the largest share of images, in %, whose "
-        "gradient is zero."
+        f"Accuracy in % on {images} test images under attack, mean over n seeds: at "
+        f"ε = {HARDER:g} with 10 steps from one start, with {more} steps, and with the worst of "
+        f"{starts} starts; and at changes so large that a sound attack leaves nothing. Last: the "
+        "largest share of images, in %, whose gradient is zero."
     )
     return table(header, rows, caption, name)
 
@@ -255,7 +263,7 @@ def law_table(name: str) -> Markdown:
 
 def recall_curves(frame: pd.DataFrame, config: Config, ax: Axes | None = None) -> Axes:
     """Recall by class, with 95 % intervals over seeds, and the training images of each class."""
-    ax = _curves(frame.rename(columns={"recall": "accuracy"}), "class", "", axes(ax))
+    ax = _curves(frame, "class", "recall", axes(ax))
     if len(frame):
         counts = np.bincount(load(config).train.labels.numpy())
         ax.set_xticks(range(len(counts)), [f"{c}\n({n})" for c, n in enumerate(counts)])
@@ -285,8 +293,8 @@ def clinical_table(found: Sequence[Run], name: str) -> Markdown:
             f"{100 * counts.max() / counts.sum():.2f} %."
         )
     caption = (
-        f"In %, predictions averaged over n seeds; {LEVEL:.0%} intervals are of the test images, "
-        f"resampled by patient where there are patients.{about}"
+        f"In %, predictions averaged over n seeds; approximate {LEVEL:.0%} intervals are of the "
+        f"test images, resampled by patient where there are patients.{about}"
     )
     return table(["method", "n", *METRICS], rows, caption, name)
 
@@ -316,7 +324,7 @@ def _pooled(found: Iterable[Run]) -> dict[str, tuple[np.ndarray, list, dict[int,
     """By arm: labels, groups (the number of the image where every image is alone), and what was
     predicted, by seed."""
     pooled: dict[str, tuple[np.ndarray, list, dict[int, np.ndarray]]] = {}
-    for run, result, _ in evaluated(found, "Predictions"):
+    for run, result, _ in evaluated(found, Predictions):
         labels = np.array(result["labels"])
         groups = result.get("groups", list(range(len(labels))))
         of = pooled.setdefault(run.arm, (labels, groups, {}))

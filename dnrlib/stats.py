@@ -146,8 +146,9 @@ def clustered(above: np.ndarray, below: np.ndarray, groups: Iterable) -> tuple[f
 
     `above` and `below` hold what each image adds above and below the line (images x ratios). The
     interval is the percentile bootstrap's over whole groups, 10,000 times, from a fixed seed, so
-    that methods are resampled alike; it never leaves 0 to 100. Signed numbers in `above` give the
-    interval of a paired difference of two methods.
+    that methods are resampled alike. It is approximate: with few groups it is too narrow, and it
+    has no width where all images are right. Signed numbers in `above` give the interval of a paired
+    difference of two methods.
     """
     _, group = np.unique(list(groups), return_inverse=True)
     sums = [pd.DataFrame(part).groupby(group).sum().to_numpy() for part in (above, below)]

@@ -20,7 +20,8 @@ from . import UserError, records
 from .config import Config, arm_of, grid
 from .data import dataset
 from .evaluations import EVALUATED, Evaluation, evaluations_of, measures
-from .paper import ROWS
+from .paper import ANALOGUE, ROWS
+from .paper import COLUMNS as IN_PAPER
 from .paper import arms as paper_arms
 from .records import Record
 from .run import Link, born_of, chain, check_descent, evaluation_key, run
@@ -139,6 +140,8 @@ def command(configs: list[Config], evaluations: Sequence[Evaluation] = ()) -> st
     chosen = "".join(f" --method {arm}" for arm in arms)
     # One word for many arms, if they are those of an exhibit.
     alike = [name for name in ROWS if evaluations_of(name, dataset) == tuple(evaluations)]
+    # Those that are made for this dataset first.
+    alike.sort(key=lambda name: dataset not in (ANALOGUE.get(name), *IN_PAPER.get(name, ())))
     exhibits = [name for name in alike if arms.keys() == set(paper_arms(name, dataset))]
     if exhibits and (evaluations or len(arms) > 3):
         chosen = f" --exhibit {exhibits[0]}"
@@ -195,9 +198,12 @@ def _train(
         if per_epoch
         else "no run of this kind was timed yet"
     )
+    then = ", then the evaluations" if evaluations else ""
     print(
         f"{len(configs)} runs to train: {len(todo)} generations, {epochs} epochs, "
-        f"on {workers} workers; {duration}{', then the evaluations' if evaluations else ''}",
+        f"on {workers} workers; {duration}{then}"
+        if todo
+        else f"{len(configs)} trained networks to evaluate, on {workers} workers",
         flush=True,
     )
     # A first generation that several runs share is one task; its run then goes on from there.

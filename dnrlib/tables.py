@@ -25,7 +25,9 @@ MISSING = "–"
 MEASURES = {
     "test_accuracy": "test accuracy",
     "mca": "accuracy on corrupted images",
+    "mca_drop": "accuracy lost to corruptions",
     "pgd": "accuracy under attack",
+    "pgd_drop": "accuracy lost to the attack",
     "balanced_accuracy": "balanced accuracy",
     "sensitivity": "sensitivity",
     "specificity": "specificity",

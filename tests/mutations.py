@@ -1454,22 +1454,22 @@ MUTANTS = [
     Mutant(
         "corruptions-by-name",
         "dnrlib/evaluations.py",
-        '[result["accuracy"][name] for name in CORRUPTIONS]',
-        '[result["accuracy"][name] for name in sorted(CORRUPTIONS)]',
+        'accuracies = enumerate(result["accuracy"][name], 1)',
+        'accuracies = enumerate(list(result["accuracy"].values())[0], 1)',
         "tests/test_evaluations.py -k frames_of_evaluations or what_corruptions",
     ),
     Mutant(
         "sixteen-of-the-benchmark",
         "dnrlib/evaluations.py",
-        "means[:15]",
-        "means[:16]",
+        "if name not in EXTRA]",
+        "if name not in EXTRA[1:]]",
         "tests/test_evaluations.py -k what_corruptions",
     ),
     Mutant(
         "clean-images-count-as-attacked",
         "dnrlib/evaluations.py",
-        'result["accuracy"][1 : len(FIGURE)]',
-        'result["accuracy"][: len(FIGURE)]',
+        'clean, *attacked = result["accuracy"][: len(FIGURE)]',
+        'clean, *attacked = [80.0, *result["accuracy"][: len(FIGURE)]]',
         "tests/test_evaluations.py -k what_corruptions",
     ),
     Mutant(

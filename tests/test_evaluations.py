@@ -527,10 +527,13 @@ def test_three_classes_by_hand():
     """Recalls 1/2, 2/2, 1/2; of the four others of each class 1, 1, 0 are named it."""
     labels, predicted = [0, 0, 1, 1, 2, 2], [0, 1, 1, 1, 2, 0]
     assert recalls(np.array(labels), np.array(predicted)) == [50, 100, 50]
-    found = measures([noted(Predictions(), {"labels": labels, "predicted": predicted})])
+    result = {"labels": labels, "predicted": predicted}
+    found = measures([noted(Predictions(), result | {"groups": list("aabbcc")})])
     assert found == pytest.approx(
         {"balanced_accuracy": 200 / 3, "sensitivity": 200 / 3, "specificity": 250 / 3}
     )
+    # Of patients only: digits have no sick.
+    assert measures([noted(Predictions(), result)]).keys() == {"balanced_accuracy"}
 
 
 @pytest.mark.parametrize("classes", [2, 3, 5])
@@ -539,7 +542,8 @@ def test_metrics_are_those_of_scikit_learn(classes):
     for _ in range(20):
         labels = np.concatenate([np.arange(classes), draw.randint(0, classes, 30)])
         predicted = draw.randint(0, classes, len(labels))
-        found = measures([noted(Predictions(), _lists(labels, predicted))])
+        groups = {"groups": list(range(len(labels)))}
+        found = measures([noted(Predictions(), _lists(labels, predicted) | groups)])
         matrix = metrics.confusion_matrix(labels, predicted, labels=np.arange(classes))
         specific = [
             (np.delete(matrix, c, 0).sum() - np.delete(matrix, c, 0)[:, c].sum())
@@ -594,16 +598,20 @@ def test_what_corruptions_and_attacks_say():
         noted(Corruptions(20), {"clean": 99.0, "accuracy": corrupted_accuracies(0)}),
         noted(Corruptions(20, False), {"clean": 60.0, "accuracy": corrupted_accuracies(20)}),
     ]
-    assert measures(both) == pytest.approx(
-        {"mca": 10, "mca_15": 8, "mca_unnormalised": 30, "clean_unnormalised": 60}
-    )
+    bare = {"mca_unnormalised": 30, "clean_unnormalised": 60}
+    assert measures(both) == pytest.approx({"mca": 10, "mca_15": 8, "mca_drop": 89} | bare)
     assert measures(both) == measures(both[::-1])
     accuracies = [90, 60, 50, 40, 30, 20, 10, 5, 0]
     attacks = [
         noted(Attack(FIGURE + BEYOND), {"accuracy": accuracies}),
         noted(Attack((HARDER,), steps=40), {"accuracy": [1.0]}),
     ]
-    assert measures(attacks) == {"pgd": 35}
+    assert measures(attacks) == {"pgd": 35, "pgd_drop": 55}
+    harder = noted(Attack(FIGURE + BEYOND, steps=40), {"accuracy": [0.0] * 9})
+    assert measures([*attacks, harder]) == {"pgd": 35, "pgd_drop": 55}
+    ours = noted(Corruptions(), {"clean": 99.0, "accuracy": corrupted_accuracies(0)})
+    with pytest.raises(UserError, match="two evaluations of one run give mca, mca_15, mca_drop"):
+        measures([*both, ours])
     assert measures([{"kind": "generation"}, {"kind": "mask"}]) == {}
 
 
@@ -643,7 +651,7 @@ def made(method, seed, *found):
 
 
 def test_frames_of_evaluations():
-    corrupted = {"clean": 99.0, "accuracy": corrupted_accuracies(0)}
+    corrupted = {"clean": 99.0, "images": 200, "accuracy": corrupted_accuracies(0)}
     frame = evaluations.corruption_frame(
         [
             made("dnr", 3, {"kind": "generation"}, noted(Corruptions(20), corrupted)),
@@ -652,19 +660,19 @@ def test_frames_of_evaluations():
     )
     assert len(frame) == 2 * (1 + 19 * 5)
     of = frame.set_index(["method", "corruption", "severity"])
-    assert of.loc[("dnr", "none", 0)].tolist() == [3, True, 99.0]
-    assert of.loc[("dnr", "gaussian_noise", 1)].tolist() == [3, True, 0]
-    assert of.loc[("dnr", "saturate", 5)].tolist() == [3, True, 23]
-    assert of.loc[("tune", "shot_noise", 2)].tolist() == [4, False, 1]
+    assert of.loc[("dnr", "none", 0)].tolist() == [3, True, False, 200, 99.0]
+    assert of.loc[("dnr", "gaussian_noise", 1)].tolist() == [3, True, False, 200, 0]
+    assert of.loc[("dnr", "saturate", 5)].tolist() == [3, True, False, 200, 23]
+    assert of.loc[("tune", "shot_noise", 2)].tolist() == [4, False, False, 200, 1]
     attacks = [
-        noted(Attack((0.0, 6.0)), {"accuracy": [80.0, 7.0], "no_gradient": 0.0}),
-        noted(Attack((6.0,), 40, 4), {"accuracy": [5.0], "no_gradient": 0.25}),
+        noted(Attack((0.0, 6.0)), {"accuracy": [80.0, 7.0], "images": 9, "no_gradient": 0.0}),
+        noted(Attack((6.0,), 40, 4), {"accuracy": [5.0], "images": 9, "no_gradient": 0.25}),
     ]
     frame = evaluations.attack_frame([made("dnr", 3, *attacks)])
     assert frame.to_numpy().tolist() == [
-        ["dnr", 3, 10, 1, 0.0, 80.0, 0.0],
-        ["dnr", 3, 10, 1, 6.0, 7.0, 0.0],
-        ["dnr", 3, 40, 4, 6.0, 5.0, 0.25],
+        ["dnr", 3, 10, 1, 9, 0.0, 80.0, 0.0],
+        ["dnr", 3, 10, 1, 9, 6.0, 7.0, 0.0],
+        ["dnr", 3, 40, 4, 9, 6.0, 5.0, 0.25],
     ]
     named = noted(Predictions(), {"labels": [0, 0, 1, 2], "predicted": [0, 1, 1, 0]})
     frame = evaluations.recall_frame([made("dnr", 3, named), made("ke", 1, named)])
@@ -761,8 +769,7 @@ def test_networks_that_are_there_are_evaluated_untrained(
     assert "not run: 1 of 1 runs" in capsys.readouterr().out
     (found,) = study.study([config], workers=1, evaluations=BOTH)
     said = capsys.readouterr().out
-    assert "1 runs to train: 0 generations, 0 epochs" in said
-    assert "then the evaluations" in said
+    assert "1 trained networks to evaluate, on 1 workers" in said
     assert [record["kind"] for record in found.records[-2:]] == ["evaluation"] * 2
 
 
