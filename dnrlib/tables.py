@@ -135,7 +135,7 @@ def comparison_table(
             number(row.difference, sign=True),
             interval(row.low, row.high, sign=True),
             f"{row.p:.2g}" if row.n > 1 else MISSING,
-            row.verdict,
+            _of_losses(row.verdict) if column.endswith("_drop") else row.verdict,
             number(row.seeds_needed, 0),
         ]
         for row in comparisons(frame, pairs, column).itertuples()
@@ -148,6 +148,10 @@ def comparison_table(
     )
     header = ["difference", "n", "mean", "interval", "p", "verdict", "seeds needed"]
     return table(header, rows, caption, name)
+
+
+def _of_losses(verdict: str) -> str:
+    return verdict.replace("better", "loses more").replace("worse", "loses less")
 
 
 VERDICTS = {

@@ -18,7 +18,7 @@ from dnrlib.evaluations import BEYOND, FIGURE, attack_frame, corruption_frame, r
 from dnrlib.paper import wide
 from dnrlib.stats import clustered, estimate
 from dnrlib.study import Run
-from dnrlib.tables import NOT_RUN
+from dnrlib.tables import NOT_RUN, comparison_table
 
 ORDERED = [name for members in GROUPS.values() for name in members]
 
@@ -190,6 +190,19 @@ def test_attacks():
     assert len(joined) == len(FIGURE), "no line to epsilons that are far beyond"
     ticks = [text.get_text() for text in ax.get_xticklabels()]
     assert ticks == ["0", "1", "2", "3", "4", "5", "6", "16", "64"]
+
+
+def test_what_is_lost_is_not_called_better():
+    rows = [
+        (method, seed, value + seed)
+        for seed in range(3)
+        for method, value in (("dnr", 1), ("tune", 9.5))
+    ]
+    frame = pd.DataFrame(rows, columns=["method", "seed", "mca_drop"]).assign(last=True)
+    frame.loc[0, "mca_drop"] += 0.1
+    text = comparison_table(frame, [("dnr", "tune"), ("tune", "dnr")], "t", "mca_drop").data
+    assert "| loses less |" in text.splitlines()[-3]
+    assert "| loses more |" in text.splitlines()[-2]
 
 
 def test_law():
