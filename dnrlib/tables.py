@@ -271,10 +271,9 @@ def sizes_table(name: str) -> Markdown:
     for dataset, about in DATASETS.items():
         pools = {pool: len(split) for pool, split in read(dataset).items()}
         config = configure(dataset)
-        each = config.per_class or pools["train"] // len(about.classes)
-        rows.append(
-            [dataset, len(about.classes), each * len(about.classes), *pools.values(), about.size]
-        )
+        trained_on = config.per_class * len(about.classes) or sum(about.counts or ())
+        trained_on = trained_on or pools["train"]
+        rows.append([dataset, len(about.classes), trained_on, *pools.values(), about.size])
     cells = paper.wide("dnr", "table10")
     for row, found in cells.iterrows():
         shown = ["Classes", "Train", "Train", "Validation", "Test"]
