@@ -13,7 +13,7 @@ from scipy import stats
 
 from .config import Config
 from .corruptions import CORRUPTIONS, DEVIATIONS, EXTRA, GROUPED, corrupt
-from .data import dataset, load, power_law, read
+from .data import CIFAR10_COUNTS, dataset, load, read
 from .evaluations import BEYOND, FIGURE, HARDER, METRICS, Predictions, evaluated, parts
 from .figures import axes, colour, not_run
 from .methods import label
@@ -33,7 +33,9 @@ def corruption_pictures(name: str, index: int = 0) -> list[Axes]:
     _, grid = plt.subplots(len(CORRUPTIONS), SEVERITIES + 1, figsize=(7, 20), layout="constrained")
     for row, corruption in zip(grid, GROUPED, strict=True):
         for severity, ax in enumerate(row):
-            ax.imshow(image if severity == 0 else corrupt(image, corruption, severity, index))
+            shown = image if severity == 0 else corrupt(image, corruption, severity, index)
+            # Smoothed, noise would make the picture four times as many bytes.
+            ax.imshow(shown, interpolation="nearest")
             ax.set(xticks=[], yticks=[])
         row[0].set_ylabel(corruption.replace("_", " "), rotation=0, ha="right", va="center")
     for severity, ax in enumerate(grid[0]):
@@ -253,10 +255,7 @@ def attack_table(frame: pd.DataFrame, name: str) -> Markdown:
 def law_table(name: str) -> Markdown:
     """Training images of each class by D48's law: CIFAR-10's, and those of the digits."""
     small = dataset("digits-imbalanced").counts
-    rows = [
-        ["CIFAR-10", *power_law(5000, 250, 10), sum(power_law(5000, 250, 10))],
-        ["digits", *small, sum(small)],
-    ]
+    rows = [[of, *n, sum(n)] for of, n in (("CIFAR-10", CIFAR10_COUNTS), ("digits", small))]
     header = ["", *(f"class {c}" for c in range(10)), "all"]
     return table(header, rows, "Training images of each class, a / (b + c) (D48).", name)
 
