@@ -8,7 +8,7 @@ import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from . import UserError
 from .config import OF_THE_PAPERS
 from .corruptions import CORRUPTIONS, EXTRA, corrupted
-from .data import VIEWS, Data, Dataset, Split, read
+from .data import VIEWS, Data, Dataset, Split, as_pixels, read
 from .official import SEVERITIES, corruptions_here, verified_corruption
 from .paper import ANALOGUE
 from .streams import stream
@@ -30,15 +30,15 @@ if TYPE_CHECKING:
     from .study import Run
 
 
-class Evaluation:
-    """One way to measure a finished network."""
+class Evaluation(Protocol):
+    """One way to measure a finished network. Every evaluation derives from it."""
 
     def check(self, about: Dataset) -> None:
-        """Raises `UserError` for a dataset that the evaluation is not defined for."""
+        """Raises `UserError` for a dataset that the evaluation is not defined for; unless it says
+        otherwise, for none."""
 
     def result(self, model: nn.Module, data: Data, config: "Config") -> dict[str, Any]:
         """What is found, ready for JSON; the network stays as it is."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -82,21 +82,21 @@ class Corruptions(Evaluation):
         """Accuracies in %: `clean`, and `accuracy` by corruption as a list over severities."""
         about = data.dataset
         if not self.normalised:
-            none = (0.0,) * about.channels
-            about = dataclasses.replace(about, mean=none, std=tuple(1 + zero for zero in none))
-        data = dataclasses.replace(data, dataset=about)
-        chosen = _first(data.evaluation.labels, self.per_class)
+            zero, one = (0.0,) * about.channels, (1.0,) * about.channels
+            about = dataclasses.replace(about, mean=zero, std=one)
+        data, labels = dataclasses.replace(data, dataset=about), data.evaluation.labels
+        chosen = _first(labels, self.per_class)
         clean, _ = evaluate(model, data, data.evaluation[chosen])
-        device, found = data.evaluation.labels.device, {}
-        labels = data.evaluation.labels[chosen]
+        found: dict[str, list[float]] = {}
         for name in CORRUPTIONS:
             found[name] = []
             for severity in range(1, SEVERITIES + 1):
                 if self.official:
-                    images = _official(name, severity, data.evaluation.labels)[chosen.cpu()]
+                    images = _official(name, severity, labels)[chosen.cpu()]
                 else:
                     images = _generated(config.dataset, config.pool, self.per_class, name, severity)
-                accuracy, _ = evaluate(model, data, Split(images.to(device), labels))
+                split = Split(images.to(labels.device), labels[chosen])
+                accuracy, _ = evaluate(model, data, split)
                 found[name].append(accuracy)
         return {"clean": clean, "images": len(chosen), "accuracy": found}
 
@@ -154,12 +154,13 @@ class Attack(Evaluation):
             torch.empty(pixels.shape).uniform_(-1, 1, generator=stream(config.seed, r, "attack"))
             for r in range(self.restarts)
         ]
+        together = torch.arange(len(chosen), device=pixels.device).split(100)
         model.eval()
         found = []
         for epsilon in self.epsilons:
             right = torch.ones(len(chosen), dtype=torch.bool, device=pixels.device)
             for start in starts:
-                for part in torch.arange(len(chosen), device=pixels.device).split(100):
+                for part in together:
                     changed = attack(
                         model,
                         data.dataset,
@@ -175,21 +176,15 @@ class Attack(Evaluation):
             found.append(100 * right.float().mean().item())
         flat = [
             gradient(model, data.dataset, pixels[part], chosen.labels[part]).flatten(1)
-            for part in torch.arange(len(chosen), device=pixels.device).split(100)
+            for part in together
         ]
         none = (torch.cat(flat) == 0).all(1).float().mean().item()
         return {"accuracy": found, "images": len(chosen), "no_gradient": none}
 
 
-def as_pixels(images: Tensor, dataset: Dataset) -> Tensor:
-    """uint8 images as float32 in 0..1; of images larger than `dataset.size` the centre."""
-    start = round((images.shape[-1] - dataset.size) / 2)
-    window = slice(start, start + dataset.size)
-    return images[:, :, window, window].float() / 255
-
-
 def scaled(pixels: Tensor, dataset: Dataset) -> Tensor:
-    """Pixels in 0..1 with the dataset's mean 0 and standard deviation 1; keeps gradients."""
+    """Pixels in 0..1 with the dataset's mean 0 and standard deviation 1, as `data.normalised` makes
+    them in place, which gradients do not survive."""
     mean, std = (
         torch.tensor(values, device=pixels.device).view(1, -1, 1, 1)
         for values in (dataset.mean, dataset.std)
@@ -264,10 +259,10 @@ def measures(records: Iterable[dict[str, Any]]) -> dict[str, float]:
     over the 15 of the benchmark (D37), `mca_drop` what `mca` is below the accuracy on the same
     clean images; there are `mca` and that accuracy without normalisation. `pgd` is the mean
     accuracy over the positive epsilons of DNR Fig. 6, `pgd_drop` what it is below that on the same
-    clean images.
-    `balanced_accuracy` is the mean recall of the classes; with two classes `sensitivity` is the
-    recall of the second and `specificity` that of the first, with more (of patients only) they are
-    means over classes, each against the rest. Raises `UserError` for two values of one column.
+    clean images. `balanced_accuracy` is the mean recall of the classes; with two classes
+    `sensitivity` is the recall of the second and `specificity` that of the first, with more (of
+    patients only) they are means over classes, each against the rest. Raises `UserError` for two
+    values of one column.
     """
     found: dict[str, float] = {}
     for evaluation, result in map(_read, records):
