@@ -18,7 +18,6 @@ from .tables import number, table
 KEEP, PROBE, EPOCHS = Config.keep, Config.probe, RECIPES["cub200"]["epochs"]
 """The paper's settings: share of weights kept, share of images scored, epochs per generation."""
 
-
 # Healthy eyes and all images of PAPILA as its publication counts them; not verified by us.
 HEALTHY, IMAGES = 333, 488
 

@@ -194,9 +194,7 @@ class _Formatter(argparse.HelpFormatter):
 
 def _common(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--dataset",
-        default="digits",
-        help="see: dnr data list; or folder:PATH (default: digits, or what an exhibit needs)",
+        "--dataset", default="digits", help="see: dnr data list; or folder:PATH (default: digits)"
     )
     command.add_argument(
         "--budget", choices=BUDGETS, help="size of the recipe (default: follows from the dataset)"

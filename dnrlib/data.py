@@ -142,11 +142,11 @@ def _enlarge(image: np.ndarray) -> np.ndarray:
 
 
 def _colour(image: np.ndarray, number: int) -> np.ndarray:
-    """The digit on 32 x 32 pixels in one colour on another; both depend on the number alone."""
+    """The digit as 3 x 32 x 32 in one colour on another; both depend on the number alone."""
     draw = np.random.RandomState(number)
     paper, ink = draw.uniform(0, 110, 3), draw.uniform(145, 255, 3)
     share = _enlarge(_pad(image, number))[..., None] / 255
-    return np.rint(paper + share * (ink - paper)).astype(np.uint8)
+    return np.rint(paper + share * (ink - paper)).astype(np.uint8).transpose(2, 0, 1)
 
 
 def _digits(draw: Callable[[np.ndarray, int], np.ndarray], enlarge: bool) -> dict[str, Split]:
@@ -154,9 +154,8 @@ def _digits(draw: Callable[[np.ndarray, int], np.ndarray], enlarge: bool) -> dic
     drawn = [draw(image, number) for number, image in enumerate(images)]
     if enlarge:
         drawn = [_enlarge(image) for image in drawn]
-    stacked = torch.from_numpy(np.stack(drawn))
-    stacked = stacked[:, None] if stacked.dim() == 3 else stacked.permute(0, 3, 1, 2)
-    every = Split(stacked.contiguous(), torch.from_numpy(labels))
+    stacked = torch.from_numpy(np.stack(drawn)).contiguous()
+    every = Split(stacked if stacked.dim() == 4 else stacked[:, None], torch.from_numpy(labels))
     return {pool: every[torch.from_numpy(index)] for pool, index in _digit_pools().items()}
 
 
@@ -229,14 +228,14 @@ stride 2 leave 1 x 1 maps, on which 8 of 9 taps of most kernels of the last stag
 padding."""
 
 
+CIFAR10_COUNTS = power_law(5000, 250, 10)
+"""Training images of each class of DNR's imbalanced CIFAR-10 (D48). The released code takes the
+first ones of each class; here every seed draws its own."""
+
+
 def _imbalanced(whole: Dataset) -> Dataset:
-    """DNR's imbalanced CIFAR-10 (D48): from 5000 to 250 training images per class. The released
-    code takes the first ones of each class; here every seed draws its own."""
-    return dataclasses.replace(
-        whole,
-        title=f"{whole.title}, from 5000 to 250 images per class",
-        counts=power_law(5000, 250, len(whole.classes)),
-    )
+    title = f"{whole.title}, from 5000 to 250 images per class"
+    return dataclasses.replace(whole, title=title, counts=CIFAR10_COUNTS)
 
 
 def _without_suspects(whole: Dataset) -> Dataset:
@@ -291,8 +290,6 @@ def dataset(name: str) -> Dataset:
         return folder.dataset(name)
     of, view = VIEWS.get(name, (name, None))
     found = decoded.dataset(of) if name in RECIPES else None
-    if found is not None and view is not None:
-        return view(found)
     if found is None:
         raise UserError(
             f"dataset={name!r} is not on this machine; to get it: dnr data prepare {of}"
@@ -300,7 +297,7 @@ def dataset(name: str) -> Dataset:
             else f"dataset={name!r} is unknown; choose one of: {', '.join(RECIPES)}, or "
             f"{folder.PREFIX}PATH for a folder with a subfolder of images per class"
         )
-    return found
+    return found if view is None else view(found)
 
 
 @functools.lru_cache(maxsize=4)
@@ -470,12 +467,17 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 """Training augmentations by name; each gives every image of a batch parameters of its own."""
 
 
+def as_pixels(images: Tensor, dataset: Dataset) -> Tensor:
+    """uint8 images as float32 in 0..1; of images larger than `dataset.size` the centre."""
+    start = round((images.shape[-1] - dataset.size) / 2)
+    window = slice(start, start + dataset.size)
+    return images[:, :, window, window].float().div_(255)
+
+
 def normalised(images: Tensor, dataset: Dataset) -> Tensor:
     """uint8 images as float32 with the dataset's mean 0 and standard deviation 1; of images larger
     than `dataset.size` the centre."""
-    start = round((images.shape[-1] - dataset.size) / 2)
-    images = images[:, :, start : start + dataset.size, start : start + dataset.size]
-    pixels = images.float().div_(255)
+    pixels = as_pixels(images, dataset)
     # Whole planes in the layout of the pixels: broadcast, these two passes take twice the time.
     mean, std = (
         torch.empty_like(pixels[:1]).copy_(torch.tensor(values).view(1, -1, 1, 1))

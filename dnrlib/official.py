@@ -393,9 +393,7 @@ def listing(name: str, base: Path) -> Listing:
     """What the extracted tree of an official dataset in the folder `base` consists of, held to the
     published classes and counts; raises `UserError` that names the file that differs."""
     official = _official(name)
-    for path, md5 in official.tree.items():
-        if md5 is not None:
-            layouts.intact(base / path, md5)
+    _check_files(official, base)
     found = official.read(base)
     if len(found.classes) != official.classes:
         raise layouts.wrong(
@@ -508,6 +506,14 @@ def _prepared_corruptions() -> Path:
     return decoded.root() / "cifar10c.json"
 
 
+def _check_files(official: Official, base: Path) -> None:
+    """Raises `UserError` unless the files of a tree whose checksum is known are the published
+    ones."""
+    for path, md5 in official.tree.items():
+        if md5 is not None:
+            layouts.intact(base / path, md5)
+
+
 def _official(name: str) -> Official:
     if name not in OFFICIAL:
         raise UserError(f"{name!r} is no official dataset; choose one of: {', '.join(OFFICIAL)}")
@@ -573,9 +579,7 @@ def _named(picture: Picture) -> str:
 
 def _verified_corruptions(base: Path) -> dict[str, Any]:
     official = OFFICIAL["cifar10c"]
-    for path, md5 in official.tree.items():
-        if md5 is not None:
-            layouts.intact(base / path, md5)
+    _check_files(official, base)
     found, _ = corruptions(base)
     return records.save(
         _prepared_corruptions(),

@@ -24,7 +24,7 @@ from .claims import arms as stated_arms
 from .claims import claims, ledger
 from .config import BUDGETS, OF_THE_PAPERS, RECIPES, Config, arm_of, configure, grid, parse_arm
 from .evaluations import Evaluation, evaluations_of
-from .paper import ALL_EXHIBITS, ANALOGUE, COLUMNS, EXHIBITS, ROWS, arms
+from .paper import ALL_EXHIBITS, ANALOGUE, COLUMNS, EXHIBITS, ROWS, arms, made_for
 from .records import ROOT
 from .study import Run, agreement, command, find, generations
 from .tables import table, titled
@@ -260,8 +260,7 @@ def find_evaluated(config: Config) -> Run | None:
     that were made of it."""
     wanted = {
         each: None
-        for exhibit in EXHIBITS
-        if config.dataset in (ANALOGUE.get(exhibit), *COLUMNS.get(exhibit, ()))
+        for exhibit in made_for(config.dataset)
         for each in evaluations_of(exhibit, config.dataset)
     }
     # From one place: the records of a run must be of the same weights.
@@ -310,8 +309,9 @@ def status() -> Markdown:
 def claimed_arms(dataset: str) -> list[str]:
     """Every arm that a claim speaks of on a dataset, each once."""
     column = "embedded" if dataset not in OF_THE_PAPERS else "full"
-    own = [exhibit for exhibit, analogue in ANALOGUE.items() if analogue == dataset]
-    listed = claims()[claims()["exhibit"].isin(own or claims()["exhibit"])]
+    listed = claims()
+    if dataset in ANALOGUE.values():
+        listed = listed[listed["exhibit"].isin(made_for(dataset))]
     stated = [stated_arms(text, dataset) for text in listed[column] if text]
     return list(dict.fromkeys(arm for listed in stated for arm in listed))
 
@@ -319,8 +319,8 @@ def claimed_arms(dataset: str) -> list[str]:
 def published_runs(dataset: str) -> list[Run]:
     """The published runs of a dataset: of every exhibit and claim, all seeds."""
     files = records.published_seeds(dataset)
-    own = [exhibit for exhibit, analogue in ANALOGUE.items() if analogue == dataset]
-    listed = [arm for exhibit in own or ROWS for arm in arms(exhibit, dataset)]
+    exhibits = made_for(dataset) if dataset in ANALOGUE.values() else ROWS
+    listed = [arm for exhibit in exhibits for arm in arms(exhibit, dataset)]
     listed += claimed_arms(dataset)
     configs = grid(dataset, dict.fromkeys(listed), files) if files else []
     return [run for run in (find(config, own=False) for config in configs) if run]

@@ -193,6 +193,12 @@ ANALOGUE = {
 """The bundled dataset of each exhibit that needs one of its own."""
 
 
+def made_for(dataset: str) -> list[str]:
+    """The exhibits that are run on a dataset in particular: the paper's on its datasets, and those
+    that have a bundled one of their own on that."""
+    return [name for name in ROWS if dataset in (ANALOGUE.get(name), *COLUMNS.get(name, ()))]
+
+
 EXHIBITS = {
     **{name: name for name in ("table1", "table2", "table3", "table4", "table5", "table6")},
     **{name: name for name in ("table7", "table8", "table9", "table10")},

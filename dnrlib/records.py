@@ -41,9 +41,11 @@ class DamagedFile(UserError):
     def __init__(self, path: Path, what: str, mend: str | None = None) -> None:
         if mend is None and PUBLISHED in path.parents:
             mend = f"git checkout -- {path}"
-        again = f"delete the folder {path.parent} to train this generation again"
-        if path.name.startswith("evaluation-"):
-            again = "delete that file to measure it again"
+        again = (
+            "delete that file to measure it again"
+            if path.name.startswith("evaluation-")
+            else f"delete the folder {path.parent} to train this generation again"
+        )
         super().__init__(
             f"{path} is damaged ({what}); {f'restore it with: {mend}' if mend else again}"
         )

@@ -116,10 +116,8 @@ def run(
 def born_of(found: list[Record]) -> list[str]:
     """The digests of the last weights among the records of a chain and, where there is one, of the
     mask computed from them: what the next generation descends from."""
-    last = [record for record in found if record["generation"] == found[-1]["generation"]]
-    of_kind = {record["kind"]: record["result"] for record in last}
-    digests = {"generation": "weights", "mask": "mask"}
-    return [of_kind[kind][name] for kind, name in digests.items() if kind in of_kind]
+    last = [record["result"] for record in found if record["generation"] == found[-1]["generation"]]
+    return [result.get("weights") or result["mask"] for result in last]
 
 
 def check_descent(record: Record, parents: list[str], path: Path) -> None:

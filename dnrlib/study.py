@@ -20,8 +20,7 @@ from . import UserError, records
 from .config import Config, arm_of, grid
 from .data import dataset
 from .evaluations import EVALUATED, Evaluation, evaluations_of, measures
-from .paper import ANALOGUE, ROWS
-from .paper import COLUMNS as IN_PAPER
+from .paper import ROWS, made_for
 from .paper import arms as paper_arms
 from .records import Record
 from .run import Link, born_of, chain, check_descent, evaluation_key, run
@@ -140,8 +139,7 @@ def command(configs: list[Config], evaluations: Sequence[Evaluation] = ()) -> st
     chosen = "".join(f" --method {arm}" for arm in arms)
     # One word for many arms, if they are those of an exhibit.
     alike = [name for name in ROWS if evaluations_of(name, dataset) == tuple(evaluations)]
-    # Those that are made for this dataset first.
-    alike.sort(key=lambda name: dataset not in (ANALOGUE.get(name), *IN_PAPER.get(name, ())))
+    alike.sort(key=lambda name: name not in made_for(dataset))
     exhibits = [name for name in alike if arms.keys() == set(paper_arms(name, dataset))]
     if exhibits and (evaluations or len(arms) > 3):
         chosen = f" --exhibit {exhibits[0]}"

@@ -211,10 +211,9 @@ def ledger_table(
     caption = (
         f"Claims in our words, and what was found, on {dataset} where no other is named. Points: "
         f"the part of the claim that decides, with its {LEVEL:.0%} interval. n: its seeds, and in "
-        "brackets those with "
-        "which a single test would see half a point, where there are fewer. In print: whether the "
-        "paper's own numbers have the order of the sentence, and in how many columns. † Stated "
-        "when its runs were known."
+        "brackets those with which a single test would see half a point, where there are fewer. In "
+        "print: whether the paper's own numbers have the order of the sentence, and in how many "
+        "columns. † Stated when its runs were known."
     )
     header = ["claim", f"on {dataset}", "points", "n", "the paper's setting", "in print"]
     return table(header, rows, caption, name, words=True)
@@ -271,8 +270,8 @@ def sizes_table(name: str) -> Markdown:
     for dataset, about in DATASETS.items():
         pools = {pool: len(split) for pool, split in read(dataset).items()}
         config = configure(dataset)
-        trained_on = config.per_class * len(about.classes) or sum(about.counts or ())
-        trained_on = trained_on or pools["train"]
+        drawn = config.per_class * len(about.classes) or sum(about.counts or ())
+        trained_on = drawn or pools["train"]
         rows.append([dataset, len(about.classes), trained_on, *pools.values(), about.size])
     cells = paper.wide("dnr", "table10")
     for row, found in cells.iterrows():

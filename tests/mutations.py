@@ -1440,8 +1440,8 @@ MUTANTS = [
     Mutant(
         "severities-reversed",
         "dnrlib/evaluations.py",
-        "_official(name, severity, data",
-        "_official(name, 6 - severity, data",
+        "_official(name, severity, labels",
+        "_official(name, 6 - severity, labels",
         "tests/test_evaluations.py -k end_to_end",
     ),
     Mutant(

@@ -15,7 +15,7 @@ from torch import nn
 from dnrlib import UserError, cli, corruptions, data, evaluations, official, records, study, train
 from dnrlib.config import canonical, configure, grid
 from dnrlib.corruptions import CORRUPTIONS
-from dnrlib.data import Split, read
+from dnrlib.data import Split, as_pixels, read
 from dnrlib.evaluations import (
     BEYOND,
     EVALUATED,
@@ -24,7 +24,6 @@ from dnrlib.evaluations import (
     Attack,
     Corruptions,
     Predictions,
-    as_pixels,
     attack,
     evaluations_of,
     gradient,

@@ -26,7 +26,7 @@ import pytest
 from PIL import Image
 from torchvision import datasets as torchvision
 
-from dnrlib import UserError, archives, decoded, official, records
+from dnrlib import UserError, archives, cli, decoded, official, records
 from dnrlib.official import OFFICIAL, corruptions, listing, overview, prepare
 from tests import trees
 from tests.trees import BUILDERS, PAPILA, md5, pack
@@ -177,7 +177,7 @@ def test_papila_is_split_by_patient(small):
     assert sorted(set(pools["tuning"])) == ["005", "009", "014", "018", "034"]
 
 
-def test_cifar10c_is_verified_and_mapped(small):
+def test_cifar10c_is_verified_and_mapped(small, capsys):
     tree = small("cifar10c")
     images, labels = corruptions(tree.root)
     assert sorted(images) == sorted(trees.CORRUPTIONS)
@@ -189,6 +189,8 @@ def test_cifar10c_is_verified_and_mapped(small):
         assert labels.tolist() == [label for _, label in built]
     with pytest.raises(UserError, match="cifar10c has no training images"):
         listing("cifar10c", tree.root)
+    assert cli.main(["data", "prepare", "cifar10c", "--root", str(tree.root)]) == 0
+    assert "cifar10c: 10 classes, 10 gaussian_noise, " in capsys.readouterr().out
     made = prepare("cifar10c", tree.root)
     assert counts(made) == dict.fromkeys(images, 10)
     assert decoded.manifest("cifar10c") is None

@@ -12,7 +12,7 @@ from dnrlib.config import configure, parse_arm
 from dnrlib.evaluations import evaluations_of
 from dnrlib.methods import MAIN
 from dnrlib.pages import Parameters, published_runs, verdicts
-from dnrlib.paper import ANALOGUE, arms
+from dnrlib.paper import arms, made_for
 from dnrlib.records import PUBLISHED
 from dnrlib.run import chain, evaluation_key
 from dnrlib.stats import PRIMARY, comparisons, summary
@@ -57,10 +57,9 @@ SEEDS = {
 def evaluated(dataset):
     """The evaluations that are published, by arm."""
     found = {arm: {} for arm in SEEDS[dataset]}
-    for exhibit, analogue in ANALOGUE.items():
-        if analogue == dataset:
-            for arm in arms(exhibit, dataset):
-                found[arm] |= dict.fromkeys(evaluations_of(exhibit, dataset))
+    for exhibit in made_for(dataset):
+        for arm in arms(exhibit, dataset):
+            found[arm] |= dict.fromkeys(evaluations_of(exhibit, dataset))
     return found
 
 
