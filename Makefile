@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 MAIN := --method plain --method long --method tune --method ke --method dnr
 
-.PHONY: book book-only book-full notebooks test test-slow lint format clean
+.PHONY: book book-only book-full notebooks test test-slow bench lint format clean
 
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,10 @@ test: $(READY)  ## tests and notebooks, minutes
 test-slow: $(READY)  ## slow tests, and the mutants that the suite must catch
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m slow
 	$(BIN)/python tests/mutations.py
+
+bench: $(READY)  ## measure this machine, which should do nothing else, into benchmarks/results
+	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.generation
 
 lint: $(READY)  ## what CI checks of the style
 	$(BIN)/ruff format --check .

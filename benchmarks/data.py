@@ -38,8 +38,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 RESULTS = Path(__file__).parent / "results"
 
 
-def photographs(folder: Path, n: int) -> list[Path]:
-    """n JPEG files of about 500 pixels' height: random parts of two real photographs."""
+def photographs(folder: Path, n: int, side: int = 0) -> list[Path]:
+    """n JPEG files of about 500 pixels' height, or PNG files of side x side: random parts of two
+    real photographs."""
     draw, paths = np.random.RandomState(0), []
     photos = [Image.fromarray(photo) for photo in load_sample_images().images]
     for number in range(n):
@@ -47,9 +48,10 @@ def photographs(folder: Path, n: int) -> list[Path]:
         width, height = 400 + draw.randint(200), 300 + draw.randint(120)
         left, top = draw.randint(640 - width + 1), draw.randint(427 - height + 1)
         part = photo.crop((left, top, left + width, top + height))
-        paths.append(folder / str(number % 2) / f"{number}.jpg")
-        paths[-1].parent.mkdir(exist_ok=True)
-        part.resize((width * 500 // height, 500)).save(paths[-1], quality=90)
+        paths.append(folder / str(number % 2) / f"{number}.{'png' if side else 'jpg'}")
+        paths[-1].parent.mkdir(parents=True, exist_ok=True)
+        shape = (side, side) if side else (width * 500 // height, 500)
+        part.resize(shape).save(paths[-1], quality=90)
     return paths
 
 

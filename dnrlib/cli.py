@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,6 +68,12 @@ def parser() -> argparse.ArgumentParser:
     )
     one.set_defaults(do=_run)
     _settings(one)
+    one.add_argument(
+        "--profile",
+        type=Path,
+        metavar="FILE",
+        help="instead: write a Chrome trace of two short generations (.json or .json.gz)",
+    )
 
     many = commands.add_parser(
         "study", help="many runs in parallel, into your own runs folder", formatter_class=_Formatter
@@ -100,7 +107,10 @@ def parser() -> argparse.ArgumentParser:
     )
     many.add_argument("--seeds", type=int, default=5, help="seeds 0..SEEDS-1 (default: 5)")
     many.add_argument(
-        "--workers", type=int, default=0, help="processes (default: one per core, one for a GPU)"
+        "--workers", type=int, default=0, help="processes (default: one per core, or by device)"
+    )
+    many.add_argument(
+        "--runs-per-device", type=int, default=1, help="processes on each GPU (default: 1)"
     )
     many.add_argument(
         "--publish",
@@ -234,13 +244,29 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from .run import chain, run
+    from .run import chain, profile, run
 
     config = _config(options)
-    run(config, device=options.device, report=_line)
+    if options.profile is not None:
+        profile(config, options.profile, options.device)
+        print(f"trace: {options.profile}; open it in chrome://tracing or ui.perfetto.dev")
+        return 0
+    found = run(config, device=options.device, report=_line)
+    print(f"time: {_parts(found)}")
     last = records.runs_root() / chain(config)[-1].key / "record.json"
     print(f"record: {last}")
     return 0
+
+
+def _parts(found: list[records.Record]) -> str:
+    """Where the time of these records went."""
+    spent: Counter[str] = Counter()
+    for record in found:
+        # Those of earlier versions do not say.
+        spent.update(record["timing"].get("parts", {}))
+    total = spent.total()
+    shares = [f"{name} {seconds / total:.1%}" for name, seconds in spent.most_common()]
+    return f"{total:.1f} s: {', '.join(shares)}"
 
 
 def _line(record: records.Record) -> None:
@@ -284,6 +310,7 @@ def _study(options: argparse.Namespace) -> int:
         configs,
         published=False,
         workers=options.workers,
+        runs_per_device=options.runs_per_device,
         device=options.device,
         evaluations=tuple(evaluated),
     )

@@ -358,6 +358,12 @@ def _drawn(pool: Split, counts: Sequence[int], seed: int) -> Split:
 # Augmentation and batches
 
 
+def moved(parameters: Tensor, device: torch.device) -> Tensor:
+    """The parameters of a batch's augmentation, drawn on the host, on the device; the host does not
+    wait for it."""
+    return parameters.to(device, non_blocking=True)
+
+
 @dataclass(frozen=True)
 class Crop:
     """A random crop of the image padded with zeros, and a horizontal flip of every other image."""
@@ -375,7 +381,7 @@ class Crop:
         if self.flip:
             flipped = torch.rand(n, generator=draw) < 0.5
             columns[flipped] = columns[flipped].flip(1)
-        rows, columns = rows.to(images.device), columns.to(images.device)
+        rows, columns = moved(rows, images.device), moved(columns, images.device)
         return F.pad(images, (self.pad,) * 4)[
             torch.arange(n, device=images.device)[:, None, None, None],
             torch.arange(channels, device=images.device)[None, :, None, None],
@@ -437,10 +443,11 @@ def resize_each(images: Tensor, boxes: Tensor, flipped: Tensor, side: int) -> Te
 def resize_batch(images: Tensor, boxes: Tensor, flipped: Tensor, side: int) -> Tensor:
     """Parts of images resized to side x side, all at once as two matrix products per image: the
     fastest way on a GPU."""
-    top, left, tall, wide = boxes.to(images.device).unbind(1)
+    top, left, tall, wide = moved(boxes, images.device).unbind(1)
     down = _triangles(top, tall, images.shape[2], side)
     across = _triangles(left, wide, images.shape[3], side)
-    across = torch.where(flipped.to(images.device)[:, None, None], across.flip(1), across)
+    flipped = moved(flipped, images.device)[:, None, None]
+    across = torch.where(flipped, across.flip(1), across)
     resized = down[:, None] @ images.float() @ across[:, None].transpose(2, 3)
     return resized.round().clamp(0, 255).to(torch.uint8)
 
@@ -478,12 +485,29 @@ def normalised(images: Tensor, dataset: Dataset) -> Tensor:
     """uint8 images as float32 with the dataset's mean 0 and standard deviation 1; of images larger
     than `dataset.size` the centre."""
     pixels = as_pixels(images, dataset)
-    # Whole planes in the layout of the pixels: broadcast, these two passes take twice the time.
-    mean, std = (
-        torch.empty_like(pixels[:1]).copy_(torch.tensor(values).view(1, -1, 1, 1))
-        for values in (dataset.mean, dataset.std)
-    )
+    last = pixels.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    mean, std = _planes(dataset.mean, dataset.std, pixels.shape[2:], layout, pixels.device)
     return pixels.sub_(mean).div_(std)
+
+
+@functools.lru_cache(maxsize=8)
+def _planes(
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    shape: torch.Size,
+    layout: torch.memory_format,
+    device: torch.device,
+) -> list[Tensor]:
+    """Mean and standard deviation as whole planes (float32, 1 x c x h x w) in the layout of the
+    pixels: broadcast, their two passes over a batch take twice the time."""
+    return [
+        torch.tensor(values, device=device)
+        .view(1, -1, 1, 1)
+        .expand(1, -1, *shape)
+        .contiguous(memory_format=layout)
+        for values in (mean, std)
+    ]
 
 
 def batches(
@@ -497,6 +521,5 @@ def batches(
     """
     n = len(split)
     index = torch.arange(n) if order is None else torch.randperm(n, generator=order)
-    for part in index.tensor_split(-(-n // size)):
-        chosen = part.to(split.labels.device)
+    for chosen in index.to(split.labels.device).tensor_split(-(-n // size)):
         yield split.images[chosen], split.labels[chosen]

@@ -144,6 +144,7 @@ ROWS: dict[str, dict[str, str | None]] = {
         "llf": None,
         "lw": None,
     },
+    "precision": {"plain": None, "plain+precision=bf16": None},
     "why": {
         "tune": None,
         "dnr": None,
@@ -153,7 +154,7 @@ ROWS: dict[str, dict[str, str | None]] = {
     },
 }
 """By exhibit, the arms that it compares, in order, each with its printed row (None: ours only).
-Exhibits are of the DNR paper unless named `ske_`; the last four are our own."""
+Exhibits are of the DNR paper unless named `ske_`; the last five are our own."""
 
 _SMALL = {
     "cub200": "CUB",

@@ -5,19 +5,22 @@ import functools
 import io
 import os
 import pickle
+import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from . import UserError, masks, models, records, train
+from .clock import Clock
 from .config import RESULTS_VERSION, Config, canonical, digest
 from .data import Data, dataset, load
+from .graphs import Replayed
 from .losses import Distilled
 from .masks import Everything, Keep, Mask, Parent
 from .methods import Generation, plan
@@ -113,6 +116,32 @@ def run(
     return found
 
 
+def profile(config: Config, path: Path, device: str = "auto") -> None:
+    """Writes a Chrome trace of the first two generations of a run to `path`, with every operation
+    and the parts that `Clock` counts; gzipped if its name ends so.
+
+    They have one epoch of at most about 20 steps each, for a trace that a browser can show, and
+    leave no records. Raises `UserError` if the file cannot be written.
+    """
+    most = max(1, 20 * config.batch // len(dataset(config.dataset).classes))
+    smallest = int(torch.bincount(load(replace(config, per_class=0)).train.labels).min())
+    per_class = min(config.per_class or smallest, smallest, most)
+    short = replace(config, epochs=1, warmup=0, generations=2, per_class=per_class)
+    kinds = [torch.profiler.ProfilerActivity.CPU]
+    if train.device_named(device).type == "cuda":
+        kinds.append(torch.profiler.ProfilerActivity.CUDA)
+    try:
+        path.touch()
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        torch.profiler.profile(activities=kinds) as traced,
+    ):
+        run(short, Path(folder), device)
+    traced.export_chrome_trace(str(path))
+
+
 def born_of(found: list[Record]) -> list[str]:
     """The digests of the last weights among the records of a chain and, where there is one, of the
     mask computed from them: what the next generation descends from."""
@@ -151,6 +180,9 @@ class Session:
         self.device = device
         self.data: Data | None = None
         self.model: models.ResNet | None = None
+        self.steps: dict[Hashable, train.Step] = {}
+        self.masks: dict[str, Mask] = {}
+        """The first mask of the run and the last, by key, once they are known."""
         self.at: str | None = None
         """Key of the link whose weights the network holds."""
 
@@ -171,17 +203,21 @@ class Session:
                     f"pass --device {made_on}, or set DNRLIB_RUNS to another folder"
                 )
             return record
-        config = self.config
-        self.open(links, position - 1)
+        config, clock = self.config, Clock(self.device)
         stage, mask, ancestor = link.stage, {}, None
-        if isinstance(stage.task, Distilled):
-            ancestor = copy.deepcopy(self.model).eval()
-        if position > 0 and links[position - 1].mask_key is not None:
-            mask = self.read_mask(links[position - 1])
-            parent = Parent(self.model, self.data, config, generation=position)
-            train.conceive(parent, mask, stage)
+        with clock.part("files"):
+            self.open(links, position - 1)
+            if position > 0 and links[position - 1].mask_key is not None:
+                mask = self.read_mask(links[position - 1])
+        with clock.part("switch"):
+            if isinstance(stage.task, Distilled):
+                ancestor = copy.deepcopy(self.model).eval()
+            if mask:
+                parent = Parent(self.model, self.data, config, generation=position)
+                train.conceive(parent, mask, stage)
         self.at = None
-        birth, _ = train.evaluate(self.model, self.data, self.data.evaluation)
+        with clock.part("evaluation"):
+            birth, _ = train.evaluate(self.model, self.data, self.data.evaluation)
         trained = train.train(
             self.model,
             self.data,
@@ -192,13 +228,17 @@ class Session:
             task=stage.task,
             parent=ancestor,
             held=mask if stage.hold else None,
+            step=self.step(stage),
+            clock=clock,
         )
-        test_accuracy, test_loss = train.evaluate(self.model, self.data, self.data.evaluation)
-        train_accuracy, train_loss = train.evaluate(self.model, self.data, self.data.train)
-        state = {name: value.cpu() for name, value in self.model.state_dict().items()}
-        file = io.BytesIO()
-        torch.save(state, file)
-        records.write(self.folder(link) / "weights.pt", file.getvalue())
+        with clock.part("evaluation"):
+            train_accuracy, train_loss = train.evaluate(self.model, self.data, self.data.train)
+        with clock.part("files"):
+            state = {name: value.cpu() for name, value in self.model.state_dict().items()}
+            file = io.BytesIO()
+            torch.save(state, file)
+            records.write(self.folder(link) / "weights.pt", file.getvalue())
+            digest_of_weights = records.weights_digest(state)
         self.at = link.key
         return records.save(
             path,
@@ -211,17 +251,18 @@ class Session:
                 "config": config.part("root") | config.part("training"),
                 "result": {
                     "birth_accuracy": birth,
-                    "test_accuracy": test_accuracy,
-                    "test_loss": test_loss,
+                    "test_accuracy": trained["test_accuracy"],
+                    "test_loss": trained["test_loss"],
                     "train_accuracy": train_accuracy,
                     "train_loss": train_loss,
                     "curve": trained["curve"],
                     "trace": trained["trace"],
-                    "weights": records.weights_digest(state),
+                    "weights": digest_of_weights,
                 },
                 "timing": {
                     "seconds": trained["seconds"],
                     "images_per_second": trained["images"] / trained["seconds"],
+                    "parts": clock.seconds(),
                 },
                 "provenance": records.provenance(self.device, config.threads),
             },
@@ -240,23 +281,31 @@ class Session:
         record = records.read(path)
         if record is not None:
             return record
-        self.open(links, position)
+        clock = Clock(self.device)
+        with clock.part("files"):
+            self.open(links, position)
         parent = Parent(self.model, self.data, self.config, generation=link.generation)
-        start = time.perf_counter()
-        mask, zero = link.keep.mask(parent)
-        seconds = time.perf_counter() - start
+        with clock.part("switch"):
+            mask, zero = link.keep.mask(parent)
         result = {
             "size": {name: values.numel() for name, values in mask.items()},
             "kept": masks.count(mask),
             "zero_saliency": masks.count(zero),
-            "with_resampled": masks.resampled(link.keep, parent, mask),
         }
-        if position > 0 and links[position - 1].mask_key is not None:
-            result["with_previous"] = masks.both(mask, self.read_mask(links[position - 1]))
-            result["with_first"] = masks.both(mask, self.read_mask(links[0]))
-        result["masked_accuracy"] = self.masked_accuracy(mask)
-        result["mask"] = records.weights_digest(mask)
-        records.write(path.with_suffix(".npz"), masks.pack(mask))
+        with clock.part("resampling"):
+            result["with_resampled"] = masks.resampled(link.keep, parent, mask)
+        with clock.part("files"):
+            if position > 0 and links[position - 1].mask_key is not None:
+                result["with_previous"] = masks.both(mask, self.read_mask(links[position - 1]))
+                result["with_first"] = masks.both(mask, self.read_mask(links[0]))
+            result["mask"] = records.weights_digest(mask)
+            records.write(path.with_suffix(".npz"), masks.pack(mask))
+            self.masks = {
+                key: known for key, known in self.masks.items() if key == links[0].mask_key
+            } | {link.mask_key: mask}
+        with clock.part("evaluation"):
+            result["masked_accuracy"] = self.masked_accuracy(mask)
+        parts = clock.seconds()
         return records.save(
             path,
             {
@@ -266,7 +315,7 @@ class Session:
                 "of": link.key,
                 "keep": canonical(link.keep),
                 "result": result,
-                "timing": {"seconds": seconds},
+                "timing": {"seconds": parts["switch"], "parts": parts},
                 "provenance": records.provenance(self.device, self.config.threads),
             },
         )
@@ -294,6 +343,16 @@ class Session:
                 "provenance": records.provenance(self.device, self.config.threads),
             },
         )
+
+    def step(self, stage: Generation) -> train.Step:
+        """The training step of a stage, made once for all that are alike in it; what CUDA captured
+        for one of them serves the others."""
+        modules = frozenset(name for name, _ in self.model.named_modules())
+        alike = (stage.task, stage.hold, modules)
+        if alike not in self.steps:
+            make = Replayed if self.device.type == "cuda" else train.Step
+            self.steps[alike] = make(self.model, stage.task, self.config)
+        return self.steps[alike]
 
     def masked_accuracy(self, mask: Mask) -> float:
         """Accuracy in % of the network without the weights that are not kept (DNR Table 6)."""
@@ -330,6 +389,8 @@ class Session:
 
     def read_mask(self, link: Link) -> Mask:
         """The mask stored after a generation."""
+        if link.mask_key in self.masks:
+            return self.masks[link.mask_key]
         path = self.folder(link) / f"mask-{link.mask_key}.npz"
         try:
             mask = masks.unpack(path)

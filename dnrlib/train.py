@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import UserError
+from .clock import Clock
 from .data import AUGMENTATIONS, Data, Dataset, Split, batches, normalised
 from .losses import Distilled, Labels
 from .masks import Mask, Parent
@@ -35,6 +36,14 @@ def device_named(name: str) -> torch.device:
     if name != "cpu" and not there.get(name.split(":")[0], False):
         raise UserError(f"device={name!r} is not available here; use auto or cpu")
     return torch.device(name)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device computes in bfloat16; others imitate it, which takes longer than float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    able = torch.cpu.get_capabilities()
+    return device.type == "cpu" and any(able.get(f"{unit}_bf16") for unit in ("avx512", "sve"))
 
 
 def learning_rate(epoch: int, epochs: int, config: "Config", peak: float = 1.0) -> float:
@@ -69,6 +78,56 @@ def conceive(parent: Parent, mask: Mask, stage: "Generation") -> None:
             state[name].copy_(torch.where(kept, state[name], values))
 
 
+class Step:
+    """What a batch does to a network: forward and backward, then the update of its weights.
+
+    Made once for a network and a task, and restarted for every generation.
+    """
+
+    def __init__(self, model: nn.Module, task: Labels | Distilled, config: "Config") -> None:
+        self.model = model
+        self.task = task
+        self.config = config
+        self.device = next(model.parameters()).device
+
+    def restart(self, parent: nn.Module | None, held: Mask) -> None:
+        """Begins a generation with a new optimiser, as the released code does: momentum starts at
+        zero. `parent` is the network that a distillation learns from; weights outside the mask
+        `held` stay at zero."""
+        self.parent = parent
+        weights = prunable(self.model)
+        self.held = [(weights[name], kept.to(self.device)) for name, kept in held.items()]
+        self.optimiser = torch.optim.SGD(
+            self.model.parameters(),
+            lr=self.config.lr,
+            momentum=self.config.momentum,
+            weight_decay=self.config.weight_decay,
+            fused=True,
+        )
+
+    def set_rate(self, rate: float | Tensor) -> None:
+        """Sets the learning rate of the steps that follow."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+
+    def learn(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss over a batch (detached); its gradients are left on the weights."""
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+        ):
+            loss = self.task.loss(self.model(inputs), labels, inputs, self.parent, self.config)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss.detach()
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Changes the weights by their gradients."""
+        self.optimiser.step()
+        for weight, kept in self.held:
+            weight *= kept
+
+
 def train(
     model: nn.Module,
     data: Data,
@@ -80,50 +139,42 @@ def train(
     task: Labels | Distilled = Labels(),  # noqa: B008 - frozen, without fields
     parent: nn.Module | None = None,
     held: Mask | None = None,
+    step: Step | None = None,
+    clock: Clock | None = None,
 ) -> dict[str, Any]:
     """Trains `model` in place for `epochs` epochs and measures it; returns
 
     - `curve`: mean training loss of each epoch;
     - `trace`: accuracy on the evaluation pool in %, after every `config.epochs` epochs;
+    - `test_accuracy` and `test_loss` on that pool at the end;
     - `seconds` of training, without the evaluations, and `images` seen.
 
-    The optimiser is new, as in every generation of the released code: momentum starts at zero.
     `peak` scales the learning rate, `task` says what is learnt from (`parent` is the network before
     the reset, for those that learn from it), and weights outside the mask `held` stay at zero.
-    Raises `UserError` if the loss stops being finite.
+    `step` is the training step of this network and task, if there is one from an earlier
+    generation; `clock` is told where the time goes. Raises `UserError` if the loss stops being
+    finite.
     """
     device = data.train.labels.device
-    optimiser = torch.optim.SGD(
-        model.parameters(),
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    clock = clock or Clock(device)
+    step = step or Step(model, task, config)
+    step.restart(parent, held or {})
     order = stream(config.seed, generation, "order")
     draw = stream(config.seed, generation, "augment")
-    augment = AUGMENTATIONS[config.augment]
-    weights = prunable(model)
-    held = {name: kept.to(device) for name, kept in (held or {}).items()}
     curve, trace, seconds = [], [], 0.0
     for epoch in range(epochs):
         start = time.perf_counter()
         rate = learning_rate(epoch, epochs, config, peak)
-        for group in optimiser.param_groups:
-            group["lr"] = rate
-        model.train()
+        step.set_rate(rate)
+        if not model.training:
+            model.train()
         total = torch.zeros((), device=device)
-        for images, labels in batches(data.train, config.batch, order):
-            inputs = normalised(augment(images, draw), data.dataset)
-            with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-                loss = task.loss(model(inputs), labels, inputs, parent, config)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            with torch.no_grad():
-                for name, kept in held.items():
-                    weights[name] *= kept
-            total += loss.detach() * len(labels)
+        for inputs, labels in clock.each("data", augmented(data, config, order, draw)):
+            with clock.part("forward and backward"):
+                loss = step.learn(inputs, labels)
+            with clock.part("optimiser"):
+                step.update()
+            total += loss * len(labels)
         # The one place per epoch where the host waits for the device.
         mean = total.item() / len(data.train)
         seconds += time.perf_counter() - start
@@ -133,23 +184,42 @@ def train(
                 f"{epochs}, at learning rate {rate:.4g}; lower lr or add warmup epochs"
             )
         curve.append(mean)
-        if (epoch + 1) % config.epochs == 0:
-            trace.append(evaluate(model, data, data.evaluation)[0])
+        due, last = (epoch + 1) % config.epochs == 0, epoch + 1 == epochs
+        if due or last:
+            with clock.part("evaluation"):
+                accuracy, loss = evaluate(model, data, data.evaluation)
+        if due:
+            trace.append(accuracy)
     return {
         "curve": curve,
         "trace": trace,
+        "test_accuracy": accuracy,
+        "test_loss": loss,
         "seconds": seconds,
         "images": epochs * len(data.train),
     }
+
+
+def augmented(
+    data: Data, config: "Config", order: torch.Generator, draw: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The inputs of an epoch, batch by batch: shuffled, augmented and normalised, and labels."""
+    augment = AUGMENTATIONS[config.augment]
+    for images, labels in batches(data.train, config.batch, order):
+        yield normalised(augment(images, draw), data.dataset), labels
+
+
+def evaluated_together(dataset: Dataset) -> int:
+    """The number of images in a batch of an evaluation."""
+    return min(EVALUATION_BATCH, max(1, EVALUATION_BATCH * 64**2 // dataset.size**2))
 
 
 @torch.inference_mode()
 def outputs(model: nn.Module, dataset: Dataset, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     """The outputs of a network (float32, n x classes) and the labels, batch by batch, in evaluation
     mode."""
-    together = min(EVALUATION_BATCH, max(1, EVALUATION_BATCH * 64**2 // dataset.size**2))
     model.eval()
-    for images, labels in batches(split, together):
+    for images, labels in batches(split, evaluated_together(dataset)):
         yield model(normalised(images, dataset)).float(), labels
 
 

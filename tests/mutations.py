@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("dnrlib", "tests", "data/paper", "pyproject.toml")
+COPIED = ("dnrlib", "tests", "benchmarks", "data/paper", "pyproject.toml")
 LIBRARIES = [
     *("torch", "torchvision", "scipy.stats", "sklearn.datasets", "pandas", "joblib", "psutil"),
     *("matplotlib.pyplot", "seaborn", "nbformat", "IPython.display", "pytest"),
@@ -303,15 +303,15 @@ MUTANTS = [
     Mutant(
         "dsd-not-held",
         "dnrlib/train.py",
-        "weights[name] *= kept",
+        "weight *= kept",
         "pass",
         "tests/test_methods.py -k dsd",
     ),
     Mutant(
-        "dsd-held-at-the-end-of-an-epoch",
+        "held-mask-lost",
         "dnrlib/train.py",
-        "                for name, kept in held.items():",
-        "                for name, kept in (held.items() if len(curve) == epochs - 1 else ()):",
+        "step.restart(parent, held or {})",
+        "step.restart(parent, {})",
         "tests/test_methods.py -k dsd",
     ),
     Mutant(
@@ -380,7 +380,7 @@ MUTANTS = [
     Mutant(
         "ban-without-its-parent",
         "dnrlib/train.py",
-        "loss = task.loss(",
+        "loss = self.task.loss(",
         "loss = Labels().loss(",
         "tests/test_methods.py -k distillation_enters",
     ),
@@ -687,11 +687,11 @@ MUTANTS = [
     Mutant(
         "last-mask-applied",
         "dnrlib/run.py",
-        "        test_accuracy, test_loss = train.evaluate(",
+        '        with clock.part("evaluation"):\n            train_accuracy',
         "        if link.generation == len(links) and link.mask_key:\n"
         "            at = Parent(self.model, self.data, config, link.generation)\n"
         "            train.conceive(at, link.keep.mask(at)[0], link.stage)\n"
-        "        test_accuracy, test_loss = train.evaluate(",
+        '        with clock.part("evaluation"):\n            train_accuracy',
         "tests/test_caught.py -k born_of_its_own_parent",
     ),
     Mutant(
@@ -703,11 +703,130 @@ MUTANTS = [
     ),
     # Training
     Mutant(
+        "momentum-replayed-on",
+        "dnrlib/graphs.py",
+        'state["momentum_buffer"].zero_()',
+        "pass",
+        "tests/test_train.py -k replayed_runs_are_eager",
+    ),
+    Mutant(
+        "first-parent-replayed",
+        "dnrlib/graphs.py",
+        "self.parent.load_state_dict(parent.state_dict())",
+        "pass",
+        "tests/test_train.py -k replayed_runs_are_eager",
+    ),
+    Mutant(
+        "first-held-mask-replayed",
+        "dnrlib/graphs.py",
+        "kept.copy_(new)",
+        "pass",
+        "tests/test_train.py -k holds_the_mask_of_each",
+    ),
+    Mutant(
+        "warm-up-kept",
+        "dnrlib/graphs.py",
+        "tensor.copy_(value)",
+        "pass",
+        "tests/test_train.py -k replayed_runs_are_eager",
+    ),
+    Mutant(
+        "first-rate-replayed",
+        "dnrlib/graphs.py",
+        "self.rate.fill_(rate)",
+        "self.rate.fill_(rate if self.rate == 0 else self.rate)",
+        "tests/test_train.py -k replayed_runs_are_eager",
+    ),
+    Mutant(
+        "first-batch-replayed",
+        "dnrlib/graphs.py",
+        "self.current.inputs.copy_(inputs)",
+        "pass",
+        "tests/test_train.py -k replayed_runs_are_eager",
+    ),
+    Mutant(
+        "a-step-for-every-generation",
+        "dnrlib/run.py",
+        "if alike not in self.steps:",
+        "if True:",
+        "tests/test_train.py -k one_step_serves",
+    ),
+    Mutant(
+        "held-and-free-share-a-step",
+        "dnrlib/run.py",
+        "alike = (stage.task, stage.hold, modules)",
+        "alike = (stage.task, modules)",
+        "tests/test_train.py -k one_step_serves",
+    ),
+    Mutant(
+        "bf16-not-entered",
+        "dnrlib/train.py",
+        'enabled=self.config.precision == "bf16"',
+        "enabled=False",
+        "tests/test_study.py -k precision_enters",
+    ),
+    Mutant(
+        "last-time-of-a-part-only",
+        "dnrlib/clock.py",
+        "self.spent.get(name, 0.0) + end - start",
+        "end - start",
+        "tests/test_train.py -k adds_up",
+    ),
+    Mutant(
+        "making-of-items-not-timed",
+        "dnrlib/clock.py",
+        "                item = next(items, last)",
+        "                pass\n            item = next(items, last)",
+        "tests/test_train.py -k adds_up",
+    ),
+    Mutant(
+        "profile-of-all-images",
+        "dnrlib/run.py",
+        "generations=2, per_class=per_class)",
+        "generations=2)",
+        "tests/test_train.py -k profile_is_short",
+    ),
+    Mutant(
+        "one-gpu-for-all",
+        "dnrlib/study.py",
+        "itertools.cycle(devices)",
+        "itertools.repeat(devices[0])",
+        "tests/test_study.py -k shared_out",
+    ),
+    Mutant(
+        "one-process-per-gpu",
+        "dnrlib/study.py",
+        "runs_per_device * len(devices)",
+        "len(devices)",
+        "tests/test_study.py -k shared_out",
+    ),
+    Mutant(
+        "bare-passes-too-few",
+        "benchmarks/generation.py",
+        '("saliency", 2, ',
+        '("saliency", 1, ',
+        "tests/test_speed.py -k bare_passes_are_those",
+    ),
+    Mutant(
+        "goals-turned-round",
+        "dnrlib/speed.py",
+        "middle <= self.bound if self.at_most",
+        "middle >= self.bound if self.at_most",
+        "tests/test_speed.py -k judged_by_the_median",
+    ),
+    Mutant(
+        "switch-of-one-epoch",
+        "dnrlib/speed.py",
+        'measured["config"]["epochs"]',
+        "1",
+        "tests/test_speed.py -k judged_by_the_median",
+    ),
+    Mutant(
         "momentum-carried-over",
         "dnrlib/train.py",
-        "    order = stream(",
-        "    optimiser = train.__dict__.setdefault(id(model), optimiser)\n    order = stream(",
-        "tests/test_caught.py -k plain_loop",
+        "self.optimiser = torch.optim.SGD(",
+        'self.optimiser = getattr(self, "optimiser", None) or torch.optim.SGD(',
+        "tests/test_train.py -k replayed_runs_are_eager",
     ),
     Mutant(
         "schedule-not-restarted",
@@ -719,7 +838,7 @@ MUTANTS = [
     Mutant(
         "gradients-added-up",
         "dnrlib/train.py",
-        "optimiser.zero_grad(set_to_none=True)",
+        "self.optimiser.zero_grad(set_to_none=True)",
         "pass",
         "tests/test_caught.py -k plain_loop",
     ),
@@ -733,15 +852,15 @@ MUTANTS = [
     Mutant(
         "weight-decay-ignored",
         "dnrlib/train.py",
-        "weight_decay=config.weight_decay",
+        "weight_decay=self.config.weight_decay",
         "weight_decay=0.0",
         "tests/test_caught.py -k plain_loop",
     ),
     Mutant(
         "trained-in-evaluation-mode",
         "dnrlib/train.py",
-        "        model.train()\n",
-        "        if epoch == 0:\n            model.train()\n",
+        "        if not model.training:\n",
+        "        if epoch == 0:\n",
         "tests/test_caught.py -k plain_loop",
     ),
     Mutant(
@@ -797,8 +916,8 @@ MUTANTS = [
     Mutant(
         "train-accuracy-as-test-accuracy",
         "dnrlib/run.py",
-        "test_accuracy, test_loss = train.evaluate(self.model, self.data, self.data.evaluation)",
-        "test_accuracy, test_loss = train.evaluate(self.model, self.data, self.data.train)",
+        "train_loss = train.evaluate(self.model, self.data, self.data.train)",
+        "train_loss = train.evaluate(self.model, self.data, self.data.evaluation)",
         "tests/test_run.py -k not_mixed_up",
     ),
     Mutant(
@@ -953,8 +1072,8 @@ MUTANTS = [
     Mutant(
         "devices-compared",
         "dnrlib/study.py",
-        'record["provenance"]["device"], run.config.precision)',
-        '"any", run.config.precision)',
+        'record["provenance"]["results"], record["provenance"]["device"])',
+        'record["provenance"]["results"], "any")',
         "tests/test_study.py -k different_conditions",
     ),
     # Statistics and the paper's numbers
@@ -1766,7 +1885,7 @@ def test(folder: Path, tests: str) -> tuple[int, str]:
 def attempt(mutant: Mutant) -> tuple[str, str, float]:
     """Tries a mutant; `caught`, `SURVIVED` or `broken`, why, and the seconds it took."""
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as name:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = copy(Path(name))
         try:
             mutate(mutant, folder)
@@ -1801,7 +1920,7 @@ def main() -> int:
     os.environ["OMP_NUM_THREADS"] = "1"
     multiprocessing.get_context("forkserver").set_forkserver_preload(LIBRARIES)
     with ThreadPoolExecutor(options.workers) as pool:
-        with tempfile.TemporaryDirectory() as name:
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
             folder = copy(Path(name))
             for code, why in pool.map(lambda tests: test(folder, tests), union(mutants)):
                 if code != 0:

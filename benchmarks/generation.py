@@ -1,0 +1,322 @@
+"""Whole generations against a loop of the papers' lineage and against the bare limit:
+`python -m benchmarks.generation`.
+
+A run of DNR is trained; between its generations the others take their turns, so that whatever else
+the machine does falls on all of them alike. One thread, on one core.
+
+- `dnrlib`: a generation as `dnr run` makes it: augmentation, training, evaluations, saliency (once
+  more from other images, which is recorded too), mask, reset, files.
+- `reference`, `kinder`: `benchmarks.reference`.
+- `bare`: as many forward and backward passes on random tensors that are there already.
+
+Then the cost of more images; and on a CUDA device the training step as captured graphs, eagerly
+and bare, and several processes at once. Results go to benchmarks/results/generation-DEVICE.json:
+seconds of every round.
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from benchmarks.data import MEAN, RESULTS, STD, photographs
+from benchmarks.reference import Reference
+from dnrlib import data, decoded, models, records, train
+from dnrlib.clock import Clock
+from dnrlib.config import Config, configure
+from dnrlib.decoded import Kind, Listing, Picture, slug
+from dnrlib.graphs import Replayed, captured, warm_up
+from dnrlib.losses import Labels
+from dnrlib.models import prunable
+from dnrlib.run import run
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is trained: files of `stored` pixels, shown at `seen` pixels; or a bundled dataset."""
+
+    config: dict[str, Any]
+    rounds: int
+    stored: int = 0
+    seen: int = 0
+    train: int = 0
+    test: int = 0
+
+
+SHORT = {"batch": 32, "epochs": 2, "warmup": 0, "lr": 0.01}
+SETTINGS = {
+    "ResNet18, 224 pixels": Setting({"dataset": "flower102"} | SHORT, 5, 256, 224, 64, 32),
+    "ResNet18, 32 pixels": Setting(
+        {"dataset": "cifar10", "model": "resnet18"} | SHORT, 7, 32, 32, 160, 64
+    ),
+    "embedded (digits, width 8)": Setting({"dataset": "digits"}, 15),
+}
+
+
+def prepare(setting: Setting, folder: Path) -> Path:
+    """Writes image files to a folder and decodes them as the setting's dataset."""
+    pools = {}
+    for pool, number in (("train", setting.train), ("test", setting.test)):
+        paths = photographs(folder / pool, number, setting.stored if setting.stored < 256 else 0)
+        pools[pool] = [Picture(path, int(path.parent.name)) for path in paths]
+    kind = Kind("photographs", setting.stored, setting.seen, MEAN, STD)
+    decoded.decode(setting.config["dataset"], Listing(("china", "flower"), pools), kind, 1)
+    return folder
+
+
+class Bare:
+    """The passes of a generation and nothing else."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
+        self.config, self.device = config, device
+        self.model = models.build(config).to(device)
+        images = data.load(config)
+        together = train.evaluated_together(images.dataset)
+        scored = round(config.probe * len(images.train))
+        self.passes = [
+            ("evaluation", 3, sizes(len(images.evaluation), together)),
+            ("evaluation", 1, sizes(len(images.train), together)),
+            ("training", config.epochs, sizes(len(images.train), config.batch)),
+            ("saliency", 2, sizes(scored, config.batch)),
+        ]
+        about = images.dataset
+        self.inputs = {}
+        for size in {size for _, _, found in self.passes for size in found}:
+            shape = (size, about.channels, about.size, about.size)
+            inputs = torch.randn(shape, device=device)
+            if not self.model.conv1.weight.is_contiguous():
+                inputs = inputs.to(memory_format=torch.channels_last)
+            labels = torch.randint(len(about.classes), (size,), device=device)
+            self.inputs[size] = inputs, labels
+
+    def forward_and_backward(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
+        ):
+            loss = F.cross_entropy(self.model(inputs), labels)
+        self.model.zero_grad(set_to_none=True)
+        loss.backward()
+        return loss
+
+    def generation(self) -> None:
+        for kind, times, found in self.passes:
+            self.model.train(kind == "training")
+            for inputs, labels in times * [self.inputs[size] for size in found]:
+                if kind == "evaluation":
+                    with torch.inference_mode():
+                        self.model(inputs)
+                elif kind == "training":
+                    self.forward_and_backward(inputs, labels)
+                else:
+                    loss = F.cross_entropy(self.model(inputs), labels)
+                    torch.autograd.grad(loss, list(prunable(self.model).values()))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def sizes(images: int, together: int) -> list[int]:
+    """The numbers of images in the batches that `data.batches` makes."""
+    return [len(part) for part in torch.arange(images).tensor_split(-(-images // together))]
+
+
+def timed(work: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def whole(name: str, precision: str, device: torch.device, folder: Path) -> dict[str, Any]:
+    """Rounds of whole generations in one setting."""
+    setting = SETTINGS[name]
+    config = configure(**setting.config, precision=precision, generations=setting.rounds + 1)
+    others: dict[str, Callable[[], None]] = {"bare": Bare(config, device).generation}
+    references = {}
+    if setting.stored and device.type == "cpu":
+        about = data.dataset(config.dataset)
+        for kind in (False, True):
+            out = folder / f"reference-{kind}"
+            out.mkdir()
+            references[kind] = Reference(folder, about, config, out, kind)
+            others["kinder" if kind else "reference"] = references[kind].generation
+    seconds: dict[str, list[float]] = {own: [] for own in ("dnrlib", *others)}
+    parts: list[Counter] = []
+    begun = [time.perf_counter()]
+
+    def taken(record: records.Record) -> None:
+        if record["kind"] == "generation":
+            parts.append(Counter())
+        parts[-1].update(record["timing"]["parts"])
+        if record["kind"] == "generation":
+            return
+        own = time.perf_counter() - begun[0]
+        others_took = {other: timed(work) for other, work in others.items()}
+        # The first generation warms up.
+        if record["generation"] > 1:
+            for of, took in ({"dnrlib": own} | others_took).items():
+                seconds[of].append(took)
+            print(name, {of: round(took[-1], 3) for of, took in seconds.items()}, flush=True)
+        begun[0] = time.perf_counter()
+
+    run(config, folder / "runs", device.type, taken)
+    found = {
+        "config": vars(config),
+        "seconds": seconds,
+        "parts": [dict(counted) for counted in parts[1:]],
+    }
+    if references:
+        stored = next((folder / "runs").rglob("mask-*.npz")).stat().st_size
+        found["mask_bytes"] = {"packed": stored} | references[False].mask_bytes()
+    return found
+
+
+def of_images(folder: Path) -> dict[str, list[float]]:
+    """Seconds of a generation for more and more images per class, in rounds."""
+    found: dict[str, list[float]] = {}
+    for number in range(4):
+        for per_class in (5, 10, 20, 40):
+            config = configure("digits", per_class=per_class, generations=2)
+            stamps = []
+            runs = folder / f"images-{number}-{per_class}"
+            run(config, runs, "cpu", lambda record, at=stamps: at.append(time.perf_counter()))
+            if number:
+                # Records come in pairs, generation and mask.
+                found.setdefault(str(10 * per_class), []).append(stamps[3] - stamps[1])
+    return found
+
+
+def steps(config: Config, device: torch.device, rounds: int) -> dict[str, list[float]]:
+    """Images per second of training epochs on a CUDA device, by the way the step is made."""
+    images = data.load(config)
+    images = dataclasses.replace(
+        images, train=images.train.to(device), evaluation=images.evaluation.to(device)
+    )
+    # Evaluations are no part of an epoch.
+    config = dataclasses.replace(config, epochs=5)
+    bare = Bare(config, device)
+    bare.model.train()
+    shapes = [size for kind, _, found in bare.passes if kind == "training" for size in found]
+    graphs = {}
+    for size in set(shapes):
+        warm_up(lambda of=bare.inputs[size]: bare.forward_and_backward(*of))
+        bare.model.zero_grad(set_to_none=True)
+        _, graphs[size] = captured(lambda of=bare.inputs[size]: bare.forward_and_backward(*of))
+
+    def bare_epochs() -> None:
+        for _ in range(config.epochs):
+            for size in shapes:
+                graphs[size]()
+        torch.cuda.synchronize()
+
+    ways: dict[str, Callable[[], float]] = {"bare": lambda: timed(bare_epochs)}
+    for way, make in (("eager", train.Step), ("graph", Replayed)):
+        model = models.build(config).to(device)
+        step = make(model, Labels(), config)
+        clock = Clock(device)
+        ways[way] = lambda model=model, step=step, clock=clock: train.train(
+            model, images, config, 1, config.epochs, step=step, clock=clock
+        )["seconds"]
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    for number in range(rounds + 1):
+        for way, work in ways.items():
+            took = work()
+            if number:
+                rates[way].append(config.epochs * len(images.train) / took)
+    return rates
+
+
+def _one_process(config: Config, barrier: Any, rates: Any) -> None:
+    device = torch.device("cuda")
+    images = data.load(config)
+    images = dataclasses.replace(
+        images, train=images.train.to(device), evaluation=images.evaluation.to(device)
+    )
+    model = models.build(config).to(device)
+    step = Replayed(model, Labels(), config)
+    train.train(model, images, config, 1, config.epochs, step=step)
+    barrier.wait()
+    trained = train.train(model, images, config, 2, 10 * config.epochs, step=step)
+    rates.put(trained["images"] / trained["seconds"])
+
+
+def processes(config: Config, number: int) -> float:
+    """Images per second of several processes together that train on one GPU."""
+    context = multiprocessing.get_context("spawn")
+    barrier, rates = context.Barrier(number), context.Queue()
+    started = [
+        context.Process(target=_one_process, args=(config, barrier, rates)) for _ in range(number)
+    ]
+    for process in started:
+        process.start()
+    total = sum(rates.get(timeout=600) for _ in started)
+    for process in started:
+        process.join()
+    return total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    options = parser.parse_args()
+    device = train.device_named(options.device)
+    torch.set_num_threads(1)
+    if device.type == "cpu" and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    precision = "bf16" if train.has_bf16(device) else "fp32"
+    result = {
+        "machine": records.provenance(device, 1),
+        "cores": os.cpu_count(),
+        "generations": {},
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        for number, (name, setting) in enumerate(SETTINGS.items()):
+            folder = Path(temporary, str(number))
+            os.environ["DNRLIB_DATA"] = str(folder / "decoded")
+            folder.mkdir()
+            if setting.stored:
+                prepare(setting, folder)
+            formats = {"fp32", precision} if setting.stored else {"fp32"}
+            for used in sorted(formats):
+                inside = folder / used
+                inside.mkdir()
+                for pool in ("train", "test") if setting.stored else ():
+                    (inside / pool).symlink_to(folder / pool)
+                result["generations"][f"{name}, {used}"] = whole(name, used, device, inside)
+            if device.type == "cuda" and setting.stored:
+                config = configure(**setting.config, precision=precision)
+                result.setdefault("images_per_second", {})[name] = steps(config, device, 9) | {
+                    f"{n} processes": [processes(config, n) for _ in range(3)] for n in (1, 2, 4)
+                }
+        result["images"] = of_images(Path(temporary))
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"generation-{slug(result['machine']['processor'])}.json"
+    path.write_text(json.dumps(rounded(result), indent=1) + "\n")
+    for name, found in result["generations"].items():
+        medians = {of: round(statistics.median(took), 3) for of, took in found["seconds"].items()}
+        print(name, medians)
+    print(path)
+
+
+def rounded(thing: Any) -> Any:
+    """Seconds to four digits after the point, wherever they are."""
+    if isinstance(thing, dict):
+        return {name: rounded(value) for name, value in thing.items()}
+    if isinstance(thing, list):
+        return [rounded(value) for value in thing]
+    return round(thing, 4) if isinstance(thing, float) else thing
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""The training step in all its modes, and where its time goes."""
+
+import copy
+import json
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dnrlib import UserError, cli, graphs, records, run, train
+from dnrlib.clock import Clock
+from dnrlib.config import configure
+from dnrlib.data import dataset, load, normalised
+from dnrlib.graphs import Replayed
+from dnrlib.losses import Labels
+from dnrlib.methods import METHODS
+from dnrlib.models import build
+from dnrlib.train import Step
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture
+def without_cuda(monkeypatch):
+    """Captures on the CPU: the work is done at once and again at every replay, into the tensors of
+    the first time. What a graph may rely on, nothing moving, is all that it relies on here."""
+
+    def captured(work):
+        result = work()
+
+        def replay():
+            again = work()
+            if result is not None:
+                result.copy_(again)
+
+        return result, replay
+
+    monkeypatch.setattr(graphs, "captured", captured)
+    monkeypatch.setattr(graphs, "warm_up", lambda work: [work() for _ in range(3)])
+
+
+def smooth(model):
+    """The network without kinks: where rounding moves an activation over that of a ReLU, whole
+    gradients change, by a third in bf16 at random weights, however right the arithmetic is."""
+    for module in model.modules():
+        if hasattr(module, "relu"):
+            module.relu = torch.nn.Softplus()
+    return model
+
+
+def by_hand(model, inputs, labels, config, rates):
+    """Steps of SGD in double precision, contiguous, weight by weight; returns the losses."""
+    velocity, losses = [torch.zeros_like(weight) for weight in model.parameters()], []
+    model.train()
+    for rate in rates:
+        loss = F.cross_entropy(model(inputs), labels, label_smoothing=config.smoothing)
+        losses.append(loss.item())
+        grads = torch.autograd.grad(loss, list(model.parameters()))
+        with torch.no_grad():
+            for weight, speed, grad in zip(model.parameters(), velocity, grads, strict=True):
+                speed.mul_(config.momentum).add_(grad + config.weight_decay * weight)
+                weight.sub_(rate * speed)
+    return losses
+
+
+MODES = {
+    "fp32, channels last": (Step, "fp32", torch.channels_last, 1e-4),
+    "fp32, contiguous": (Step, "fp32", torch.contiguous_format, 1e-4),
+    "bf16, channels last": (Step, "bf16", torch.channels_last, 0.05),
+    "bf16, contiguous": (Step, "bf16", torch.contiguous_format, 0.05),
+    "replayed": (Replayed, "fp32", torch.channels_last, 1e-4),
+    "replayed, bf16": (Replayed, "bf16", torch.channels_last, 0.05),
+}
+"""Step, precision, layout; and how far an update may be from that in double precision, as a share
+of its norm."""
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["digits", "digits-colour"])
+def test_a_step_agrees_with_the_plain_path(name, mode, without_cuda):
+    make, precision, layout, tolerance = MODES[mode]
+    config = configure(name, precision=precision, weight_decay=0.01)
+    images = load(config)
+    inputs = normalised(images.train.images[:50], images.dataset)
+    labels = images.train.labels[:50]
+    model = smooth(build(config)).to(memory_format=layout)
+    exact = copy.deepcopy(model).double().to(memory_format=torch.contiguous_format)
+    before = [weight.detach().clone() for weight in model.parameters()]
+    step = make(model, Labels(), config)
+    step.restart(None, {})
+    model.train()
+    losses = []
+    for rate in (0.01, 0.02):
+        step.set_rate(rate)
+        losses.append(step.learn(inputs, labels).item())
+        step.update()
+    expected = by_hand(exact, inputs.double().contiguous(), labels, config, (0.01, 0.02))
+    assert losses == pytest.approx(expected, rel=tolerance)
+    moved = torch.cat([(w - b).flatten() for w, b in zip(model.parameters(), before, strict=True)])
+    right = torch.cat([(w - b).flatten() for w, b in zip(exact.parameters(), before, strict=True)])
+    assert (moved - right).norm() / right.norm() < tolerance
+    statistics = model.bn1.running_mean.double()
+    torch.testing.assert_close(statistics, exact.bn1.running_mean, rtol=tolerance, atol=1e-2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_replayed_runs_are_eager_runs(tiny, method, without_cuda, monkeypatch, tmp_path):
+    """Over generations, with two batch shapes, held masks and distillation: the same bits."""
+    # Graphs read the learning rate as a float32.
+    exactly = train.learning_rate
+    monkeypatch.setattr(train, "learning_rate", lambda *of: float(np.float32(exactly(*of))))
+    config = tiny(method=method, batch=19, epochs=2)
+    assert len({len(labels) for _, labels in train.batches(load(config).train, 19)}) == 2
+    eager = run.run(config, tmp_path / "eager")
+    made = []
+    monkeypatch.setattr(train, "Step", lambda *of: made.append(Replayed(*of)) or made[-1])
+    replayed = run.run(config, tmp_path / "replayed")
+    assert [record["result"] for record in replayed] == [record["result"] for record in eager]
+    assert all(len(step.graphs) == 2 for step in made)
+
+
+@pytest.mark.parametrize(("method", "captures"), [("dnr", 1), ("ban", 2), ("dsd", 2), ("long", 1)])
+def test_one_step_serves_the_generations_that_are_alike(tiny, method, captures, monkeypatch):
+    made = []
+    monkeypatch.setattr(train, "Step", lambda *of: made.append(Step(*of)) or made[-1])
+    run.run(tiny(method=method, generations=4))
+    assert len(made) == captures
+
+
+def test_a_replayed_step_holds_the_mask_of_each_generation(without_cuda):
+    config = configure("digits", width=4)
+    images, model = load(config), build(config)
+    inputs = normalised(images.train.images[:20], images.dataset)
+    step = Replayed(model, Labels(), config)
+    for number in (0, 1):
+        held = {"conv1.weight": torch.ones(4, 1, 3, 3, dtype=torch.bool)}
+        held["conv1.weight"][number] = False
+        with torch.no_grad():
+            model.conv1.weight.fill_(1.0)
+        step.restart(None, held)
+        step.set_rate(0.1)
+        model.train()
+        step.learn(inputs, images.train.labels[:20])
+        step.update()
+        zero = (model.conv1.weight == 0).flatten(1).all(1)
+        assert zero.nonzero().tolist() == [[number]]
+    assert len(step.graphs) == 1
+
+
+@CUDA
+@pytest.mark.parametrize("method", ["dnr", "dsd", "ban"])
+def test_cuda_graphs_train_as_eager_steps_do(tiny, method, monkeypatch, tmp_path):
+    config = tiny(method=method, batch=19, lr=0.01)
+    replayed = run.run(config, tmp_path / "replayed", "cuda")
+    monkeypatch.setattr(run, "Replayed", Step)
+    eager = run.run(config, tmp_path / "eager", "cuda")
+    for one, other in zip(replayed, eager, strict=True):
+        if one["kind"] == "generation":
+            assert one["result"]["curve"] == pytest.approx(other["result"]["curve"], rel=1e-2)
+
+
+@CUDA
+def test_cuda_and_cpu_make_the_same_mask_of_the_same_weights(tiny):
+    """Up to rounding, which moves weights at the threshold only."""
+    from dnrlib.masks import Parent, Snip, Top
+
+    config = configure("digits")
+    images, model = load(config), build(config)
+    rule, kept = Top(Snip(config.probe), 0.8), []
+    for device in ("cpu", "cuda"):
+        there = train.Data(images.dataset, images.train.to(device), images.evaluation.to(device))
+        mask, _ = rule.mask(Parent(copy.deepcopy(model).to(device), there, config, 1))
+        kept.append(torch.cat([values.flatten() for values in mask.values()]))
+    assert (kept[0] != kept[1]).float().mean() < 1e-3
+
+
+# --------------------------------------------------------------------------------------------------
+# Where the time goes
+
+PARTS = {"data", "evaluation", "files", "forward and backward", "optimiser", "switch"}
+
+
+def test_every_record_says_where_its_time_went(tiny):
+    start = time.perf_counter()
+    found = run.run(tiny(method="dnr", epochs=3))
+    wall = time.perf_counter() - start
+    parts = [record["timing"]["parts"] for record in found]
+    assert [set(each) for each in parts[::2]] == 3 * [PARTS]
+    assert [set(each) for each in parts[1::2]] == 3 * [
+        {"evaluation", "files", "resampling", "switch"}
+    ]
+    total = sum(seconds for each in parts for seconds in each.values())
+    assert 0.8 * wall < total <= wall
+    training = ("data", "forward and backward", "optimiser")
+    for record in found[::2]:
+        inside = sum(record["timing"]["parts"][name] for name in training)
+        assert 0.8 * record["timing"]["seconds"] < inside <= record["timing"]["seconds"]
+
+
+def test_a_clock_adds_up_parts_and_the_making_of_items():
+    clock = Clock(torch.device("cpu"))
+
+    def items():
+        for number in range(3):
+            time.sleep(0.02)
+            yield number
+
+    assert list(clock.each("items", items())) == [0, 1, 2]
+    for _ in range(2):
+        with clock.part("sleep"):
+            time.sleep(0.03)
+    spent = clock.seconds()
+    assert set(spent) == {"items", "sleep"}
+    assert spent["items"] >= 0.06
+    assert spent["sleep"] >= 0.06
+
+
+def test_a_profile_is_a_trace_with_all_parts_and_leaves_no_records(tmp_path, capsys):
+    trace = tmp_path / "trace.json"
+    asked = ["run", "--method", "dnr", "--width", "4", "--profile", str(trace)]
+    assert cli.main(asked) == 0
+    assert f"trace: {trace}" in capsys.readouterr().out
+    names = {event["name"] for event in json.loads(trace.read_text())["traceEvents"]}
+    assert names >= PARTS | {"resampling", "aten::conv2d"}
+    assert not records.runs_root().exists()
+
+
+def test_a_profile_is_short_whatever_the_dataset(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(run, "run", lambda config, folder, device: asked.append(config))
+    run.profile(configure("digits-32", per_class=0, batch=7), tmp_path / "t.json.gz", "cpu")
+    run.profile(configure("digits", method="long"), tmp_path / "t.json.gz", "cpu")
+    large, small = asked
+    assert len(dataset("digits").classes) * large.per_class <= 20 * 7
+    assert (small.per_class, small.epochs, small.generations) == (10, 1, 2)
+    assert (tmp_path / "t.json.gz").read_bytes()[:2] == b"\x1f\x8b"
+
+
+def test_a_profile_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    with pytest.raises(UserError, match=r"trace.json cannot be written: No such file"):
+        run.profile(configure("digits"), tmp_path / "absent" / "trace.json", "cpu")
+
+
+def test_a_run_says_where_its_time_went(capsys):
+    assert cli.main(["run", "--budget", "smoke", "--width", "4"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("time: "))
+    assert all(f"{name} " in line for name in PARTS)
+
+
+def test_imitated_bf16_is_told_from_real_one(monkeypatch):
+    for able, expected in (({"avx512_bf16": True}, True), ({"avx2": True}, False)):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda able=able: able)
+        assert train.has_bf16(torch.device("cpu")) is expected
+    assert not train.has_bf16(torch.device("mps"))
