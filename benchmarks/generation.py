@@ -58,9 +58,9 @@ class Setting:
 
 SHORT = {"batch": 32, "epochs": 2, "warmup": 0, "lr": 0.01}
 SETTINGS = {
-    "ResNet18, 224 pixels": Setting({"dataset": "flower102"} | SHORT, 5, 256, 224, 64, 32),
+    "ResNet18, 224 pixels": Setting({"dataset": "flower102"} | SHORT, 5, 256, 224, 64, 16),
     "ResNet18, 32 pixels": Setting(
-        {"dataset": "cifar10", "model": "resnet18"} | SHORT, 7, 32, 32, 160, 64
+        {"dataset": "cifar10", "model": "resnet18"} | SHORT, 7, 32, 32, 96, 32
     ),
     "embedded (digits, width 8)": Setting({"dataset": "digits"}, 15),
 }
