@@ -192,7 +192,8 @@ class Top:
     def mask(self, parent: Parent) -> tuple[Mask, Mask]:
         scores = self.score.scores(parent)
         flat = torch.cat([score.reshape(-1) for score in scores.values()])
-        if not torch.isfinite(flat).all():
+        # Of numbers that are at least 0, and much faster than `isfinite`.
+        if not math.isfinite(flat.max()):
             raise UserError(
                 f"saliency after generation {parent.generation} is not finite; the training has "
                 "diverged: lower lr or add warmup epochs"
@@ -217,7 +218,9 @@ def top(scores: Tensor, count: int) -> Tensor:
     """
     if count == 0:
         return torch.zeros(len(scores), dtype=torch.bool)
-    threshold = scores.kthvalue(len(scores) - count + 1).values
+    position = len(scores) - count
+    # Several times as fast as `kthvalue`, for the same number.
+    threshold = float(np.partition(scores.numpy(), position)[position])
     kept = scores > threshold
     ties = (scores == threshold).nonzero()[:, 0]
     kept[ties[: count - int(kept.sum())]] = True

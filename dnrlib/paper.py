@@ -144,7 +144,12 @@ ROWS: dict[str, dict[str, str | None]] = {
         "llf": None,
         "lw": None,
     },
-    "precision": {"plain": None, "plain+precision=bf16": None},
+    "precision": {
+        "plain": None,
+        "plain+precision=bf16": None,
+        "dnr": None,
+        "dnr+precision=bf16": None,
+    },
     "why": {
         "tune": None,
         "dnr": None,

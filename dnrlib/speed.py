@@ -264,6 +264,13 @@ def linear_figure(found: Result) -> list[Axes]:
     return list(both)
 
 
+def in_bf16(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """Pairs of arms of a frame: each in bfloat16 with itself in float32."""
+    arms = frame["method"].unique()
+    pairs = [(arm, arm.replace("+precision=bf16", "")) for arm in arms]
+    return [(coarse, exact) for coarse, exact in pairs if coarse != exact and exact in arms]
+
+
 def input_table(name: str) -> Markdown:
     """What `benchmarks/data.py` found."""
     path = RESULTS / "data.json"

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -165,6 +166,15 @@ def test_the_parts_of_a_generation_add_up(result):
     assert shares.loc[LARGE, "forward and backward"] == 50
     assert shares.loc[LARGE, "other"] == pytest.approx(10)
     assert shares.loc[[LARGE, SMALL]].sum(axis=1).tolist() == pytest.approx([100, 100])
+
+
+def test_formats_are_paired_by_arm():
+    arms = ["plain", "dnr+keep=0.6+precision=bf16", "plain+precision=bf16", "dnr+precision=bf16"]
+    frame = pd.DataFrame({"method": [*arms, "dnr+keep=0.6"]})
+    assert speed.in_bf16(frame) == [
+        ("dnr+keep=0.6+precision=bf16", "dnr+keep=0.6"),
+        ("plain+precision=bf16", "plain"),
+    ]
 
 
 def test_a_line_and_its_residual():
