@@ -47,7 +47,8 @@ from dnrlib.run import run
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained: files of `stored` pixels, shown at `seen` pixels; or a bundled dataset."""
+    """What is trained: images decoded to `stored` pixels and shown at `seen` pixels; or a bundled
+    dataset."""
 
     config: dict[str, Any]
     rounds: int
@@ -59,11 +60,11 @@ class Setting:
 
 SHORT = {"batch": 32, "epochs": 2, "warmup": 0, "lr": 0.01}
 SETTINGS = {
-    "ResNet18, 224 pixels": Setting({"dataset": "flower102"} | SHORT, 4, 256, 224, 64, 16),
+    "ResNet18, 224 pixels": Setting({"dataset": "flower102"} | SHORT, 3, 256, 224, 64, 16),
     "ResNet18, 32 pixels": Setting(
-        {"dataset": "cifar10", "model": "resnet18"} | SHORT, 6, 32, 32, 96, 32
+        {"dataset": "cifar10", "model": "resnet18"} | SHORT, 4, 32, 32, 96, 32
     ),
-    "embedded (digits, width 8)": Setting({"dataset": "digits"}, 15),
+    "embedded (digits, width 8)": Setting({"dataset": "digits"}, 12),
 }
 
 
@@ -262,9 +263,10 @@ def _one_process(config: Config, barrier: Any, rates: Any) -> None:
 def processes(config: Config, number: int) -> float:
     """Images per second of several processes together that train on one GPU."""
     context = multiprocessing.get_context("spawn")
-    barrier, rates = context.Barrier(number), context.Queue()
+    barrier, rates = context.Barrier(number, timeout=600), context.Queue()
     started = [
-        context.Process(target=_one_process, args=(config, barrier, rates)) for _ in range(number)
+        context.Process(target=_one_process, args=(config, barrier, rates), daemon=True)
+        for _ in range(number)
     ]
     for process in started:
         process.start()

@@ -107,10 +107,7 @@ def parser() -> argparse.ArgumentParser:
     )
     many.add_argument("--seeds", type=int, default=5, help="seeds 0..SEEDS-1 (default: 5)")
     many.add_argument(
-        "--workers", type=int, default=0, help="processes (default: one per core, or by device)"
-    )
-    many.add_argument(
-        "--runs-per-device", type=int, default=1, help="processes on each GPU (default: 1)"
+        "--workers", type=int, default=0, help="runs at once (default: one per core, one on a GPU)"
     )
     many.add_argument(
         "--publish",
@@ -230,6 +227,7 @@ def _settings(command: argparse.ArgumentParser) -> None:
 def _config(options: argparse.Namespace) -> Config:
     """The run that these options name; says so."""
     from .run import chain
+    from .train import device_named, has_bf16
 
     settings = {
         spec.name: getattr(options, spec.name) for spec in fields(Config) if spec.name != "dataset"
@@ -240,6 +238,8 @@ def _config(options: argparse.Namespace) -> Config:
     print(
         f"{config.method} on {config.dataset}, seed {config.seed}: {len(chain(config))} generations"
     )
+    if config.precision == "bf16" and not has_bf16(device_named(options.device)):
+        print("this device imitates bf16, which takes longer than fp32")
     return config
 
 
@@ -252,7 +252,7 @@ def _run(options: argparse.Namespace) -> int:
         print(f"trace: {options.profile}; open it in chrome://tracing or ui.perfetto.dev")
         return 0
     found = run(config, device=options.device, report=_line)
-    print(f"time: {_parts(found)}")
+    print(_parts(found))
     last = records.runs_root() / chain(config)[-1].key / "record.json"
     print(f"record: {last}")
     return 0
@@ -265,8 +265,10 @@ def _parts(found: list[records.Record]) -> str:
         # Those of earlier versions do not say.
         spent.update(record["timing"].get("parts", {}))
     total = spent.total()
+    if not total:
+        return "of these records, nobody noted where their time went"
     shares = [f"{name} {seconds / total:.1%}" for name, seconds in spent.most_common()]
-    return f"{total:.1f} s: {', '.join(shares)}"
+    return f"when they were made, {total:.1f} s: {', '.join(shares)}"
 
 
 def _line(record: records.Record) -> None:
@@ -310,7 +312,6 @@ def _study(options: argparse.Namespace) -> int:
         configs,
         published=False,
         workers=options.workers,
-        runs_per_device=options.runs_per_device,
         device=options.device,
         evaluations=tuple(evaluated),
     )

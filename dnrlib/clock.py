@@ -54,12 +54,17 @@ class Clock:
                 return
             yield item
 
-    def seconds(self) -> dict[str, float]:
-        """Seconds by part. On CUDA, waits until the device has finished them."""
+    def settle(self) -> None:
+        """Reads the events of CUDA, which would pile up; waits until the device has reached
+        them."""
         if self.open:
             torch.cuda.synchronize()
         for name, start, end in self.open:
             spent = start.elapsed_time(end) / 1000
             self.spent[name] = self.spent.get(name, 0.0) + spent
         self.open.clear()
+
+    def seconds(self) -> dict[str, float]:
+        """Seconds by part."""
+        self.settle()
         return dict(self.spent)

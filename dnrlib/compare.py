@@ -262,6 +262,7 @@ def _trial(config: Config, device: str) -> tuple[float, float]:
         passed = time.perf_counter() - start
     if torch.cuda.is_available():
         # Idle processes must not keep memory from those that are tried next.
+        del session
         torch.cuda.empty_cache()
     seconds = [r["timing"]["seconds"] for r in found if r["kind"] == "generation"]
     return seconds[-1] / config.epochs, max(0.0, passed - sum(seconds)) / len(seconds)

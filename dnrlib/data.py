@@ -487,7 +487,8 @@ def normalised(images: Tensor, dataset: Dataset) -> Tensor:
     pixels = as_pixels(images, dataset)
     last = pixels.is_contiguous(memory_format=torch.channels_last)
     layout = torch.channels_last if last else torch.contiguous_format
-    mean, std = _planes(dataset.mean, dataset.std, pixels.shape[2:], layout, pixels.device)
+    of = tuple(dataset.mean), tuple(dataset.std)
+    mean, std = _planes(*of, pixels.shape[2:], layout, pixels.device)
     return pixels.sub_(mean).div_(std)
 
 
@@ -501,13 +502,15 @@ def _planes(
 ) -> list[Tensor]:
     """Mean and standard deviation as whole planes (float32, 1 x c x h x w) in the layout of the
     pixels: broadcast, their two passes over a batch take twice the time."""
-    return [
-        torch.tensor(values, device=device)
-        .view(1, -1, 1, 1)
-        .expand(1, -1, *shape)
-        .contiguous(memory_format=layout)
-        for values in (mean, std)
-    ]
+    # Whoever asks first may be in inference mode, whose tensors keep others from gradients.
+    with torch.inference_mode(False):
+        return [
+            torch.tensor(values, device=device)
+            .view(1, -1, 1, 1)
+            .expand(1, -1, *shape)
+            .contiguous(memory_format=layout)
+            for values in (mean, std)
+        ]
 
 
 def batches(

@@ -34,10 +34,12 @@ class Replayed(Step):
     capture serves all generations with this network and task.
     """
 
+    graphs: dict[torch.Size, Graphs] | None = None
+
     def restart(self, parent: nn.Module | None, held: Mask) -> None:
-        if not hasattr(self, "graphs"):
+        if self.graphs is None:
+            self.graphs = {}
             super().restart(copy.deepcopy(parent), held)
-            self.graphs: dict[torch.Size, Graphs] = {}
             self.rate = torch.zeros((), device=self.device)
             super().set_rate(self.rate)
             for weight in self.model.parameters():
@@ -45,8 +47,8 @@ class Replayed(Step):
             return
         for state in self.optimiser.state.values():
             state["momentum_buffer"].zero_()
-        for (_, kept), new in zip(self.held, held.values(), strict=True):
-            kept.copy_(new)
+        for name, (_, kept) in self.held.items():
+            kept.copy_(held[name])
         if parent is not None:
             self.parent.load_state_dict(parent.state_dict())
 
@@ -99,6 +101,7 @@ def warm_up(work: Callable[[], None]) -> None:
 def captured(work: Callable[[], Tensor | None]) -> tuple[Tensor | None, Callable[[], None]]:
     """What `work` will return, not yet computed, and a function that computes it."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Its default stream belongs to the device of the first capture in this process.
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream()):
         result = work()
     return result, graph.replay

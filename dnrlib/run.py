@@ -9,7 +9,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,7 +102,8 @@ def run(
     session = Session(config, runs or records.runs_root(), train.device_named(device))
     found = []
     links = chain(config)
-    with threads(config.threads):
+    on_gpu = session.device.type == "cuda"
+    with threads(config.threads), torch.cuda.device(session.device) if on_gpu else nullcontext():
         for position, link in enumerate(links[:1] if first_only else links):
             with records.lock(session.folder(link)):
                 here = [session.generation(links, position, born_of(found))]
@@ -131,7 +132,7 @@ def profile(config: Config, path: Path, device: str = "auto") -> None:
     if train.device_named(device).type == "cuda":
         kinds.append(torch.profiler.ProfilerActivity.CUDA)
     try:
-        path.touch()
+        path.open("ab").close()
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
     with (
@@ -180,7 +181,8 @@ class Session:
         self.device = device
         self.data: Data | None = None
         self.model: models.ResNet | None = None
-        self.steps: dict[Hashable, train.Step] = {}
+        self.step: tuple[Hashable, train.Step] | None = None
+        """The training step that was used last, and what it is good for."""
         self.masks: dict[str, Mask] = {}
         """The first mask of the run and the last, by key, once they are known."""
         self.at: str | None = None
@@ -205,6 +207,8 @@ class Session:
             return record
         config, clock = self.config, Clock(self.device)
         stage, mask, ancestor = link.stage, {}, None
+        with clock.part("start"):
+            self.start()
         with clock.part("files"):
             self.open(links, position - 1)
             if position > 0 and links[position - 1].mask_key is not None:
@@ -228,7 +232,7 @@ class Session:
             task=stage.task,
             parent=ancestor,
             held=mask if stage.hold else None,
-            step=self.step(stage),
+            step=self.step_of(stage),
             clock=clock,
         )
         with clock.part("evaluation"):
@@ -344,15 +348,15 @@ class Session:
             },
         )
 
-    def step(self, stage: Generation) -> train.Step:
-        """The training step of a stage, made once for all that are alike in it; what CUDA captured
-        for one of them serves the others."""
+    def step_of(self, stage: Generation) -> train.Step:
+        """The training step of a stage: the last one's, with all that CUDA captured, if the stages
+        are alike in it."""
         modules = frozenset(name for name, _ in self.model.named_modules())
         alike = (stage.task, stage.hold, modules)
-        if alike not in self.steps:
+        if self.step is None or self.step[0] != alike:
             make = Replayed if self.device.type == "cuda" else train.Step
-            self.steps[alike] = make(self.model, stage.task, self.config)
-        return self.steps[alike]
+            self.step = alike, make(self.model, stage.task, self.config)
+        return self.step[1]
 
     def masked_accuracy(self, mask: Mask) -> float:
         """Accuracy in % of the network without the weights that are not kept (DNR Table 6)."""
@@ -365,14 +369,18 @@ class Session:
             state[name].copy_(whole[name])
         return accuracy
 
-    def open(self, links: tuple[Link, ...], position: int) -> None:
-        """Makes the network hold the weights after a generation; position -1 is its birth."""
+    def start(self) -> None:
+        """Reads the images and builds the network, once."""
         if self.model is None:
             data = load(self.config)
             self.data = Data(
                 data.dataset, data.train.to(self.device), data.evaluation.to(self.device)
             )
             self.model = models.build(self.config).to(self.device)
+
+    def open(self, links: tuple[Link, ...], position: int) -> None:
+        """Makes the network hold the weights after a generation; position -1 is its birth."""
+        self.start()
         if position < 0 or self.at == links[position].key:
             return
         link = links[position]

@@ -195,10 +195,7 @@ def misses(found: list[Result]) -> Markdown:
                 listed = [f"{part} {number(share, 1)} %" for part, share in shares.items()]
                 why += f": {', '.join(listed)}"
             if "lineage's loop" in goal.part and precision(one) == "fp32":
-                why += (
-                    ". The goal supposes bf16 arithmetic, which this processor does not have; what "
-                    "is left is the layout of the tensors and the reading of the images"
-                )
+                why += ". The goal supposes bf16 arithmetic, which this processor does not have"
             lines.append(f"{why}.")
     return Markdown("\n".join(lines) or "Every goal that was measured is reached.")
 
@@ -225,6 +222,7 @@ PARTS = {
     "data": "#009E73",
     "optimiser": "#CC79A7",
     "files": "#999999",
+    "start": "#444444",
     "other": "#dddddd",
 }
 """The parts of a generation and their colours."""

@@ -1,7 +1,6 @@
 """Many runs, one tidy data frame: find or train them, in parallel, and put them side by side."""
 
 import functools
-import itertools
 import os
 import statistics
 import threading
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
@@ -93,7 +91,6 @@ def study(
     train: bool = True,
     published: bool = True,
     workers: int = 0,
-    runs_per_device: int = 1,
     device: str = "auto",
     runs: Path | None = None,
     evaluations: Sequence[Evaluation] = (),
@@ -102,9 +99,9 @@ def study(
     evaluated, or left out.
 
     With `train`, says how many runs are missing and about how long they take, then trains them on
-    `workers` processes (0: one per core, or `runs_per_device` for each GPU, which take turns),
-    generations that several runs share first and once, under a progress bar. Without, says what is
-    missing and with which command it is run. With `published` False only the user's own runs count.
+    `workers` processes (0: one per core, or one on a GPU, which can hold several), generations that
+    several runs share first and once, under a progress bar. Without, says what is missing and with
+    which command it is run. With `published` False only the user's own runs count.
 
     Raises `StudyFailed` after all others are done if runs failed, and `UserError` if the runs found
     were made with different versions or devices, which must not be compared.
@@ -119,7 +116,7 @@ def study(
     found = {config: find(config, **asked) for config in configs}
     missing = [config for config in configs if found[config] is None]
     if missing and train:
-        _train(missing, workers, _devices(device), runs_per_device, runs, evaluations)
+        _train(missing, workers, device, runs, evaluations)
         found |= {config: find(config, **asked) for config in missing}
     elif missing:
         how = command(missing, evaluations)
@@ -175,28 +172,17 @@ def _same_conditions(found: list[Run]) -> None:
 # Training what is missing
 
 
-def _devices(name: str) -> list[torch.device]:
-    """The devices that runs are shared out to: all GPUs, unless one is named."""
-    device = device_named(name)
-    if device.type == "cuda" and device.index is None:
-        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
-    return [device]
-
-
 def _train(
     configs: list[Config],
     workers: int,
-    devices: list[torch.device],
-    runs_per_device: int,
+    device: str,
     runs: Path,
     evaluations: Sequence[Evaluation],
 ) -> None:
     if workers < 0:
         raise UserError(f"workers={workers} must be at least 0 (0: one per core)")
-    if runs_per_device < 1:
-        raise UserError(f"runs_per_device={runs_per_device} must be at least 1")
-    on_cpu = devices[0].type == "cpu"
-    workers = workers or ((os.cpu_count() or 1) if on_cpu else runs_per_device * len(devices))
+    cores = os.cpu_count() or 1
+    workers = workers or (cores if device_named(device).type == "cpu" else 1)
     links = {link.key: (config, link) for config in configs for link in chain(config)}
     todo = {
         key: (config, link)
@@ -225,8 +211,8 @@ def _train(
     with tqdm(total=epochs, unit="epoch", desc="training", smoothing=0.05) as bar:
         for phase, first_only in ((list(shared.values()), True), (configs, False)):
             tasks = [
-                delayed(_attempt)(config, runs, str(device), first_only, os.getpid(), evaluations)
-                for config, device in zip(phase, itertools.cycle(devices), strict=False)
+                delayed(_attempt)(config, runs, device, first_only, os.getpid(), evaluations)
+                for config in phase
             ]
             for number, (config, keys, error) in enumerate(_finished(tasks, workers), 1):
                 running = min(workers, len(phase) - number)

@@ -96,7 +96,7 @@ class Step:
         `held` stay at zero."""
         self.parent = parent
         weights = prunable(self.model)
-        self.held = [(weights[name], kept.to(self.device)) for name, kept in held.items()]
+        self.held = {name: (weights[name], held[name].to(self.device)) for name in held}
         self.optimiser = torch.optim.SGD(
             self.model.parameters(),
             lr=self.config.lr,
@@ -124,7 +124,7 @@ class Step:
     def update(self) -> None:
         """Changes the weights by their gradients."""
         self.optimiser.step()
-        for weight, kept in self.held:
+        for weight, kept in self.held.values():
             weight *= kept
 
 
@@ -177,6 +177,7 @@ def train(
             total += loss * len(labels)
         # The one place per epoch where the host waits for the device.
         mean = total.item() / len(data.train)
+        clock.settle()
         seconds += time.perf_counter() - start
         if not math.isfinite(mean):
             raise UserError(

@@ -24,7 +24,7 @@ TABULATED = set(MAIN)
 _SIZES = {"5": 12, "20": 8, "0": 5}
 SEEDS = {
     "digits": dict.fromkeys(MAIN, 68)
-    | {"ke-wels": 40, "plain+precision=bf16": 68, "dnr+precision=bf16": 20}
+    | {"ke-wels": 40, "plain+precision=bf16": 68, "dnr+precision=bf16": 12}
     | dict.fromkeys(
         [
             *("dsd+smoothing=0", "ban+smoothing=0", "ban-lineage+smoothing=0"),

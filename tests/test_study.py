@@ -11,7 +11,6 @@ import time
 
 import psutil
 import pytest
-import torch
 
 from dnrlib import UserError, cli, paper, records, study
 from dnrlib.config import arm_of, configure, grid
@@ -232,28 +231,6 @@ def test_precision_is_an_arm_like_any_other(tiny, published):
     configs = [tiny(method="plain"), tiny(method="plain", precision="bf16")]
     exact, coarse = generations(study.study(configs, workers=1))["method"]
     assert coarse == exact.replace("+width", "+precision=bf16+width")
-
-
-@pytest.mark.parametrize(
-    ("device", "there", "expected"),
-    [
-        ("cuda", 2, ["cuda:0", "cuda:1", "cuda:0"]),
-        ("cuda:1", 2, ["cuda:1"] * 3),
-        ("mps", 0, ["mps"] * 3),
-    ],
-)
-def test_runs_are_shared_out_among_the_gpus(tiny, monkeypatch, device, there, expected):
-    handed = []
-    monkeypatch.setattr(study, "device_named", torch.device)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
-    monkeypatch.setattr(study, "_finished", lambda *given: handed.append(given) or [])
-    configs = [tiny(method="plain", seed=seed) for seed in range(3)]
-    study.study(configs, device=device, runs_per_device=3)
-    tasks, workers = handed[-1]
-    assert [arguments[2] for _, arguments, _ in tasks] == expected
-    assert workers == 3 * len(set(expected))
-    with pytest.raises(UserError, match="runs_per_device=0 must be at least 1"):
-        study.study(configs, device=device, runs_per_device=0)
 
 
 def test_generations_are_tidy(everyone):

@@ -121,7 +121,7 @@ def test_replayed_runs_are_eager_runs(tiny, method, without_cuda, monkeypatch, t
     assert all(len(step.graphs) == 2 for step in made)
 
 
-@pytest.mark.parametrize(("method", "captures"), [("dnr", 1), ("ban", 2), ("dsd", 2), ("long", 1)])
+@pytest.mark.parametrize(("method", "captures"), [("dnr", 1), ("ban", 2), ("dsd", 3), ("long", 1)])
 def test_one_step_serves_the_generations_that_are_alike(tiny, method, captures, monkeypatch):
     made = []
     monkeypatch.setattr(train, "Step", lambda *of: made.append(Step(*of)) or made[-1])
@@ -179,7 +179,7 @@ def test_cuda_and_cpu_make_the_same_mask_of_the_same_weights(tiny):
 # --------------------------------------------------------------------------------------------------
 # Where the time goes
 
-PARTS = {"data", "evaluation", "files", "forward and backward", "optimiser", "switch"}
+PARTS = {"data", "evaluation", "files", "forward and backward", "optimiser", "start", "switch"}
 
 
 def test_every_record_says_where_its_time_went(tiny):
@@ -241,12 +241,26 @@ def test_a_profile_is_short_whatever_the_dataset(tmp_path, monkeypatch):
 def test_a_profile_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     with pytest.raises(UserError, match=r"trace.json cannot be written: No such file"):
         run.profile(configure("digits"), tmp_path / "absent" / "trace.json", "cpu")
+    with pytest.raises(UserError, match=r"cannot be written: Is a directory"):
+        run.profile(configure("digits"), tmp_path, "cpu")
+    assert tmp_path.is_dir()
 
 
 def test_a_run_says_where_its_time_went(capsys):
     assert cli.main(["run", "--budget", "smoke", "--width", "4"]) == 0
-    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("time: "))
+    lines = capsys.readouterr().out.splitlines()
+    line = next(line for line in lines if line.startswith("when they were made, "))
     assert all(f"{name} " in line for name in PARTS)
+
+
+def test_imitated_bf16_is_said(capsys, monkeypatch):
+    asked = ["run", "--budget", "smoke", "--width", "4", "--method", "plain", "--precision", "bf16"]
+    monkeypatch.setattr(train, "has_bf16", lambda device: False)
+    assert cli.main(asked) == 0
+    assert "this device imitates bf16" in capsys.readouterr().out
+    monkeypatch.setattr(train, "has_bf16", lambda device: True)
+    assert cli.main(asked) == 0
+    assert "imitates" not in capsys.readouterr().out
 
 
 def test_imitated_bf16_is_told_from_real_one(monkeypatch):
