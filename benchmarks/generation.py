@@ -60,7 +60,7 @@ class Setting:
 
 SHORT = {"batch": 32, "epochs": 2, "warmup": 0, "lr": 0.01}
 SETTINGS = {
-    "ResNet18, 224 pixels": Setting({"dataset": "flower102"} | SHORT, 3, 256, 224, 64, 16),
+    "ResNet18, 224 pixels": Setting({"dataset": "flower102"} | SHORT, 3, 256, 224, 32, 16),
     "ResNet18, 32 pixels": Setting(
         {"dataset": "cifar10", "model": "resnet18"} | SHORT, 4, 32, 32, 96, 32
     ),

@@ -69,6 +69,7 @@ class Reference:
             sampler=sampler,
             num_workers=WORKERS,
             persistent_workers=self.kind,
+            multiprocessing_context="fork",  # Linux's own, also in a process that was spawned.
         )
 
     def generation(self) -> None:
