@@ -33,16 +33,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.data import MEAN, RESULTS, STD, photographs
+from benchmarks.data import MEAN, STD, photographs
 from benchmarks.reference import Reference
 from dnrlib import data, decoded, models, records, train
-from dnrlib.clock import Clock
 from dnrlib.config import Config, configure
 from dnrlib.decoded import Kind, Listing, Picture, slug
 from dnrlib.graphs import Replayed, captured, warm_up
 from dnrlib.losses import Labels
 from dnrlib.models import prunable
 from dnrlib.run import run
+from dnrlib.speed import BUNDLED, LARGE, RESULTS, SMALL
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,9 @@ class Setting:
 
 SHORT = {"batch": 32, "epochs": 2, "warmup": 0, "lr": 0.01}
 SETTINGS = {
-    "ResNet18, 224 pixels": Setting({"dataset": "flower102"} | SHORT, 3, 256, 224, 32, 16),
-    "ResNet18, 32 pixels": Setting(
-        {"dataset": "cifar10", "model": "resnet18"} | SHORT, 4, 32, 32, 96, 32
-    ),
-    "embedded (digits, width 8)": Setting({"dataset": "digits"}, 12),
+    LARGE: Setting({"dataset": "flower102"} | SHORT, 3, 256, 224, 32, 16),
+    SMALL: Setting({"dataset": "cifar10", "model": "resnet18"} | SHORT, 4, 32, 32, 96, 32),
+    BUNDLED: Setting({"dataset": "digits"}, 12),
 }
 
 
@@ -166,10 +164,9 @@ def whole(name: str, precision: str, device: torch.device, folder: Path) -> dict
 
     def taken(record: records.Record) -> None:
         if record["kind"] == "generation":
-            parts.append(Counter())
-        parts[-1].update(record["timing"]["parts"])
-        if record["kind"] == "generation":
+            parts.append(Counter(record["timing"]["parts"]))
             return
+        parts[-1].update(record["timing"]["parts"])
         own = time.perf_counter() - begun[0]
         others_took = {other: timed(work) for other, work in others.items()}
         # The first generation warms up.
@@ -208,10 +205,7 @@ def of_images(folder: Path) -> dict[str, list[float]]:
 
 def steps(config: Config, device: torch.device, rounds: int) -> dict[str, list[float]]:
     """Images per second of training epochs on a CUDA device, by the way the step is made."""
-    images = data.load(config)
-    images = dataclasses.replace(
-        images, train=images.train.to(device), evaluation=images.evaluation.to(device)
-    )
+    images = data.load(config).to(device)
     # Evaluations are no part of an epoch.
     config = dataclasses.replace(config, epochs=5)
     bare = Bare(config, device)
@@ -233,9 +227,8 @@ def steps(config: Config, device: torch.device, rounds: int) -> dict[str, list[f
     for way, make in (("eager", train.Step), ("graph", Replayed)):
         model = models.build(config).to(device)
         step = make(model, Labels(), config)
-        clock = Clock(device)
-        ways[way] = lambda model=model, step=step, clock=clock: train.train(
-            model, images, config, 1, config.epochs, step=step, clock=clock
+        ways[way] = lambda model=model, step=step: train.train(
+            model, images, config, 1, config.epochs, step=step
         )["seconds"]
     rates: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(rounds + 1):
@@ -248,10 +241,7 @@ def steps(config: Config, device: torch.device, rounds: int) -> dict[str, list[f
 
 def _one_process(config: Config, barrier: Any, rates: Any) -> None:
     device = torch.device("cuda")
-    images = data.load(config)
-    images = dataclasses.replace(
-        images, train=images.train.to(device), evaluation=images.evaluation.to(device)
-    )
+    images = data.load(config).to(device)
     model = models.build(config).to(device)
     step = Replayed(model, Labels(), config)
     train.train(model, images, config, 1, config.epochs, step=step)

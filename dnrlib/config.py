@@ -174,6 +174,15 @@ _CIFAR = _SMALL | {
     "warmup": 0,
     "weight_decay": 5e-4,
 }
+_FLOWER_64 = _SMALL | {
+    "width": 16,
+    "augment": "crop-flip",
+    "epochs": 60,
+    "generations": 5,
+    "lr": 0.1,
+    "warmup": 0,
+}
+_CIFAR_FEW = _FLOWER_64 | {"stem": "3x3", "per_class": 50, "batch": 50}
 _TINY = _CIFAR | {"stem": "7x7", "batch": 32, "warmup": 20}
 _PAPILA = _SMALL | {
     "model": "resnet50",
@@ -188,11 +197,13 @@ _ALL: dict[str, Any] = {"per_class": 0}
 
 RECIPES: dict[str, dict[str, Any]] = {
     "flower102": _SMALL,
+    "flower102-64": _FLOWER_64,
     "cub200": _SMALL,
     "aircraft": _SMALL,
     "mit67": _SMALL,
     "dogs": _SMALL,
     "cifar10": _CIFAR,
+    "cifar10-few": _CIFAR_FEW,
     "cifar100": _CIFAR,
     "tinyimagenet": _TINY,
     "papila": _PAPILA,
@@ -209,8 +220,12 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 """Settings per dataset that differ from the defaults of `Config`, which are those of `digits`."""
 
-OF_THE_PAPERS = tuple(name for name in RECIPES if not name.startswith("digits"))
-"""The papers' datasets, whose recipe is the paper's; the others named here are bundled."""
+PHOTOGRAPHS = ("flower102-64", "cifar10-few")
+"""Datasets of the paper at few pixels or with few images, for what a CPU can train."""
+OF_THE_PAPERS = tuple(
+    name for name in RECIPES if not name.startswith("digits") and name not in PHOTOGRAPHS
+)
+"""The papers' datasets, whose recipe is the paper's; the digits named here are bundled."""
 
 _FOLDER = {"per_class": 0, "augment": "crop-flip", "width": 16, "generations": 5, "epochs": 40}
 FOLDER = {

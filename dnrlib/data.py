@@ -69,6 +69,9 @@ class Data:
     train: Split
     evaluation: Split
 
+    def to(self, device: torch.device) -> "Data":
+        return Data(self.dataset, self.train.to(device), self.evaluation.to(device))
+
 
 # --------------------------------------------------------------------------------------------------
 # The bundled digits
@@ -284,12 +287,12 @@ def dataset(name: str) -> Dataset:
     `folder:PATH`, a folder of the user's own images; raises `UserError` for any other."""
     if name in DATASETS:
         return DATASETS[name]
-    from . import decoded, folder
+    from . import folder, official
 
     if name.startswith(folder.PREFIX):
         return folder.dataset(name)
     of, view = VIEWS.get(name, (name, None))
-    found = decoded.dataset(of) if name in RECIPES else None
+    found = official.dataset(of) if name in RECIPES else None
     if found is None:
         raise UserError(
             f"dataset={name!r} is not on this machine; to get it: dnr data prepare {of}"

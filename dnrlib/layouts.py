@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import UserError, archives
-from .decoded import Listing, Picture
+from .decoded import Listing, Picture, pixels
 
 
 def wrong(path: Path, what: str) -> UserError:
@@ -95,6 +95,40 @@ def flower102(base: Path) -> Listing:
     return Listing(tuple(Flowers102.classes), pools)
 
 
+FLOWERS_64 = "colorization-tf-de236b5728bdff6c78b3d65ca472fd72a2e67a04"
+"""The folder of the archive that offers Flowers-102 at 64 pixels."""
+
+
+def flower102_64(base: Path) -> Listing:
+    """The images lie in `jpg`, as in the official layout, or in the two folders of that archive."""
+    files = {
+        file.name: file
+        for folder in ("jpg", f"{FLOWERS_64}/flowers", f"{FLOWERS_64}/testimages")
+        for file in sorted((base / folder).glob("[!.]*"))
+    }
+    (labels,) = _mat(base / "imagelabels.mat", "labels")
+    parts = _mat(base / "setid.mat", "trnid", "valid", "tstid")
+    names = [f"image_{number:05d}.jpg" for number in range(1, len(labels) + 1)]
+    strange = sorted(files.keys() - set(names))
+    if strange:
+        raise wrong(files[strange[0]], f"is none of the {len(names)} images")
+    pools = {}
+    for pool, numbers in zip(("train", "tuning", "test"), parts, strict=True):
+        if not all(0 < number <= len(labels) for number in numbers):
+            raise wrong(base / "setid.mat", f"lists {pool} images that have no label")
+        pools[pool] = _pictures(
+            [files.get(names[number - 1], base / "jpg" / names[number - 1]) for number in numbers],
+            labels[numbers - 1] - 1,
+        )
+    return Listing(flower_names(), pools)
+
+
+def flower_names() -> tuple[str, ...]:
+    from torchvision.datasets import Flowers102
+
+    return tuple(Flowers102.classes)
+
+
 def aircraft(base: Path) -> Listing:
     from torchvision.datasets import FGVCAircraft
 
@@ -145,6 +179,62 @@ def cifar100(base: Path) -> Listing:
     from torchvision.datasets import CIFAR100
 
     return _cifar(base, CIFAR100)
+
+
+CIFAR10 = (
+    *("airplane", "automobile", "bird", "cat", "deer"),
+    *("dog", "frog", "horse", "ship", "truck"),
+)
+FEW = {"train": 400, "tuning": 100}
+"""Images of each class in a pool of the few-image CIFAR-10."""
+WHOLE = {"train": 5000, "test": 1000}
+"""Images of each class in CIFAR-10."""
+
+
+def cifar10_few(base: Path) -> Listing:
+    """Per class, the training images whose pixels (uint8: rows, then columns, then RGB) have the
+    smallest SHA-256, in that order, and all test images, in that order too. The rule looks at
+    pixels alone: the official batches, all of CIFAR-10 as a folder of PNG files per class, and only
+    these images in such folders give the same."""
+    batches = (base / "cifar-10-batches-py").is_dir()
+    whole = cifar10(base) if batches else _class_folders(base)
+    pools: dict[str, list[Picture]] = {"train": [], "tuning": [], "test": []}
+    for pool, pictures in whole.pools.items():
+        ordered = sorted(pictures, key=lambda p: hashlib.sha256(p.source.tobytes()).digest())
+        for label in range(len(whole.classes)):
+            members = [picture for picture in ordered if picture.label == label]
+            if pool == "train":
+                cut = FEW["train"]
+                pools["tuning"] += members[cut : cut + FEW["tuning"]]
+                members = members[:cut]
+            pools[pool] += members
+    return Listing(whole.classes, pools)
+
+
+def _class_folders(base: Path) -> Listing:
+    """CIFAR-10 as PNG files in `train/CLASS` and `test/CLASS`, all or just the few."""
+    pools: dict[str, list[Picture]] = {}
+    for pool, number in WHOLE.items():
+        folder, pools[pool] = base / pool, []
+        held = sorted(entry.name for entry in folder.glob("[!.]*"))
+        if held != list(CIFAR10):
+            strange = ", ".join(sorted(set(held) ^ set(CIFAR10))[:3])
+            raise wrong(folder, f"does not hold a folder for each of the 10 classes ({strange})")
+        counts = {number, sum(FEW.values())} if pool == "train" else {number}
+        for label, name in enumerate(CIFAR10):
+            files = sorted((folder / name).glob("[!.]*"))
+            if len(files) not in counts:
+                wanted = " or ".join(map(str, sorted(counts)))
+                raise wrong(folder / name, f"holds {len(files)} images instead of {wanted}")
+            pools[pool] += [Picture(_read(file), label) for file in files]
+    return Listing(CIFAR10, pools)
+
+
+def _read(file: Path) -> np.ndarray:
+    try:
+        return pixels(file, 32)
+    except ValueError as error:
+        raise wrong(file, f"cannot be read ({error})") from None
 
 
 def _pictures(files: Any, labels: Any) -> list[Picture]:

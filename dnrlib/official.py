@@ -6,11 +6,12 @@ What a set consists of is stated in `OFFICIAL` and every tree is held to it; any
 """
 
 import functools
+import hashlib
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import pandas as pd
 from . import UserError, archives, decoded, layouts, records
 from .archives import Archive
 from .corruptions import CORRUPTIONS
+from .data import Dataset, Split
 from .decoded import Kind, Listing, Picture
 
 
@@ -45,6 +47,15 @@ class Official:
     """From the folder of the extracted tree; see `listing`, which also verifies it."""
     per_class: tuple[int, ...] = ()
     """Images of each class over all pools, where that is what is known instead of `splits`."""
+    also: dict[str, str | None] = field(default_factory=dict)
+    """Like `tree`: another layout in which the extracted files may lie."""
+    contents: dict[str, str] = field(default_factory=dict)
+    """Per pool, the SHA-256 over its images and labels (`content`), where that is known."""
+    fingerprint: str = ""
+    """That of the decoded images, where results are published: their records can be read without
+    the images."""
+    names: Callable[[], tuple[str, ...]] = tuple
+    """The classes in the order of their labels; known where a fingerprint is."""
 
     @property
     def title(self) -> str:
@@ -88,6 +99,19 @@ def _archive(
 def _paths(folder: str, *names: str) -> dict[str, None]:
     return {f"{folder}/{name}": None for name in names}
 
+
+_COLORIZATION = (
+    "https://github.com/Shmaltalk/colorization-tf/archive/de236b5728bdff6c78b3d65ca472fd72a2e67a04"
+)
+_FLOWER_LABELS = {
+    "imagelabels.mat": "e0620be6f572b9609742df49c70aed4d",
+    "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c",
+}
+_CIFAR10_TREE = _paths(
+    "cifar-10-batches-py",
+    *(f"data_batch_{number}" for number in range(1, 6)),
+    *("test_batch", "batches.meta"),
+)
 
 SEVERITIES = 5
 # From the loader of TorchUncertainty; that of the labels is stated elsewhere too.
@@ -136,6 +160,29 @@ OFFICIAL: dict[str, Official] = {
         kind=_photographs("Oxford 102 Flower"),
         terms="no licence stated",
         read=layouts.flower102,
+    ),
+    "flower102-64": Official(
+        page=f"{_FLOWERS}/",
+        archives=(
+            Archive(f"{layouts.FLOWERS_64}.tar.gz", f"{_COLORIZATION}.tar.gz"),
+            _archive(_FLOWERS, "imagelabels.mat", 502, "e0620be6f572b9609742df49c70aed4d"),
+            _archive(_FLOWERS, "setid.mat", 14_989, "a5357ecc9cb78c4bef273ce3793fc85c"),
+        ),
+        tree=_paths(layouts.FLOWERS_64, "flowers", "testimages") | _FLOWER_LABELS,
+        also={"jpg": None} | _FLOWER_LABELS,
+        lists=dict.fromkeys(("train", "tuning", "test"), "setid.mat"),
+        classes=102,
+        splits={"train": 1020, "tuning": 1020, "test": 6149},
+        kind=Kind("Oxford 102 Flower at 64 pixels", 64, 64, **_IMAGENET),
+        terms="no licence stated",
+        read=layouts.flower102_64,
+        contents={
+            "train": "ea3ef244a0aa9bd944157094d6576ce18eabf1851bd1ad4ec9f7a2cc00a5721c",
+            "tuning": "d09148de7ea46f335dc2803524eafbe98919fdb7731f0065c7213dbc58244679",
+            "test": "d351ae1bbc3c90fb688d1a0c696def9c3ab624f81ae70b12a3495edfe020d185",
+        },
+        fingerprint="12a6784df97719bdb3a4",
+        names=layouts.flower_names,
     ),
     "cub200": Official(
         page="https://www.vision.caltech.edu/datasets/cub_200_2011/",
@@ -225,17 +272,38 @@ OFFICIAL: dict[str, Official] = {
                 _TORONTO, "cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a"
             ),
         ),
-        tree=_paths(
-            "cifar-10-batches-py",
-            *(f"data_batch_{number}" for number in range(1, 6)),
-            *("test_batch", "batches.meta"),
-        ),
+        tree=_CIFAR10_TREE,
         lists={"train": "cifar-10-batches-py", "test": "cifar-10-batches-py/test_batch"},
         classes=10,
         splits={"train": 50_000, "test": 10_000},
         kind=Kind("CIFAR-10", 32, 32, **_CIFAR),
         terms="no licence stated",
         read=layouts.cifar10,
+    ),
+    "cifar10-few": Official(
+        page=f"{_TORONTO}/cifar.html",
+        archives=(
+            _archive(
+                _TORONTO, "cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a"
+            ),
+        ),
+        tree=_CIFAR10_TREE,
+        also=dict.fromkeys(
+            f"{pool}/{name}" for pool in ("train", "test") for name in layouts.CIFAR10
+        ),
+        lists={"train": "train", "tuning": "train", "test": "test"},
+        classes=10,
+        splits={"train": 4000, "tuning": 1000, "test": 10_000},
+        kind=Kind("CIFAR-10, at most 400 images per class", 32, 32, **_CIFAR),
+        terms="no licence stated",
+        read=layouts.cifar10_few,
+        contents={
+            "train": "67859b14411c5a9b307e7b3545dfe1a9c34f5edbbc91b30fc78c287953ef8388",
+            "tuning": "43e002d886b8acfb94d0f734e5bb30fa1246b116eb5fdd7f7de1440f33ede208",
+            "test": "06cc90f04451b058ad3d231f7a813e276bc52a16a35f57d9992aa2768127609f",
+        },
+        fingerprint="2030e34dd09611ac72c4",
+        names=lambda: layouts.CIFAR10,
     ),
     "cifar100": Official(
         page=f"{_TORONTO}/cifar.html",
@@ -433,7 +501,72 @@ def listing(name: str, base: Path) -> Listing:
             base / official.lists["train"],
             f"gives {counts} images per class instead of {official.per_class}",
         )
+    _check_contents(name, base, found)
     return found
+
+
+def content(pictures: Iterable[Picture]) -> tuple[str, list[str]]:
+    """The SHA-256 over all images and labels of a pool, and that of every image: of its file or, if
+    there is none, of its pixels (rows, then columns, then RGB)."""
+    sha, images = hashlib.sha256(), []
+    for picture in pictures:
+        found = picture.source
+        raw = found.tobytes() if isinstance(found, np.ndarray) else found.read_bytes()
+        images.append(hashlib.sha256(raw).hexdigest())
+        sha.update(f"{images[-1]} {picture.label}\n".encode())
+    return sha.hexdigest(), images
+
+
+def _check_contents(name: str, base: Path, found: Listing) -> None:
+    """Raises `UserError` unless the images are the published ones, as far as these are known."""
+    known = records.ROOT / "data" / "checksums" / f"{name}.txt"
+    sums = set(known.read_text().split()) if known.exists() else set()
+    for pool, wanted in OFFICIAL[name].contents.items():
+        sha, images = content(found.pools[pool])
+        if sha == wanted:
+            continue
+        files = [str(picture.source) for picture in found.pools[pool]]
+        strange = [
+            file for file, image in zip(files, images, strict=True) if image[:8] not in sums
+        ]
+        named = f": {', '.join(strange[:3])} ({len(strange)} in all)" if sums and strange else ""
+        raise layouts.wrong(
+            base, f"has {pool} images or labels that are not the published ones{named}"
+        )
+
+
+def dataset(name: str) -> Dataset | None:
+    """A dataset that was decoded; or, where its fingerprint is known, without its images, which
+    must be here only to be read; else None. Raises `UserError` if it was decoded to other pixels
+    than the published ones."""
+    known, found = OFFICIAL.get(name), decoded.dataset(name)
+    if known is None or not known.fingerprint:
+        return found
+    if found is None:
+        return Dataset(
+            title=known.title,
+            classes=tuple(known.names()),
+            channels=3,
+            size=known.kind.crop,
+            mean=known.kind.mean,
+            std=known.kind.std,
+            fingerprint=known.fingerprint,
+            pools=functools.partial(_not_here, name),
+        )
+    if found.fingerprint != known.fingerprint:
+        decoder = decoded.manifest(name)["decoder"]
+        raise UserError(
+            f"the images of {name!r} have fingerprint {found.fingerprint}, not "
+            f"{known.fingerprint}: this decoder ({decoder}) gives other pixels; install the pinned "
+            f"versions of requirements.txt and run: dnr data prepare {name}"
+        )
+    return found
+
+
+def _not_here(name: str) -> dict[str, Split]:
+    raise UserError(
+        f"the images of {name!r} are not on this machine; to get them: dnr data prepare {name}"
+    )
 
 
 def overview() -> pd.DataFrame:
@@ -509,7 +642,7 @@ def _prepared_corruptions() -> Path:
 def _check_files(official: Official, base: Path) -> None:
     """Raises `UserError` unless the files of a tree whose checksum is known are the published
     ones."""
-    for path, md5 in official.tree.items():
+    for path, md5 in (official.tree | official.also).items():
         if md5 is not None:
             layouts.intact(base / path, md5)
 
@@ -544,10 +677,15 @@ def _decoded_whole(name: str) -> bool:
 
 def _tree(name: str, root: Path) -> Path | None:
     """The folder that the extracted tree lies in: `root`, or what was extracted there; or None."""
+    official = OFFICIAL[name]
     for base in (root, root / f"{name}-extracted"):
-        if all((base / path).exists() for path in OFFICIAL[name].tree):
+        if any(layout and not _lacking(base, layout) for layout in (official.tree, official.also)):
             return base
     return None
+
+
+def _lacking(base: Path, layout: Iterable[str]) -> list[str]:
+    return [path for path in layout if not (base / path).exists()]
 
 
 def _absent(name: str, root: Path, missing: list[Archive]) -> UserError:
@@ -560,8 +698,9 @@ def _absent(name: str, root: Path, missing: list[Archive]) -> UserError:
             f"  {archive.file} ({', '.join(known) or 'no checksum known'}) from "
             f"{archive.url or 'whoever has it: its authors no longer offer it'}"
         )
-    lacking = [path for path in official.tree if not (root / path).exists()]
-    some = 0 < len(lacking) < len(official.tree)
+    layout = min(official.tree, official.also or official.tree, key=lambda x: len(_lacking(root, x)))
+    lacking = _lacking(root, layout)
+    some = 0 < len(lacking) < len(layout)
     found = f" (the extracted files there lack {', '.join(lacking[:3])})" if some else ""
     offered = all(archive.url for archive in missing)
     lines = [
@@ -597,9 +736,8 @@ def _extracted(name: str, root: Path) -> Path:
     official = OFFICIAL[name]
     final, unfinished = root / f"{name}-extracted", root / f".{name}-extracting"
     if final.exists():
-        lacking = next(path for path in official.tree if not (final / path).exists())
         raise UserError(
-            f"{final} lacks {lacking}; delete that folder, it is made again from the archives"
+            f"{final} lacks {_lacking(final, official.tree)[0]}; delete that folder, it is made again from the archives"
         )
     for archive in official.archives:
         path = root / archive.file

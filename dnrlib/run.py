@@ -229,7 +229,6 @@ class Session:
             link.generation,
             stage.length(config),
             peak=stage.peak,
-            task=stage.task,
             parent=ancestor,
             held=mask if stage.hold else None,
             step=self.step_of(stage),
@@ -372,10 +371,7 @@ class Session:
     def start(self) -> None:
         """Reads the images and builds the network, once."""
         if self.model is None:
-            data = load(self.config)
-            self.data = Data(
-                data.dataset, data.train.to(self.device), data.evaluation.to(self.device)
-            )
+            self.data = load(self.config).to(self.device)
             self.model = models.build(self.config).to(self.device)
 
     def open(self, links: tuple[Link, ...], position: int) -> None:

@@ -43,10 +43,16 @@ def machine(found: Result) -> str:
     return f"{made['processor']}{cores}, {precision(found)}"
 
 
+def measured(found: Result, setting: str) -> dict[str, Any]:
+    """What a machine measured of a setting, in its fastest number format; the bundled dataset has
+    one for all."""
+    used = "fp32" if setting == BUNDLED else precision(found)
+    return found["generations"][f"{setting}, {used}"]
+
+
 def _ratios(setting: str, above: str, below: str) -> Callable[[Result], list[float]]:
     def rounds(found: Result) -> list[float]:
-        used = precision(found) if setting != BUNDLED else "fp32"
-        seconds = found["generations"][f"{setting}, {used}"]["seconds"]
+        seconds = measured(found, setting)["seconds"]
         if not {above, below} <= seconds.keys():
             return []
         return [a / b for a, b in zip(seconds[above], seconds[below], strict=True)]
@@ -57,11 +63,11 @@ def _ratios(setting: str, above: str, below: str) -> Callable[[Result], list[flo
 def _switch(found: Result) -> list[float]:
     """Saliency, selection, mask and reset in % of a generation of 200 epochs; the epochs and the
     switch are those of a short generation on few images."""
-    measured = found["generations"][f"{LARGE}, {precision(found)}"]
+    short = measured(found, LARGE)
     training = ("data", "forward and backward", "optimiser")
     shares = []
-    for parts in measured["parts"]:
-        epoch = sum(parts[name] for name in training) / measured["config"]["epochs"]
+    for parts in short["parts"]:
+        epoch = sum(parts[name] for name in training) / short["config"]["epochs"]
         shares.append(100 * parts["switch"] / (PAPER_EPOCHS * epoch + parts["switch"]))
     return shares
 
@@ -84,16 +90,9 @@ def _steps(above: str, below: str) -> Callable[[Result], list[float]]:
     return rounds
 
 
-def _residual(fit: Callable[[Result], "tuple[np.ndarray, np.ndarray]"]) -> Callable:
-    def one(found: Result) -> list[float]:
-        return [line(*fit(found))[1]]
-
-    return one
-
-
 def by_generations(found: Result) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of generations, and the seconds that a run of so many takes."""
-    seconds = found["generations"][f"{BUNDLED}, fp32"]["seconds"]["dnrlib"]
+    seconds = measured(found, BUNDLED)["seconds"]["dnrlib"]
     return np.arange(1, len(seconds) + 1), np.cumsum(seconds)
 
 
@@ -147,38 +146,32 @@ class Goal:
 
 NO_BF16 = "The goal supposes bf16 arithmetic, which this processor does not have"
 HEADERS = "There is one bit for 64; what is missing are the names and shapes in our file"
+
+
+def _beside(setting: str, loop: float) -> list["Goal"]:
+    """The goals of a setting beside the lineage's loop, its kinder version and the bare passes."""
+    lineage, kinder, bare = (
+        _ratios(setting, *of)
+        for of in (("reference", "dnrlib"), ("kinder", "dnrlib"), ("dnrlib", "bare"))
+    )
+    return [
+        Goal(f"{setting}: the lineage's loop", " ×", lineage, loop, note=NO_BF16),
+        Goal(f"{setting}: its kinder version", " ×", kinder),
+        Goal(f"{setting}: bare passes", " ×", bare, 1.05, at_most=True),
+    ]
+
+
 GOALS = (
-    Goal(
-        f"{LARGE}: the lineage's loop",
-        " ×",
-        _ratios(LARGE, "reference", "dnrlib"),
-        2.3,
-        note=NO_BF16,
-    ),
-    Goal(f"{LARGE}: its kinder version", " ×", _ratios(LARGE, "kinder", "dnrlib")),
-    Goal(f"{LARGE}: bare passes", " ×", _ratios(LARGE, "dnrlib", "bare"), 1.05, at_most=True),
-    Goal(
-        f"{SMALL}: the lineage's loop",
-        " ×",
-        _ratios(SMALL, "reference", "dnrlib"),
-        1.9,
-        note=NO_BF16,
-    ),
-    Goal(f"{SMALL}: its kinder version", " ×", _ratios(SMALL, "kinder", "dnrlib")),
-    Goal(f"{SMALL}: bare passes", " ×", _ratios(SMALL, "dnrlib", "bare"), 1.05, at_most=True),
+    *_beside(LARGE, 2.3),
+    *_beside(SMALL, 1.9),
     Goal(f"{BUNDLED}: bare passes", " ×", _ratios(BUNDLED, "dnrlib", "bare"), 1.1, at_most=True),
     Goal("saliency to reset, of 200 epochs", " %", _switch, 1, at_most=True),
-    Goal(
-        "bytes of a mask: the lineage's file",
-        " ×",
-        _mask_bytes("state"),
-        64,
-        digits=1,
-        note=HEADERS,
-    ),
+    Goal("bytes of a mask: the lineage's file", " ×", _mask_bytes("state"), 64, False, 1, HEADERS),
     Goal("bytes of a mask: float32", " ×", _mask_bytes("float"), digits=1),
-    Goal("more generations: off the line", " %", _residual(by_generations), digits=1),
-    Goal("more images: off the line", " %", _residual(by_images), digits=1),
+    Goal(
+        "more generations: off the line", " %", lambda of: [line(*by_generations(of))[1]], digits=1
+    ),
+    Goal("more images: off the line", " %", lambda of: [line(*by_images(of))[1]], digits=1),
 )
 ON_CUDA = (
     Goal("graphs: eager steps", " ×", _steps("graph", "eager"), 1.5),
@@ -228,10 +221,8 @@ def parts(found: Result) -> pd.DataFrame:
     rounds in % of the generation's; `other` is what no part counts."""
     rows = {}
     for setting in (LARGE, SMALL, BUNDLED):
-        used = precision(found) if setting != BUNDLED else "fp32"
-        measured = found["generations"][f"{setting}, {used}"]
-        counted = pd.DataFrame(measured["parts"])
-        shares = counted.div(measured["seconds"]["dnrlib"], axis=0) * 100
+        one = measured(found, setting)
+        shares = pd.DataFrame(one["parts"]).div(one["seconds"]["dnrlib"], axis=0) * 100
         shares["other"] = 100 - shares.sum(axis=1)
         rows[setting] = shares.median()
     return pd.DataFrame(rows).T.reindex(columns=[*PARTS]).fillna(0.0)
@@ -294,24 +285,18 @@ def in_bf16(frame: pd.DataFrame) -> list[tuple[str, str]]:
 
 def input_table(name: str) -> Markdown:
     """What `benchmarks/data.py` found."""
-    path = RESULTS / "data.json"
-    found = json.loads(path.read_text())
-    rows = []
+    found = json.loads((RESULTS / "data.json").read_text())
     words = {
         "pillow": "Pillow, file by file (the lineage's loader)",
         "each": "decoded array, image by image (on a CPU)",
         "batch": "decoded array, as matrix products (on a GPU)",
     }
-    for way, label in words.items():
-        rate = found["images_per_core_second"][way]
-        ratio = found["ratio_to_pillow"].get(way)
-        cell = (
-            "1"
-            if ratio is None
-            else f"{ratio['median']:.1f} "
-            + (f"[{ratio['lower_quartile']:.1f}, {ratio['upper_quartile']:.1f}]")
-        )
-        rows.append([label, f"{rate['median']:.0f}", cell])
+    ratios = {
+        way: f"{r['median']:.1f} [{r['lower_quartile']:.1f}, {r['upper_quartile']:.1f}]"
+        for way, r in found["ratio_to_pillow"].items()
+    }
+    rates = found["images_per_core_second"]
+    rows = [[words[way], f"{rates[way]['median']:.0f}", ratios.get(way, "1")] for way in words]
     caption = (
         f"Training input at 224 pixels: images per core-second, and ratio to the first row, median "
         f"[quartiles] of {found['rounds']} interleaved rounds ({found['machine']})."

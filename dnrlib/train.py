@@ -136,7 +136,6 @@ def train(
     epochs: int,
     *,
     peak: float = 1.0,
-    task: Labels | Distilled = Labels(),  # noqa: B008 - frozen, without fields
     parent: nn.Module | None = None,
     held: Mask | None = None,
     step: Step | None = None,
@@ -149,15 +148,14 @@ def train(
     - `test_accuracy` and `test_loss` on that pool at the end;
     - `seconds` of training, without the evaluations, and `images` seen.
 
-    `peak` scales the learning rate, `task` says what is learnt from (`parent` is the network before
-    the reset, for those that learn from it), and weights outside the mask `held` stay at zero.
-    `step` is the training step of this network and task, if there is one from an earlier
-    generation; `clock` is told where the time goes. Raises `UserError` if the loss stops being
-    finite.
+    `peak` scales the learning rate; `parent` is the network before the reset, for tasks that learn
+    from it, and weights outside the mask `held` stay at zero. `step` is the training step of this
+    network, which knows its task (without one it learns from labels); `clock` is told where the
+    time goes. Raises `UserError` if the loss stops being finite.
     """
     device = data.train.labels.device
     clock = clock or Clock(device)
-    step = step or Step(model, task, config)
+    step = step or Step(model, Labels(), config)
     step.restart(parent, held or {})
     order = stream(config.seed, generation, "order")
     draw = stream(config.seed, generation, "augment")

@@ -285,7 +285,8 @@ def test_distillation_enters_the_training(tiny):
     teacher, curves = aged(config).eval(), {}
     for task in (Labels(), Distilled()):
         model = build(config)
-        curves[task] = train.train(model, data, config, 2, 1, task=task, parent=teacher)["curve"]
+        step = train.Step(model, task, config)
+        curves[task] = train.train(model, data, config, 2, 1, parent=teacher, step=step)["curve"]
     inputs = (data.train.images.float() / 255 - 0.196) / 0.335
     with torch.no_grad():
         soft = (teacher(inputs) / 20).log_softmax(1)

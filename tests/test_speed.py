@@ -1,7 +1,5 @@
 """The benchmarks do equal work, and what is said of their numbers is right."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +14,7 @@ from dnrlib import data, models, speed
 from dnrlib.config import configure
 from dnrlib.models import prunable
 from dnrlib.run import run
-from dnrlib.speed import BUNDLED, LARGE, SMALL, Goal, goals_table, line, misses, parts
+from dnrlib.speed import BUNDLED, LARGE, SMALL, goals_table, line, misses, parts
 
 TINY = {"dataset": "cifar10", "model": "resnet18", "width": 8, "batch": 8, "epochs": 2, "lr": 0.01}
 
@@ -202,5 +200,3 @@ def test_committed_results_are_of_this_benchmark():
             assert {len(seconds) for seconds in rounds.values()} == {
                 generation.SETTINGS[setting].rounds
             }
-        assert json.dumps(one)
-    assert isinstance(speed.GOALS[0], Goal)

@@ -170,7 +170,7 @@ def test_cuda_and_cpu_make_the_same_mask_of_the_same_weights(tiny):
     images, model = load(config), build(config)
     rule, kept = Top(Snip(config.probe), 0.8), []
     for device in ("cpu", "cuda"):
-        there = train.Data(images.dataset, images.train.to(device), images.evaluation.to(device))
+        there = images.to(torch.device(device))
         mask, _ = rule.mask(Parent(copy.deepcopy(model).to(device), there, config, 1))
         kept.append(torch.cat([values.flatten() for values in mask.values()]))
     assert (kept[0] != kept[1]).float().mean() < 1e-3
