@@ -1,6 +1,6 @@
 """The ledger: every claim of the paper as a statement about arms, and what the records say of it.
 
-Statements (columns `embedded` and `full` of data/paper/claims.csv):
+Statements (columns `embedded`, `photographs` and `full` of data/paper/claims.csv):
 
     dnr > long & dnr > tune         every part must hold (intersection-union)
     dnr > tune > plain              the same, chained
@@ -25,9 +25,8 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from . import UserError
-from .config import arm_of, configure, parse_arm
 from .methods import label
-from .paper import ANALOGUE, COLUMNS, PAPER, wide
+from .paper import ANALOGUE, COLUMNS, PAPER, named, photographs, planned, wide
 from .stats import LEVEL, MARGIN, estimate, holm, seeds_needed
 
 
@@ -39,6 +38,11 @@ class Part:
     """`>`, `=`, `rise` or `fall`."""
     terms: tuple[str, ...]
     by_generation: bool = False
+
+    def arms(self, dataset: str) -> list[str]:
+        """The arms that it speaks of on a dataset, by the names that their runs have."""
+        sides = [side for term in self.terms for side in term.split(" - ")]
+        return [named(side.partition("@")[0], dataset) for side in sides]
 
 
 @functools.cache
@@ -68,12 +72,7 @@ def parse(statement: str) -> list[Part]:
 
 def arms(statement: str, dataset: str) -> list[str]:
     """The arms that a statement speaks of on a dataset, each once, as `arm_of` names them."""
-    terms = [term for part in parse(statement) for side in part.terms for term in side.split(" - ")]
-    return list(dict.fromkeys(_named(term.partition("@")[0], dataset) for term in terms))
-
-
-def _named(arm: str, dataset: str) -> str:
-    return arm_of(configure(dataset, **parse_arm(arm)))
+    return list(dict.fromkeys(arm for part in parse(statement) for arm in part.arms(dataset)))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -83,7 +82,7 @@ def _named(arm: str, dataset: str) -> str:
 def _points(term: str, frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """The rows of a term's arm, none if it was not run, with its value in points as `value`."""
     arm, _, column = term.partition("@")
-    runs = frame[frame["method"] == _named(arm, dataset)]
+    runs = frame[frame["method"] == named(arm, dataset)]
     unit = 100 if column.startswith("overlap") else 1
     return runs.assign(value=unit * runs[column or "test_accuracy"])
 
@@ -144,7 +143,8 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
 
     `frames` holds frames of `study.generations` by dataset. In the column `embedded` a statement is
     made of the bundled dataset of the claim's exhibit where it has its own (`paper.ANALOGUE`), else
-    of each of the others; in `full`, of each dataset of the exhibit in the paper. Columns:
+    of each of the others; in `photographs`, of each of the exhibit's (`paper.photographs`); in
+    `full`, of each dataset of the exhibit in the paper. Columns:
     rank; part, n, value, low, high (which part decides, in words if there are several, and its
     seeds, mean and 95 % interval in points: the one most clearly refuted where the claim fails,
     else the one least supported);
@@ -155,28 +155,34 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
 
     - `holds` if the adjusted support is below 5 %,
     - `fails` if the adjusted refutation is,
-    - `undecided` otherwise, and `not run` where an arm has no runs.
+    - `undecided` otherwise; `not finished` where photographs lack seeds that are planned
+      (`paper.PLANNED`), and `not run` where an arm has no runs. Both count with p = 1.
     """
     rows = []
     for claim, stated in claims().iterrows():
         if not stated[column]:
             continue
-        evidence = []
-        for dataset in _datasets(stated["exhibit"], frames, column):
+        evidence, finished = [], True
+        datasets = list(_datasets(stated["exhibit"], frames, column))
+        for dataset in datasets:
             for part in parse(stated[column]):
                 frame = frames.get(dataset)
                 values = pd.Series() if frame is None else sample(part, frame, dataset)
-                evidence.append((*p_values(part, values), values, part))
+                where = f"on {dataset}: " if len(datasets) > 1 else ""
+                evidence.append((*p_values(part, values), values, (where, part)))
+                finished &= len(values) >= _seeds(part, dataset)
         complete = bool(evidence) and all(len(values) for _, _, values, _ in evidence)
+        judged = complete and finished
         rows.append(
             {
                 "id": claim,
                 "rank": stated["rank"],
-                "support": max(s for s, _, _, _ in evidence) if complete else 1.0,
+                "support": max(s for s, _, _, _ in evidence) if judged else 1.0,
                 "refute": min(1.0, len(evidence) * min(r for _, r, _, _ in evidence))
-                if complete
+                if judged
                 else 1.0,
                 "evidence": evidence if complete else [],
+                "finished": finished,
             }
         )
     for rank in {row["rank"] for row in rows}:
@@ -188,9 +194,17 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
     return pd.DataFrame([_judged(row) for row in rows]).set_index("id")[LEDGER]
 
 
+def _seeds(part: Part, dataset: str) -> int:
+    """How many seeds of a part there are when all that are planned are trained; 0 if none are."""
+    known = planned(dataset)
+    return min(known.get(arm, 0) for arm in part.arms(dataset)) if known else 0
+
+
 def _datasets(exhibit: str, frames: Iterable[str], column: str) -> Iterable[str]:
     if column == "full":
         return COLUMNS[exhibit]
+    if column == "photographs":
+        return photographs(exhibit)
     if exhibit in ANALOGUE:
         return [ANALOGUE[exhibit]]
     return [dataset for dataset in frames if dataset not in ANALOGUE.values()]
@@ -203,28 +217,32 @@ LEDGER = [
 
 def _judged(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the ledger with its verdict, and the part that decided it."""
-    evidence = row.pop("evidence")
+    evidence, finished = row.pop("evidence"), row.pop("finished")
     if not evidence:
         unknown = dict.fromkeys(("value", "low", "high", "seeds_needed"), math.nan)
         return row | unknown | {"n": 0, "verdict": "not run", "part": ""}
     holds, fails = row["support"] < 1 - LEVEL, row["refute"] < 1 - LEVEL
     verdict = "holds" if holds else "fails" if fails else "undecided"
+    verdict = verdict if finished else "not finished"
     weakest = max(evidence, key=lambda found: found[0])
     clearest = min(evidence, key=lambda found: found[1])
-    *_, values, part = clearest if verdict == "fails" else weakest
+    *_, values, (where, part) = clearest if verdict == "fails" else weakest
     shown = estimate(values)
     row |= {"n": shown.n, "value": shown.mean, "low": shown.low, "high": shown.high}
     open_ = verdict == "undecided" and not math.isnan(shown.p)
     return row | {
         "verdict": verdict,
-        "part": " − ".join(map(_in_words, part.terms)) if len(evidence) > 1 else "",
+        "part": where + _in_words(part) if len(evidence) > 1 else "",
         "seeds_needed": seeds_needed(shown.sd) if open_ else math.nan,
     }
 
 
-def _in_words(term: str) -> str:
-    arm, _, column = term.partition("@")
-    return label(arm) + (f" ({column.replace('_', ' ')})" if column else "")
+def _in_words(part: Part) -> str:
+    said = []
+    for term in part.terms:
+        arm, _, column = term.partition("@")
+        said.append(label(arm) + (f" ({column.replace('_', ' ')})" if column else ""))
+    return " − ".join(said)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -236,9 +236,12 @@ CIFAR10_COUNTS = power_law(5000, 250, 10)
 first ones of each class; here every seed draws its own."""
 
 
-def _imbalanced(whole: Dataset) -> Dataset:
-    title = f"{whole.title}, from 5000 to 250 images per class"
-    return dataclasses.replace(whole, title=title, counts=CIFAR10_COUNTS)
+def _imbalanced(counts: tuple[int, ...]) -> Callable[[Dataset], Dataset]:
+    def view(whole: Dataset) -> Dataset:
+        title = f"CIFAR-10, from {counts[0]} to {counts[-1]} images per class"
+        return dataclasses.replace(whole, title=title, counts=counts)
+
+    return view
 
 
 def _without_suspects(whole: Dataset) -> Dataset:
@@ -266,7 +269,8 @@ def _without_suspects(whole: Dataset) -> Dataset:
 
 
 VIEWS: dict[str, tuple[str, Callable[[Dataset], Dataset]]] = {
-    "cifar10-imbalanced": ("cifar10", _imbalanced),
+    "cifar10-imbalanced": ("cifar10", _imbalanced(CIFAR10_COUNTS)),
+    "cifar10-few-imbalanced": ("cifar10-few", _imbalanced(power_law(200, 10, 10))),
     "papila-binary": ("papila", _without_suspects),
 }
 """Datasets that are made of an official one: its name, and how."""

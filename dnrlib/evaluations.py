@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import UserError
-from .config import OF_THE_PAPERS
+from .config import scope
 from .corruptions import CORRUPTIONS, EXTRA, corrupted
 from .data import VIEWS, Data, Dataset, Split, as_pixels, read
 from .official import SEVERITIES, corruptions_here, verified_corruption
@@ -230,15 +230,16 @@ HARDER = 6.0
 
 def evaluations_of(exhibit: str, dataset: str) -> tuple[Evaluation, ...]:
     """What an exhibit measures of its networks beyond their test accuracy; nothing for most."""
-    bundled = dataset not in OF_THE_PAPERS
+    said_of = scope(dataset)
     if exhibit in ("fig5", "normalisation"):
         of_cifar10 = VIEWS.get(dataset, (dataset,))[0] == "cifar10"
         official = of_cifar10 and corruptions_here() is not None
-        of = Corruptions(per_class=20 if bundled else 0, official=official)
+        each = {"embedded": 20, "photographs": 50, "full": 0}[said_of]
+        of = Corruptions(per_class=each, official=official)
         bare = dataclasses.replace(of, normalised=False)
         return (of,) if exhibit == "fig5" else (of, bare)
     if exhibit == "fig6":
-        each = 10 if bundled else 0
+        each = {"embedded": 10, "photographs": 20, "full": 0}[said_of]
         steps = Attack((HARDER,), steps=40, per_class=each)
         restarts = Attack((HARDER,), restarts=4, per_class=each)
         return Attack(FIGURE + BEYOND, per_class=each), steps, restarts

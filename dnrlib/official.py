@@ -526,9 +526,7 @@ def _check_contents(name: str, base: Path, found: Listing) -> None:
         if sha == wanted:
             continue
         files = [str(picture.source) for picture in found.pools[pool]]
-        strange = [
-            file for file, image in zip(files, images, strict=True) if image[:8] not in sums
-        ]
+        strange = [file for file, image in zip(files, images, strict=True) if image[:8] not in sums]
         named = f": {', '.join(strange[:3])} ({len(strange)} in all)" if sums and strange else ""
         raise layouts.wrong(
             base, f"has {pool} images or labels that are not the published ones{named}"
@@ -698,7 +696,9 @@ def _absent(name: str, root: Path, missing: list[Archive]) -> UserError:
             f"  {archive.file} ({', '.join(known) or 'no checksum known'}) from "
             f"{archive.url or 'whoever has it: its authors no longer offer it'}"
         )
-    layout = min(official.tree, official.also or official.tree, key=lambda x: len(_lacking(root, x)))
+    layout = min(
+        official.tree, official.also or official.tree, key=lambda x: len(_lacking(root, x))
+    )
     lacking = _lacking(root, layout)
     some = 0 < len(lacking) < len(layout)
     found = f" (the extracted files there lack {', '.join(lacking[:3])})" if some else ""
@@ -737,7 +737,8 @@ def _extracted(name: str, root: Path) -> Path:
     final, unfinished = root / f"{name}-extracted", root / f".{name}-extracting"
     if final.exists():
         raise UserError(
-            f"{final} lacks {_lacking(final, official.tree)[0]}; delete that folder, it is made again from the archives"
+            f"{final} lacks {_lacking(final, official.tree)[0]}; delete that folder, it is made "
+            "again from the archives"
         )
     for archive in official.archives:
         path = root / archive.file

@@ -22,9 +22,9 @@ from tqdm.auto import tqdm
 from . import UserError, records
 from .claims import arms as stated_arms
 from .claims import claims, ledger
-from .config import BUDGETS, OF_THE_PAPERS, RECIPES, Config, arm_of, configure, grid, parse_arm
+from .config import BUDGETS, RECIPES, Config, arm_of, configure, grid, parse_arm, scope
 from .evaluations import Evaluation, evaluations_of
-from .paper import ALL_EXHIBITS, ANALOGUE, COLUMNS, EXHIBITS, ROWS, arms, made_for
+from .paper import ALL_EXHIBITS, ANALOGUE, EXHIBITS, ROWS, arms, made_for, planned
 from .records import ROOT
 from .study import Run, agreement, command, find, generations
 from .tables import table, titled
@@ -148,9 +148,9 @@ def control(page: Parameters, arm: str) -> Parameters:
     """The parameters of a page for one arm on the 32-pixel control of its dataset; on that of the
     digits where there is none."""
     own = f"{page.dataset}-32"
-    budget = "auto" if page.budget == "paper" else page.budget
+    budget = page.budget if page.budget == "smoke" else "auto"
     return Parameters(
-        own if own not in OF_THE_PAPERS else "digits-32",
+        own if own in RECIPES else "digits-32",
         budget=budget,
         seeds=page.seeds,
         methods=arm,
@@ -219,27 +219,27 @@ def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
 def verdicts(page: Parameters) -> pd.DataFrame:
     """The ledger of claims (`claims.ledger`) on a page's dataset, and on the analogues of exhibits
     that have their own, from all runs of the recipe that are published or on this machine, whatever
-    the page shows; trains nothing. On a dataset of the paper it is that of the paper's own setting,
-    which needs all datasets of an exhibit."""
-    if page.dataset in OF_THE_PAPERS:
-        return paper_verdicts()
+    the page shows; trains nothing. On photographs and on a dataset of the paper it is that of all
+    of them (`scope_verdicts`)."""
+    if scope(page.dataset) != "embedded":
+        return scope_verdicts(scope(page.dataset))
     datasets = dict.fromkeys([page.dataset, *ANALOGUE.values()])
     smoke = page.budget == "smoke"
     return ledger({name: generations([] if smoke else _claimed_runs(name)) for name in datasets})
 
 
-def paper_verdicts() -> pd.DataFrame:
-    """The ledger of claims in the paper's own setting, from runs on its datasets that are published
-    or on this machine; trains nothing."""
+def scope_verdicts(of: str) -> pd.DataFrame:
+    """The ledger of claims on `photographs`, or in the paper's own setting (`full`), from runs that
+    are published or on this machine; trains nothing."""
     frames = {}
-    for dataset in {name for columns in COLUMNS.values() for name in columns}:
+    for dataset in filter(lambda name: scope(name) == of, RECIPES):
         try:
             frames[dataset] = generations(_claimed_runs(dataset))
         except records.DamagedFile:
             raise
         except UserError:
             continue  # Its images are not on disk, so nothing of it was run here.
-    return ledger(frames, "full")
+    return ledger(frames, of)
 
 
 def _claimed_runs(dataset: str) -> Iterator[Run]:
@@ -281,38 +281,56 @@ def status() -> Markdown:
     for exhibit in ALL_EXHIBITS:
         notebook = EXHIBITS.get(exhibit)
         pages = [page for page in contents() if page.partition("-")[0] == notebook]
-        counts = {True: [], False: []}
+        counts: dict[str, list[str]] = {"embedded": [], "photographs": [], "full": []}
         for page in pages:
             dataset = page.partition("-")[2]
             if dataset in there and exhibit in ROWS:
                 wanted = arms(exhibit, dataset)
                 number = sum(arm in there[dataset] for arm in wanted)
                 text = f"{dataset}: {number} of {len(wanted)} methods"
-                counts[dataset not in OF_THE_PAPERS].append(text)
+                counts[scope(dataset)].append(text)
         nothing = "nothing to train" if pages and exhibit not in ROWS else "not run"
         rows.append(
             [
                 titled(exhibit),
                 ", ".join(f"{{doc}}`{page.partition('-')[2] or page} <{page}>`" for page in pages)
                 or "not in this book yet",
-                "; ".join(counts[True]) or nothing,
-                "; ".join(counts[False]) or nothing,
+                *("; ".join(counted) or nothing for counted in counts.values()),
             ]
         )
-    header = ["exhibit", "page", "embedded analogue", "the paper's setting"]
+    header = ["exhibit", "page", "embedded analogue", "photographs", "the paper's setting"]
     caption = "Exhibits of the DNR paper, and what of them was run, by the published records."
     listed = table(header, rows, caption, "tbl-status", words=True).data
     counted = "; ".join(f"{len(runs)} runs on {name}" for name, runs in found.items())
     return Markdown(f"{listed}\n\nPublished are {counted or 'no runs'}.")
 
 
+def to_come(page: Parameters) -> Markdown:
+    """On photographs, how many of the planned seeds of the page's arms are published; nothing to
+    say of other datasets."""
+    wanted = {arm: seeds for arm, seeds in planned(page.dataset).items() if arm in page.arms()}
+    if not wanted:
+        return Markdown("")
+    done = Counter(run.arm for run in published_runs(page.dataset))
+    missing = sum(seeds - done[arm] for arm, seeds in wanted.items())
+    text = (
+        f"The number of seeds of each method was fixed before any was looked at: "
+        f"{sum(wanted.values())} runs in all on this page. "
+    )
+    if not missing:
+        return Markdown(text + "All of them are published.")
+    return Markdown(
+        text + f"**{missing} of them are still to come.** Until then its means are a state of "
+        "affairs, and no claim is judged by them."
+    )
+
+
 def claimed_arms(dataset: str) -> list[str]:
     """Every arm that a claim speaks of on a dataset, each once."""
-    column = "embedded" if dataset not in OF_THE_PAPERS else "full"
     listed = claims()
-    if dataset in ANALOGUE.values():
+    if dataset in ANALOGUE.values() or scope(dataset) == "photographs":
         listed = listed[listed["exhibit"].isin(made_for(dataset))]
-    stated = [stated_arms(text, dataset) for text in listed[column] if text]
+    stated = [stated_arms(text, dataset) for text in listed[scope(dataset)] if text]
     return list(dict.fromkeys(arm for listed in stated for arm in listed))
 
 

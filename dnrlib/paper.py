@@ -7,13 +7,13 @@ import pandas as pd
 import torch
 
 from . import UserError
-from .config import OF_THE_PAPERS, configure
+from .config import PHOTOGRAPHS, arm_of, configure, parse_arm, scope
 from .models import LAYERS, MODELS, ResNet
 from .records import ROOT
 
 PAPER = ROOT / "data" / "paper"
 
-_SIZES = ("5", "20", "0")
+_SIZES = {"embedded": ("5", "20", "0"), "photographs": ("10", "100", "400")}
 
 ROWS: dict[str, dict[str, str | None]] = {
     "table1": {
@@ -199,9 +199,52 @@ ANALOGUE = {
 """The bundled dataset of each exhibit that needs one of its own."""
 
 
+PHOTOGRAPHED = {
+    "table2": ("cifar10-few",),
+    "fig5": ("cifar10-few",),
+    "fig6": ("cifar10-few",),
+    "fig7": ("cifar10-few-imbalanced",),
+    "table8": (),
+    "normalisation": (),
+}
+"""The photographs of each exhibit that is not run on both sets."""
+
+
+def photographs(exhibit: str) -> tuple[str, ...]:
+    """The photographs that an exhibit is run on."""
+    return PHOTOGRAPHED.get(exhibit, PHOTOGRAPHS[:2])
+
+
+_MAIN = ("plain", "long", "tune", "llf", "ke", "ke-wels", "dnr")
+_ABLATIONS = (
+    *("dnr+criterion=random", "dnr+criterion=fisher", "dnr+criterion=magnitude", "dnr-matched"),
+    *("dnr-highest", "dnr+keep=0.95", "dnr+keep=0.9", "dnr+keep=0.7", "dnr+keep=0.6"),
+    *("dnr+probe=128", "long+generations=3"),
+)
+_SWEPT = {10: 6, 100: 6, 400: 3}
+_PLANNED = dict.fromkeys(
+    (*_MAIN, *(f"{arm}+generations=3" for arm in ("tune", "ke", "dnr"))), 12
+) | dict.fromkeys(_ABLATIONS, 6)
+PLANNED: dict[str, dict[str, int]] = {
+    "flower102-64": _PLANNED,
+    "cifar10-few": _PLANNED
+    | {f"plain+per_class={size}": seeds for size, seeds in _SWEPT.items()}
+    | {
+        f"{arm}+generations=3+per_class={size}": seeds
+        for arm in ("long", "tune", "dnr")
+        for size, seeds in _SWEPT.items()
+    },
+    "cifar10-few-imbalanced": dict.fromkeys(("plain", "long", "tune", "ke", "dnr"), 6),
+}
+"""On photographs, how many seeds of each arm are published in the end, from 0; fixed before any of
+them was looked at, in the order in which they are trained."""
+
+
 def made_for(dataset: str) -> list[str]:
-    """The exhibits that are run on a dataset in particular: the paper's on its datasets, and those
-    that have a bundled one of their own on that."""
+    """The exhibits that are run on a dataset in particular: the paper's on its datasets, those that
+    have a bundled one of their own on that, and those that are run on photographs."""
+    if scope(dataset) == "photographs":
+        return [name for name in ROWS if dataset in photographs(name) and arms(name, dataset)]
     return [name for name in ROWS if dataset in (ANALOGUE.get(name), *COLUMNS.get(name, ()))]
 
 
@@ -222,20 +265,33 @@ ALL_EXHIBITS = [*(f"table{n}" for n in range(1, 11)), *(f"fig{n}" for n in range
 def arms(exhibit: str, dataset: str) -> list[str]:
     """The arms of an exhibit on a dataset, in order.
 
-    On a bundled dataset Table 2, whose question is what happens when data is not small, becomes a
-    sweep over images per class, with three generations; and the 128 probe images of Table 7, 2 % of
-    CUB, become two of a hundred. Raises `UserError` for an unknown exhibit.
+    On other images than the paper's, Table 2, whose question is what happens when data is not
+    small, becomes a sweep over images per class, with three generations; and on digits the 128
+    probe images of Table 7, 2 % of CUB, become two of a hundred. On photographs those arms are left
+    out that are not `planned`. Raises `UserError` for an unknown exhibit.
     """
     if exhibit not in ROWS:
         raise UserError(f"exhibit={exhibit!r} is unknown; choose one of: {', '.join(ROWS)}")
-    bundled = dataset not in OF_THE_PAPERS
-    if exhibit == "table2" and bundled:
-        swept = [m if m == "plain" else f"{m}+generations=3" for m in ROWS[exhibit]]
+    said_of, listed = scope(dataset), list(ROWS[exhibit])
+    if exhibit == "table2" and said_of in _SIZES:
+        swept = [m if m == "plain" else f"{m}+generations=3" for m in listed]
         own = str(configure(dataset).per_class)
-        sizes = ["", *(f"+per_class={size}" for size in _SIZES if size != own)]
-        return [arm + size for size, arm in itertools.product(sizes, swept)]
-    left_out = "dnr+probe=128" if bundled else "dnr+probe=2"
-    return [arm for arm in ROWS[exhibit] if arm != left_out]
+        sizes = ["", *(f"+per_class={size}" for size in _SIZES[said_of] if size != own)]
+        listed = [arm + size for size, arm in itertools.product(sizes, swept)]
+    left_out = "dnr+probe=128" if said_of == "embedded" else "dnr+probe=2"
+    listed = [arm for arm in listed if arm != left_out]
+    return [arm for arm in listed if said_of != "photographs" or arm in planned(dataset)]
+
+
+def named(arm: str, dataset: str) -> str:
+    """An arm by the name that its runs on a dataset have (`config.arm_of`)."""
+    return arm_of(configure(dataset, **parse_arm(arm)))
+
+
+@functools.cache
+def planned(dataset: str) -> dict[str, int]:
+    """`PLANNED` of a dataset (none for others than photographs), by the names of its arms."""
+    return {named(arm, dataset): seeds for arm, seeds in PLANNED.get(dataset, {}).items()}
 
 
 def sweep_pairs(dataset: str) -> list[tuple[str, str]]:

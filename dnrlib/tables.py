@@ -12,7 +12,7 @@ from IPython.display import HTML, Markdown
 
 from . import paper
 from .claims import claims, in_print
-from .config import OF_THE_PAPERS, Config, canonical, configure
+from .config import Config, canonical, configure, scope
 from .data import DATASETS, read
 from .fills import AsIs
 from .masks import CRITERIA, Everything
@@ -158,6 +158,7 @@ VERDICTS = {
     "holds": "**holds**",
     "fails": "**fails**",
     "undecided": "undecided",
+    "not finished": "not finished",
     "not run": "not run",
 }
 
@@ -231,6 +232,7 @@ def counted(verdicts: pd.DataFrame) -> Markdown:
                 ("holds", "hold"),
                 ("fails", "fail"),
                 ("undecided", "undecided"),
+                ("not finished", "not finished"),
                 ("not run", "not run"),
             )
             if verdict in numbered
@@ -336,10 +338,16 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
             lines[-1] += f" ({measured(row)}.)"
         if stated["note"]:
             lines[-1] += f" {stated['note']}"
-    if dataset not in OF_THE_PAPERS:
+    if scope(dataset) == "embedded":
         lines.append(
             f"\nThis is said of {dataset} with a narrow network. It neither confirms nor refutes "
-            "what the paper says of its own datasets, which were not run here."
+            "what the paper says of its own datasets."
+        )
+    elif scope(dataset) == "photographs":
+        lines.append(
+            "\nThis is said of photographs of the paper's datasets with fewer pixels or images, a "
+            "narrower network and shorter trainings than the paper's. A claim holds if it holds on "
+            "all photographs that its exhibit is run on."
         )
     return Markdown("\n".join(lines))
 

@@ -2,24 +2,35 @@
 
     python -m tests.publish [DATASET ...]              train what of it is not in the runs folder
     python -m tests.publish [DATASET ...] --publish    then copy the records to data/records
+    python -m tests.publish DATASET --go-on            on photographs: train and publish, seed by
+                                                       seed, what is planned and not yet published
 
-What is published is listed in `tests/test_published.py`.
+What is published is listed in `tests/test_published.py`, what is planned in `paper.PLANNED`.
 """
 
 import argparse
 
 from dnrlib import records
 from dnrlib.cli import refuse_publishing
-from dnrlib.config import grid
-from dnrlib.study import study
+from dnrlib.config import arm_of, grid
+from dnrlib.paper import PLANNED, planned
+from dnrlib.study import find, study
 from tests.test_published import SEEDS, evaluated
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train or publish what is published.")
-    parser.add_argument("datasets", nargs="*", metavar="DATASET", choices=[*SEEDS, []])
+    parser.add_argument("datasets", nargs="*", metavar="DATASET", choices=[*SEEDS, *PLANNED, []])
     parser.add_argument("--publish", action="store_true", help="copy the records to data/records")
+    parser.add_argument(
+        "--go-on", action="store_true", help="publish what is planned, seed by seed"
+    )
+    parser.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
     options = parser.parse_args()
+    if options.go_on:
+        for dataset in options.datasets:
+            go_on(dataset, options.workers)
+        return
     for dataset in options.datasets or SEEDS:
         of_arm = evaluated(dataset)
         alike: dict[tuple, list[str]] = {}
@@ -28,6 +39,30 @@ def main() -> None:
         for (seeds, evaluations), arms in alike.items():
             found = study(grid(dataset, arms, seeds), published=False, evaluations=evaluations)
             if options.publish:
+                refuse_publishing(found, None)
+                for run in found:
+                    records.publish(dataset, run.config.seed, run.records)
+
+
+def go_on(dataset: str, workers: int) -> None:
+    """Arms with the same number of planned seeds are one step; steps are taken in the order of
+    `PLANNED`, and within a step seed by seed, so that what is published is always comparable."""
+    of_arm, steps = evaluated(dataset), {}
+    for arm, seeds in planned(dataset).items():
+        steps.setdefault(seeds, []).append(arm)
+    for seeds, arms in steps.items():
+        for seed in range(seeds):
+            alike: dict[tuple, list] = {}
+            for config in grid(dataset, arms, seeds):
+                if config.seed == seed:
+                    alike.setdefault(tuple(of_arm[arm_of(config)]), []).append(config)
+            for evaluations, configs in alike.items():
+                missing = [
+                    config
+                    for config in configs
+                    if find(config, own=False, evaluations=evaluations) is None
+                ]
+                found = study(missing, published=False, workers=workers, evaluations=evaluations)
                 refuse_publishing(found, None)
                 for run in found:
                     records.publish(dataset, run.config.seed, run.records)

@@ -342,7 +342,7 @@ def test_budgets_follow_from_the_dataset():
         ({"dataset": "digit"}, "dataset='digit' is unknown; choose one of: flower102"),
         ({"dataset": "flower102"}, "not on this machine; to get it: dnr data prepare flower102"),
         ({"dataset": "digits", "budget": "paper"}, "does not exist for 'digits'; use embedded"),
-        ({"dataset": "digits", "budget": "tiny"}, "choose one of: smoke, embedded, paper"),
+        ({"dataset": "digits", "budget": "tiny"}, "one of: smoke, embedded, photographs, paper"),
         ({"dataset": "digits", "methd": "dnr"}, "unknown setting methd; settings: dataset, method"),
         (
             {"dataset": "digits", "method": "drn"},
