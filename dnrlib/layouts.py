@@ -226,6 +226,7 @@ def _class_folders(base: Path) -> Listing:
             if len(files) not in counts:
                 wanted = " or ".join(map(str, sorted(counts)))
                 raise wrong(folder / name, f"holds {len(files)} images instead of {wanted}")
+            counts = {len(files)}
             pools[pool] += [Picture(_read(file), label) for file in files]
     return Listing(CIFAR10, pools)
 

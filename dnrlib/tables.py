@@ -341,7 +341,7 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
     if scope(dataset) == "embedded":
         lines.append(
             f"\nThis is said of {dataset} with a narrow network. It neither confirms nor refutes "
-            "what the paper says of its own datasets."
+            "what the paper says of its own datasets, which were not run here."
         )
     elif scope(dataset) == "photographs":
         lines.append(

@@ -1,11 +1,13 @@
 import dataclasses
+import hashlib
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from torchvision import datasets as torchvision
 
-from dnrlib import archives
+from dnrlib import archives, layouts
 from dnrlib.config import configure
 from dnrlib.official import OFFICIAL
 from tests.trees import BUILDERS, md5
@@ -44,7 +46,16 @@ def hold(monkeypatch):
         known = OFFICIAL[name]
         changed = {
             "classes": len(tree.classes),
-            "tree": {path: held and md5(tree.root / path) for path, held in known.tree.items()},
+            **{
+                layout: {
+                    path: held and md5(tree.root / path)
+                    for path, held in getattr(known, layout).items()
+                }
+                for layout in ("tree", "also")
+            },
+            # What is decoded of it has another fingerprint.
+            "fingerprint": "",
+            "contents": {pool: contents(tree, pool) for pool in known.contents},
         }
         if name == "papila":
             changed["per_class"] = tuple(
@@ -64,8 +75,11 @@ def hold(monkeypatch):
                 for part, (file, digest) in torchvision.Flowers102._file_dict.items()
             }
             monkeypatch.setattr(torchvision.Flowers102, "_file_dict", files)
-        if name in ("cifar10", "cifar100"):
-            kind = getattr(torchvision, name.upper())
+        if name == "cifar10-few":
+            monkeypatch.setattr(layouts, "FEW", {"train": 3, "tuning": 1})
+            monkeypatch.setattr(layouts, "WHOLE", {"train": 5, "test": 2})
+        if name in ("cifar10", "cifar10-few", "cifar100"):
+            kind = getattr(torchvision, name.removesuffix("-few").upper())
             folder = tree.root / kind.base_folder
             for part in ("train_list", "test_list"):
                 files = [[file, md5(folder / file)] for file, _ in getattr(kind, part)]
@@ -75,6 +89,18 @@ def hold(monkeypatch):
         return tree
 
     return to
+
+
+def contents(tree, pool):
+    """The SHA-256 over a line for every image of a pool, of the SHA-256 of its file or pixels, and
+    its label."""
+    lines = []
+    for image, label, of in tree.images:
+        if of == pool:
+            pixels = isinstance(image, np.ndarray)
+            content = image.tobytes() if pixels else (tree.root / image).read_bytes()
+            lines.append(f"{hashlib.sha256(content).hexdigest()} {label}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def held_to(archive, path):

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from dnrlib import UserError, claims
+from dnrlib import UserError, claims, paper
 from dnrlib.claims import Part, arms, in_print, ledger, p_values, parse, sample
 from dnrlib.paper import COLUMNS
 
@@ -35,6 +35,7 @@ def only(monkeypatch, **statements):
             "exhibit": "table1",
             "rank": "primary" if name.startswith("primary") else "secondary",
             "embedded": statement,
+            "photographs": statement,
             "full": statement,
         }
         for name, statement in statements.items()
@@ -227,11 +228,41 @@ def test_refutation_by_any_of_several_parts_is_adjusted(monkeypatch):
 def test_in_the_papers_setting_every_dataset_of_the_exhibit_must_be_run(monkeypatch):
     only(monkeypatch, wins="dnr > long")
     given = frame(dnr=[51.0, 52.0, 53.5, 55.0], long=[50.0, 50.0, 50.0, 50.1])
-    monkeypatch.setattr(claims, "_named", lambda arm, dataset: arm)
+    monkeypatch.setattr(claims, "named", lambda arm, dataset: arm)
     some = dict.fromkeys(["cub200", "aircraft"], given)
     assert ledger(some, "full").loc["wins", "verdict"] == "not run"
     every = dict.fromkeys(COLUMNS["table1"], given)
     assert ledger(every, "full").loc["wins", "verdict"] == "holds"
+
+
+def test_on_photographs_nothing_is_judged_before_all_planned_seeds_are_there(monkeypatch):
+    only(monkeypatch, wins="dnr > long")
+    monkeypatch.setattr(
+        paper, "PLANNED", {"cifar10-few": {"dnr": 4, "long": 4}, "flower102-64": {"dnr": 9}}
+    )
+    paper.planned.cache_clear()
+    given = frame(dnr=[51.0, 52.0, 53.5, 55.0], long=[50.0, 50.0, 50.0, 50.1])
+    row = ledger({"cifar10-few": given}, "photographs").loc["wins"]
+    assert row["verdict"] == "not run", "both sets are needed"
+    both = {"cifar10-few": given, "flower102-64": given}
+    assert ledger(both, "photographs").loc["wins", "verdict"] == "holds"
+    both["cifar10-few"] = given[given["seed"] < 3]
+    row = ledger(both, "photographs").loc["wins"]
+    assert (row["verdict"], row["support"], row["refute"]) == ("not finished", 1, 1)
+    assert row["n"] >= 3
+    worse = frame(dnr=[49.0, 48.0, 47.5, 48.2], long=[50.0, 50.0, 50.0, 50.1])
+    both["cifar10-few"] = worse
+    row = ledger(both, "photographs").loc["wins"]
+    assert (row["verdict"], row["part"][:16]) == ("fails", "on cifar10-few: "), "one set decides"
+    paper.planned.cache_clear()
+
+
+def test_statements_on_photographs_speak_of_what_is_planned_there():
+    for _, stated in claims.claims().iterrows():
+        if stated["photographs"]:
+            for dataset in paper.photographs(stated["exhibit"]):
+                known = paper.planned(dataset)
+                assert set(claims.arms(stated["photographs"], dataset)) <= known.keys()
 
 
 def test_printed_numbers_are_judged_by_order_alone():

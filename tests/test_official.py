@@ -26,13 +26,15 @@ import pytest
 from PIL import Image
 from torchvision import datasets as torchvision
 
-from dnrlib import UserError, archives, cli, decoded, official, records
+from dnrlib import UserError, archives, cli, data, decoded, official, records
+from dnrlib.config import configure
 from dnrlib.official import OFFICIAL, corruptions, listing, overview, prepare
 from tests import trees
 from tests.trees import BUILDERS, PAPILA, md5, pack
 
 WITH_TRAINING = tuple(name for name in BUILDERS if name != "cifar10c")
 FILES = tuple(name for name in WITH_TRAINING if not name.startswith("cifar"))
+FEW = "cifar10-few"
 
 
 @pytest.fixture(autouse=True)
@@ -81,14 +83,20 @@ def test_what_is_stated_fits_together():
         pools = known.splits or dict.fromkeys(("train", "tuning", "test"))
         assert set(known.lists) == set(pools), name
         assert len(known.per_class) in (0, known.classes)
+        layouts = (*known.tree, *known.also)
         for path in known.lists.values():
-            assert any(f"{each}/".startswith(f"{path}/") for each in known.tree), (name, path)
+            assert any(f"{each}/".startswith(f"{path}/") for each in layouts), (name, path)
+        # Published records can be read without the images: all that is needed is known.
+        assert bool(known.fingerprint) == bool(known.contents) == bool(known.names())
+        assert len(known.names()) in (0, known.classes)
+        assert known.contents.keys() in (set(), known.splits.keys())
         for archive in known.archives:
-            assert archive.checksum or name == "mit67", archive
+            # The pixels of the first are held to a digest whatever they came in.
+            assert archive.checksum or known.contents or name == "mit67", archive
             assert re.fullmatch("[0-9a-f]{32}", archive.md5 or "0" * 32)
             assert re.fullmatch("[0-9a-f]{64}", archive.sha256 or "0" * 64)
-        native = {"tinyimagenet": 64}.get(name, 32)
-        photographs = not name.startswith(("cifar", "tiny"))
+        native = {"tinyimagenet": 64, "flower102-64": 64}.get(name, 32)
+        photographs = not name.startswith(("cifar", "tiny")) and name != "flower102-64"
         sizes = (known.kind.size, known.kind.crop)
         assert sizes == ((256, 224) if photographs else (native, native)), name
 
@@ -148,6 +156,60 @@ def test_pixels_and_labels_are_those_that_torchvision_gives(name, small):
             source = picture.source
             own = source if isinstance(source, np.ndarray) else Image.open(source).convert("RGB")
             assert np.array_equal(np.asarray(image), np.asarray(own))
+
+
+def test_all_forms_of_the_few_give_the_same_pixels(small):
+    """Official batches, all of CIFAR-10 as files, just the few as files: one array, one key."""
+    tree = small(FEW)
+    made = [prepare(FEW, tree.root)]
+    for all_of_it in (True, False):
+        trees.as_folders(tree, all_of_it)
+        found = listing(FEW, tree.root)
+        read = {pool: [named(p, None) for p in pictures] for pool, pictures in found.pools.items()}
+        for pool, pictures in read.items():
+            assert pictures == [
+                (pixels.tobytes(), label) for pixels, label, of in tree.images if of == pool
+            ]
+        shutil.rmtree(decoded.place(FEW))
+        made.append(prepare(FEW, tree.root))
+        shutil.rmtree(tree.root / "train")
+        shutil.rmtree(tree.root / "test")
+        (tree.root / "cifar-10-batches-py").mkdir()
+    assert len({each["fingerprint"] for each in made}) == len({e["sources"] for e in made}) == 1
+    assert dict(made[0]["counts"]) == {"train": 30, "tuning": 10, "test": 20}
+
+
+def test_both_layouts_of_the_small_flowers_give_the_same_pixels(small):
+    tree = small("flower102-64")
+    made = prepare("flower102-64", tree.root)
+    trees.as_official(tree)
+    shutil.rmtree(decoded.place("flower102-64"))
+    assert prepare("flower102-64", tree.root)["fingerprint"] == made["fingerprint"]
+    assert decoded.dataset("flower102-64").size == 64
+
+
+@pytest.mark.parametrize("name", ["flower102-64", FEW])
+def test_what_is_published_of_photographs_is_known_without_them(name, small, monkeypatch):
+    about = data.dataset(name)
+    known = OFFICIAL[name]
+    assert (about.fingerprint, len(about.classes)) == (known.fingerprint, known.classes)
+    with pytest.raises(UserError, match=f"not on this machine; .* dnr data prepare {name}"):
+        data.load(configure(name))
+    assert cli.main(["study", "--dataset", name, "--method", "plain", "--seeds", "1"]) == 1
+    # Decoded on this machine, its pixels must be those of the published records.
+    made = prepare(name, small(name).root)
+    other = dataclasses.replace(OFFICIAL[name], fingerprint="0" * 20)
+    monkeypatch.setitem(OFFICIAL, name, other)
+    with pytest.raises(UserError, match="gives other pixels"):
+        data.dataset(name)
+    right = dataclasses.replace(other, fingerprint=made["fingerprint"])
+    monkeypatch.setitem(OFFICIAL, name, right)
+    assert data.dataset(name).fingerprint == made["fingerprint"]
+
+
+def test_the_few_know_their_classes_as_torchvision_does(small):
+    tree = small(FEW)
+    assert listing(FEW, tree.root).classes == OFFICIAL[FEW].names() == tuple(trees.TEN)
 
 
 def test_papila_is_split_by_patient(small):
@@ -275,6 +337,26 @@ BROKEN = {
     "flower102: labels one short": (
         lambda root: short_mat(root / "flowers-102/imagelabels.mat", labels=lambda x: x[:, :-1]),
         r"imagelabels\.mat has MD5 [0-9a-f]{32} instead of",
+    ),
+    "flower102-64: an image is missing": (
+        lambda root: (root / trees.FLOWERS_64 / "flowers/image_00002.jpg").unlink(),
+        r"image_00002\.jpg does not exist, though .*setid\.mat lists it \(1 of 3",
+    ),
+    "flower102-64: an image too many": (
+        lambda root: (root / trees.FLOWERS_64 / "flowers/image_00009.jpg").write_bytes(b""),
+        r"image_00009\.jpg is none of the 8 images",
+    ),
+    "flower102-64: a damaged image": (
+        lambda root: flip(root / trees.FLOWERS_64 / "flowers/image_00006.jpg"),
+        r"has train images or labels that are not the published ones",
+    ),
+    "flower102-64: labels of another file": (
+        lambda root: short_mat(root / "imagelabels.mat", labels=lambda x: x[:, ::-1]),
+        r"imagelabels\.mat has MD5 [0-9a-f]{32} instead of",
+    ),
+    "cifar10-few: a batch is damaged": (
+        lambda root: flip(root / "cifar-10-batches-py/data_batch_3"),
+        r"data_batch_3 has MD5 [0-9a-f]{32} instead of",
     ),
     "cub200: half extracted": (
         lambda root: shutil.rmtree(root / "CUB_200_2011/images/003.Sooty_Albatross"),
@@ -469,6 +551,91 @@ BROKEN = {
         r"RET020OS\.jpg does not exist",
     ),
 }
+
+
+FOLDERS = {
+    "an image is missing": (
+        lambda root, all_of_it: some(root / "train/cat").unlink(),
+        r"train/cat holds \d images instead of [45]:",
+    ),
+    "an image too many": (
+        lambda root, all_of_it: [
+            (root / f"test/dog/{n}.png").write_bytes(some(root / "test/dog").read_bytes())
+            for n in "xy"
+        ],
+        r"test/dog holds 4 images instead of 2",
+    ),
+    "a damaged image": (
+        lambda root, all_of_it: some(root / "test/ship").write_bytes(b"\x89PNG"),
+        r"test/ship/\d+\.png cannot be read",
+    ),
+    "an image of another size": (
+        lambda root, all_of_it: trees.picture(1).save(some(root / "test/ship")),
+        r"has test images or labels that are not the published ones",
+    ),
+    "two images in the wrong class": (
+        lambda root, all_of_it: swap(some(root / "test/ship"), some(root / "test/frog")),
+        r"has test images or labels that are not the published ones",
+    ),
+    "a class is missing": (
+        lambda root, all_of_it: (root / "test/bird").rename(root / "test/.bird"),
+        r"test does not hold a folder for each of the 10 classes \(bird\)",
+    ),
+    "a class too many": (
+        lambda root, all_of_it: (root / "train/cow").mkdir(),
+        r"train does not hold a folder for each of the 10 classes \(cow\)",
+    ),
+}
+
+
+def some(folder):
+    return sorted(folder.iterdir())[0]
+
+
+def swap(a, b):
+    first, second = a.read_bytes(), b.read_bytes()
+    a.write_bytes(second)
+    b.write_bytes(first)
+
+
+def flip(path):
+    """Changes one bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("all_of_it", [True, False])
+@pytest.mark.parametrize("case", FOLDERS)
+def test_what_is_broken_in_folders_is_named(case, all_of_it, small):
+    damage, message = FOLDERS[case]
+    tree = small(FEW)
+    trees.as_folders(tree, all_of_it)
+    listing(FEW, tree.root)
+    damage(tree.root, all_of_it)
+    with pytest.raises(UserError, match=message):
+        listing(FEW, tree.root)
+
+
+def test_damaged_flowers_are_named_where_their_checksums_are_known(small, tmp_path, monkeypatch):
+    tree = small("flower102-64")
+    sums = "".join(
+        hashlib.sha256((tree.root / path).read_bytes()).hexdigest()[:8] + "\n"
+        for path, _, _ in tree.images
+    )
+    monkeypatch.setattr(records, "ROOT", tmp_path)
+    (tmp_path / "data" / "checksums").mkdir(parents=True)
+    (tmp_path / "data" / "checksums" / "flower102-64.txt").write_text(sums)
+    listing("flower102-64", tree.root)
+    flip(tree.root / tree.images[0][0])
+    with pytest.raises(UserError, match=r"published ones: .*image_00006\.jpg \(1 in all\)"):
+        listing("flower102-64", tree.root)
+
+
+def test_the_list_of_checksums_is_whole():
+    found = (records.ROOT / "data" / "checksums" / "flower102-64.txt").read_text().split()
+    assert len(found) == OFFICIAL["flower102-64"].images
+    assert all(re.fullmatch("[0-9a-f]{8}", each) for each in found)
 
 
 @pytest.mark.parametrize("case", BROKEN)
@@ -1122,6 +1289,8 @@ def book_lines():
                 f"{known.kind.size} |",
             ]
         )
+        if known.contents:
+            checked = {"pixels" if name == FEW else "SHA-256 of all images"}
         yield " | ".join(
             [
                 f"| `{name}`",

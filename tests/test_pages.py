@@ -86,8 +86,8 @@ def test_commands_to_reproduce_a_page_by_number_of_seeds(tiny):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"dataset": "digit"}, "choose one of: flower102, cub200"),
-        ({"dataset": "digits", "budget": "big"}, "choose one of: auto, smoke, embedded, paper"),
+        ({"dataset": "digit"}, "choose one of: flower102, flower102-64"),
+        ({"dataset": "digits", "budget": "big"}, "choose one of: auto, smoke, embedded"),
         ({"dataset": "digits", "budget": "paper"}, "use embedded or smoke"),
         ({"dataset": "digits", "seeds": "[0,1]"}, "must be auto or a whole number of at least 1"),
         ({"dataset": "digits", "seeds": 0}, "must be auto or a whole number of at least 1"),

@@ -6,6 +6,7 @@ documentation: nothing is taken from `dnrlib.official`.
 import hashlib
 import io
 import pickle
+import shutil
 import tarfile
 import zipfile
 from collections import Counter
@@ -17,6 +18,7 @@ import openpyxl
 from PIL import Image
 from scipy.io import savemat
 
+FLOWERS_64 = "colorization-tf-de236b5728bdff6c78b3d65ca472fd72a2e67a04"
 PAPILA = "PapilaDB-PAPILA-17f8fa7746adb20275b5b6a0d99dc9dfe3007e9f"
 
 
@@ -28,6 +30,8 @@ class Tree:
     classes: tuple[str, ...]
     images: list[tuple[str | np.ndarray, int, str]] = field(default_factory=list)
     """Per image, in the order of its pool: path under `root` (or pixels), label, pool."""
+    whole: list[tuple[np.ndarray, int, str]] = field(default_factory=list)
+    """All images and labels of a set of which `images` are a few."""
     archives: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
     """Per archive: what is in it, as (path under root, name inside); a plain file if that is ''."""
 
@@ -93,6 +97,38 @@ def flower102(root: Path) -> Tree:
         "setid.mat": [("flowers-102/setid.mat", "")],
     }
     return tree
+
+
+def flower102_64(root: Path) -> Tree:
+    """As the repository that offers it holds it; `as_official` brings it into the other layout."""
+    from torchvision.datasets import Flowers102
+
+    tree = Tree(root, tuple(Flowers102.classes))
+    labels = [5, 102, 1, 5, 77, 102, 1, 1]
+    parts = {"trnid": [6, 2, 3], "valid": [1, 8], "tstid": [5, 4, 7]}
+    for numbers, pool in zip(parts.values(), ("train", "tuning", "test"), strict=True):
+        for number in numbers:
+            folder = "testimages" if number in (3, 7) else "flowers"
+            image = picture(len(tree.images)).resize((64, 64))
+            path = f"{FLOWERS_64}/{folder}/image_{number:05d}.jpg"
+            tree.add(path, labels[number - 1] - 1, pool, image)
+    tree.write(f"{FLOWERS_64}/data.py", "# something else\n")
+    tree.write("imagelabels.mat", mat(labels=np.array([labels], np.uint8)))
+    tree.write("setid.mat", mat(**{key: np.array([ids], np.uint16) for key, ids in parts.items()}))
+    tree.archives = {
+        f"{FLOWERS_64}.tar.gz": [(FLOWERS_64, FLOWERS_64)],
+        "imagelabels.mat": [("imagelabels.mat", "")],
+        "setid.mat": [("setid.mat", "")],
+    }
+    return tree
+
+
+def as_official(tree: Tree) -> None:
+    """Moves all images of a `flower102_64` into `jpg`."""
+    (tree.root / "jpg").mkdir()
+    for path, _, _ in tree.images:
+        (tree.root / path).rename(tree.root / "jpg" / Path(path).name)
+    shutil.rmtree(tree.root / FLOWERS_64)
 
 
 def cub200(root: Path) -> Tree:
@@ -217,6 +253,49 @@ def cifar10(root: Path) -> Tree:
     tree.write(f"{folder}/batches.meta", pickle.dumps({"label_names": list(names)}, protocol=2))
     tree.archives = {"cifar-10-python.tar.gz": [(folder, folder)]}
     return tree
+
+
+TEN = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def cifar10_few(root: Path) -> Tree:
+    """All of it as official batches: five training images and two test images of each class, of
+    which three become training images and one is for tuning (`small_few` in the tests)."""
+    tree = Tree(root, tuple(TEN))
+    folder = "cifar-10-batches-py"
+    for number in range(1, 7):
+        # Shuffled, so that no order of the batches is that of the classes.
+        labels = tuple(int(n) for n in np.random.RandomState(number).permutation(10))
+        labels += labels if number == 6 else ()
+        file, pool = ("test_batch", "test") if number == 6 else (f"data_batch_{number}", "train")
+        content = {"labels": list(labels), "data": _cifar_batch(tree, number, labels, pool)}
+        tree.write(f"{folder}/{file}", pickle.dumps(content, protocol=2))
+    tree.write(f"{folder}/batches.meta", pickle.dumps({"label_names": TEN}, protocol=2))
+    tree.archives = {"cifar-10-python.tar.gz": [(folder, folder)]}
+    whole, tree.images = tree.images, []
+    for pool in ("train", "tuning", "test"):
+        for label in range(10):
+            members = [
+                pixels
+                for pixels, of, official in whole
+                if (of, official) == (label, "test" if pool == "test" else "train")
+            ]
+            members.sort(key=lambda pixels: hashlib.sha256(pixels.tobytes()).hexdigest())
+            chosen = {"train": members[:3], "tuning": members[3:4], "test": members}[pool]
+            tree.images += [(pixels, label, pool) for pixels in chosen]
+    tree.whole = whole
+    return tree
+
+
+def as_folders(tree: Tree, all_of_it: bool) -> None:
+    """A `cifar10_few` as PNG files in a folder per class instead: all of CIFAR-10, or the few."""
+    shutil.rmtree(tree.root / "cifar-10-batches-py")
+    for number, (pixels, label, pool) in enumerate(tree.whole if all_of_it else tree.images):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        folder = "test" if pool == "test" else "train"
+        # Names in an order that says nothing.
+        tree.write(f"{folder}/{TEN[label]}/{number * 7919 % 1009:04d}.png", file.getvalue())
 
 
 def cifar100(root: Path) -> Tree:
@@ -358,10 +437,10 @@ def cifar10c(root: Path, labels: tuple[int, ...] = (7, 3)) -> Tree:
 
 
 BUILDERS = {
-    build.__name__: build
+    build.__name__.replace("_", "-"): build
     for build in (
-        *(flower102, cub200, aircraft, mit67, dogs, cifar10, cifar100, tinyimagenet, cars196),
-        *(papila, cifar10c),
+        *(flower102, flower102_64, cub200, aircraft, mit67, dogs, cifar10, cifar10_few, cifar100),
+        *(tinyimagenet, cars196, papila, cifar10c),
     )
 }
 
