@@ -394,6 +394,8 @@ def _data_prepare(options: argparse.Namespace) -> int:
         known = official.prepare(options.name, options.root, options.download)
         counted = ", ".join(f"{number} {pool}" for pool, number in known["counts"])
         print(f"{options.name}: {len(known['classes'])} classes, {counted} images")
+        for same in known.get("notes", {}).get("copies", []):
+            print(f"in the original too, these are the same image: {' = '.join(same)}")
     return 0
 
 

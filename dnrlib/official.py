@@ -9,7 +9,7 @@ import functools
 import hashlib
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -449,6 +449,8 @@ def prepare(name: str, root: Path | None = None, download: bool = False) -> dict
             "folder that can be written to with --root"
         ) from error
     notes: dict[str, Any] = {"page": official.page, "terms": official.terms}
+    if official.contents:
+        notes["copies"] = _copies(found)
     if name == "papila":
         notes["patients"] = {
             pool: [layouts.patient(picture.source) for picture in pictures]
@@ -515,6 +517,20 @@ def content(pictures: Iterable[Picture]) -> tuple[str, list[str]]:
         images.append(hashlib.sha256(raw).hexdigest())
         sha.update(f"{images[-1]} {picture.label}\n".encode())
     return sha.hexdigest(), images
+
+
+def _copies(found: Listing) -> list[list[str]]:
+    """Groups of equal images in different pools, each as `train image_00001.jpg`."""
+    places = defaultdict(list)
+    for pool, pictures in found.pools.items():
+        for picture, image in zip(pictures, content(pictures)[1], strict=True):
+            file = picture.source.name if isinstance(picture.source, Path) else image[:8]
+            places[image].append((pool, file))
+    return [
+        [" ".join(place) for place in same]
+        for same in places.values()
+        if len({pool for pool, _ in same}) > 1
+    ]
 
 
 def _check_contents(name: str, base: Path, found: Listing) -> None:

@@ -803,7 +803,7 @@ MUTANTS = [
     Mutant(
         "switch-of-one-epoch",
         "dnrlib/speed.py",
-        'measured["config"]["epochs"]',
+        'short["config"]["epochs"]',
         "1",
         "tests/test_speed.py -k judged_by_the_median",
     ),
@@ -1200,8 +1200,8 @@ MUTANTS = [
     Mutant(
         "sweep-over-the-default-size-twice",
         "dnrlib/paper.py",
-        "for size in _SIZES if size != own",
-        "for size in _SIZES",
+        "for size in _SIZES[said_of] if size != own",
+        "for size in _SIZES[said_of]",
         "tests/test_paper.py -k own_name",
     ),
     Mutant(

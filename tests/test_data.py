@@ -156,7 +156,8 @@ def test_imbalanced_cifar10_has_the_test_images_of_the_whole(small, monkeypatch)
     official.prepare("cifar10", tree.root)
     assert (data.CIFAR10_COUNTS[0], data.CIFAR10_COUNTS[-1]) == (5000, 250)
     assert sum(data.CIFAR10_COUNTS) == 10_421
-    monkeypatch.setattr(data, "CIFAR10_COUNTS", (3, 2, 1))
+    view = data._imbalanced((3, 2, 1))
+    monkeypatch.setitem(data.VIEWS, "cifar10-imbalanced", ("cifar10", view))
     read.cache_clear()
     whole = load(configure("cifar10"))
     few = [load(configure("cifar10-imbalanced", seed=seed)) for seed in range(4)]

@@ -242,10 +242,10 @@ def test_a_born_again_network_shares_nothing_with_its_parent(tiny, method):
 def test_a_born_again_network_learns_from_its_parent_which_stays_as_it_was(tiny, watched):
     run.run(tiny(method="ban"))
     assert watched[1].parent is None
-    assert isinstance(watched[1].task, Labels)
+    assert isinstance(watched[1].step.task, Labels)
     for number in (2, 3):
         now = watched[number]
-        assert now.task == Distilled()
+        assert now.step.task == Distilled()
         assert not now.teaching
         assert not now.parent.training, "in evaluation mode to the end"
         for name, value in watched[number - 1].grown.items():

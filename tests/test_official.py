@@ -207,6 +207,16 @@ def test_what_is_published_of_photographs_is_known_without_them(name, small, mon
     assert data.dataset(name).fingerprint == made["fingerprint"]
 
 
+def test_equal_images_in_different_pools_are_reported(tmp_path, hold, capsys):
+    tree = BUILDERS["flower102-64"](tmp_path / "tree")
+    first, last = tree.images[0][0], tree.images[-1][0]
+    shutil.copy(tree.root / first, tree.root / last)
+    hold("flower102-64", tree)
+    assert cli.main(["data", "prepare", "flower102-64", "--root", str(tree.root)]) == 0
+    said = "the same image: train image_00006.jpg = test image_00007.jpg"
+    assert capsys.readouterr().out.count(said) == 1
+
+
 def test_the_few_know_their_classes_as_torchvision_does(small):
     tree = small(FEW)
     assert listing(FEW, tree.root).classes == OFFICIAL[FEW].names() == tuple(trees.TEN)
