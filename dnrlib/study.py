@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from . import UserError, records
 from .config import Config, arm_of, grid
-from .data import dataset
+from .data import dataset, read
 from .evaluations import EVALUATED, Evaluation, evaluations_of, measures
 from .paper import ROWS, made_for
 from .paper import arms as paper_arms
@@ -181,6 +181,8 @@ def _train(
 ) -> None:
     if workers < 0:
         raise UserError(f"workers={workers} must be at least 0 (0: one per core)")
+    for name in {config.dataset for config in configs}:
+        read(name)  # One error here, instead of one per run, if its images are not on this machine.
     cores = os.cpu_count() or 1
     workers = workers or (cores if device_named(device).type == "cpu" else 1)
     links = {link.key: (config, link) for config in configs for link in chain(config)}

@@ -189,13 +189,14 @@ def test_both_layouts_of_the_small_flowers_give_the_same_pixels(small):
 
 
 @pytest.mark.parametrize("name", ["flower102-64", FEW])
-def test_what_is_published_of_photographs_is_known_without_them(name, small, monkeypatch):
+def test_what_is_published_of_photographs_is_known_without_them(name, small, monkeypatch, capsys):
     about = data.dataset(name)
     known = OFFICIAL[name]
     assert (about.fingerprint, len(about.classes)) == (known.fingerprint, known.classes)
     with pytest.raises(UserError, match=f"not on this machine; .* dnr data prepare {name}"):
         data.load(configure(name))
-    assert cli.main(["study", "--dataset", name, "--method", "plain", "--seeds", "1"]) == 1
+    assert cli.main(["study", "--dataset", name, "--method", "plain", "--seeds", "2"]) == 1
+    assert capsys.readouterr().err.startswith(f"dnr: the images of '{name}' are not on this")
     # Decoded on this machine, its pixels must be those of the published records.
     made = prepare(name, small(name).root)
     other = dataclasses.replace(OFFICIAL[name], fingerprint="0" * 20)
