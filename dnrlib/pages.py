@@ -314,14 +314,15 @@ def to_come(page: Parameters) -> Markdown:
     done = Counter(run.arm for run in published_runs(page.dataset))
     missing = sum(seeds - done[arm] for arm, seeds in wanted.items())
     text = (
-        f"The number of seeds of each method was fixed before any was looked at: "
+        "The number of seeds of each method was fixed before any was looked at: "
         f"{sum(wanted.values())} runs in all on this page. "
     )
     if not missing:
         return Markdown(text + "All of them are published.")
     return Markdown(
-        text + f"**{missing} of them are still to come.** Until then its means are a state of "
-        "affairs, and no claim is judged by them."
+        text
+        + f"**{missing} of them are still to come.** Until then means may change, and no claim "
+        "is judged."
     )
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from dnrlib import UserError, cli, pages, records
 from dnrlib.methods import MAIN, METHODS
-from dnrlib.pages import Parameters, control, gate, parameters, reproduce, verdicts
+from dnrlib.pages import Parameters, control, gate, parameters, reproduce, to_come, verdicts
 from dnrlib.records import ROOT
 from dnrlib.run import run
-from dnrlib.study import find
+from dnrlib.study import Run, find
 
 BIN = Path(sys.executable).parent
 
@@ -64,6 +64,18 @@ def test_methods_given_by_hand_are_named_as_in_the_frames():
 def test_the_control_has_32_pixels():
     assert control(Parameters("digits-hard"), "dnr").dataset == "digits-hard-32"
     assert control(Parameters("digits"), "dnr+keep=0.5").configs()[0].dataset == "digits-32"
+
+
+def test_on_photographs_a_page_says_how_many_seeds_are_still_to_come(monkeypatch):
+    assert to_come(Parameters("digits")).data == ""
+    page, published = Parameters("cifar10-few", methods="plain,dnr"), []
+    monkeypatch.setattr(pages, "published_runs", lambda dataset: published)
+    monkeypatch.setattr(pages, "planned", lambda dataset: {"plain": 2, "dnr": 1, "ke": 5})
+    assert "3 runs in all on this page. **3 of them are still to come.**" in to_come(page).data
+    published += [Run(config, [], "published") for config in page.configs() if config.seed == 0]
+    assert "**1 of them" in to_come(page).data
+    published.append(Run(page.config(method="plain"), [], "published"))
+    assert to_come(page).data.endswith("All of them are published.")
 
 
 def test_verdicts_are_of_all_published_seeds_and_never_of_a_smoke_budget():
