@@ -107,6 +107,9 @@ _FLOWER_LABELS = {
     "imagelabels.mat": "e0620be6f572b9609742df49c70aed4d",
     "setid.mat": "a5357ecc9cb78c4bef273ce3793fc85c",
 }
+_CIFAR10_ARCHIVES = (
+    _archive(_TORONTO, "cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a"),
+)
 _CIFAR10_TREE = _paths(
     "cifar-10-batches-py",
     *(f"data_batch_{number}" for number in range(1, 6)),
@@ -267,11 +270,7 @@ OFFICIAL: dict[str, Official] = {
     ),
     "cifar10": Official(
         page=f"{_TORONTO}/cifar.html",
-        archives=(
-            _archive(
-                _TORONTO, "cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a"
-            ),
-        ),
+        archives=_CIFAR10_ARCHIVES,
         tree=_CIFAR10_TREE,
         lists={"train": "cifar-10-batches-py", "test": "cifar-10-batches-py/test_batch"},
         classes=10,
@@ -282,11 +281,7 @@ OFFICIAL: dict[str, Official] = {
     ),
     "cifar10-few": Official(
         page=f"{_TORONTO}/cifar.html",
-        archives=(
-            _archive(
-                _TORONTO, "cifar-10-python.tar.gz", 170_498_071, "c58f30108f718f92721af3b95e74349a"
-            ),
-        ),
+        archives=_CIFAR10_ARCHIVES,
         tree=_CIFAR10_TREE,
         also=dict.fromkeys(
             f"{pool}/{name}" for pool in ("train", "test") for name in layouts.CIFAR10
