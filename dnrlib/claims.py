@@ -25,8 +25,9 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from . import UserError
+from .config import arm_of, configure, parse_arm
 from .methods import label
-from .paper import ANALOGUE, COLUMNS, PAPER, named, photographs, planned, wide
+from .paper import ANALOGUE, COLUMNS, PAPER, PLANNED, photographs, wide
 from .stats import LEVEL, MARGIN, estimate, holm, seeds_needed
 
 
@@ -42,7 +43,7 @@ class Part:
     def arms(self, dataset: str) -> list[str]:
         """The arms that it speaks of on a dataset, by the names that their runs have."""
         sides = [side for term in self.terms for side in term.split(" - ")]
-        return [named(side.partition("@")[0], dataset) for side in sides]
+        return [_named(side.partition("@")[0], dataset) for side in sides]
 
 
 @functools.cache
@@ -75,6 +76,10 @@ def arms(statement: str, dataset: str) -> list[str]:
     return list(dict.fromkeys(arm for part in parse(statement) for arm in part.arms(dataset)))
 
 
+def _named(arm: str, dataset: str) -> str:
+    return arm_of(configure(dataset, **parse_arm(arm)))
+
+
 # --------------------------------------------------------------------------------------------------
 # Evidence
 
@@ -82,7 +87,7 @@ def arms(statement: str, dataset: str) -> list[str]:
 def _points(term: str, frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
     """The rows of a term's arm, none if it was not run, with its value in points as `value`."""
     arm, _, column = term.partition("@")
-    runs = frame[frame["method"] == named(arm, dataset)]
+    runs = frame[frame["method"] == _named(arm, dataset)]
     unit = 100 if column.startswith("overlap") else 1
     return runs.assign(value=unit * runs[column or "test_accuracy"])
 
@@ -196,7 +201,7 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
 
 def _seeds(part: Part, dataset: str) -> int:
     """How many seeds of a part there are when all that are planned are trained; 0 if none are."""
-    known = planned(dataset)
+    known = PLANNED.get(dataset)
     return min(known.get(arm, 0) for arm in part.arms(dataset)) if known else 0
 
 

@@ -24,7 +24,7 @@ from .claims import arms as stated_arms
 from .claims import claims, ledger
 from .config import BUDGETS, RECIPES, Config, arm_of, configure, grid, parse_arm, scope
 from .evaluations import Evaluation, evaluations_of
-from .paper import ALL_EXHIBITS, ANALOGUE, EXHIBITS, ROWS, arms, made_for, planned
+from .paper import ALL_EXHIBITS, ANALOGUE, EXHIBITS, PLANNED, ROWS, arms, made_for
 from .records import ROOT
 from .study import Run, agreement, command, find, generations
 from .tables import table, titled
@@ -308,7 +308,8 @@ def status() -> Markdown:
 def to_come(page: Parameters) -> Markdown:
     """On photographs, how many of the planned seeds of the page's arms are published; nothing to
     say of other datasets."""
-    wanted = {arm: seeds for arm, seeds in planned(page.dataset).items() if arm in page.arms()}
+    planned = PLANNED.get(page.dataset, {})
+    wanted = {arm: seeds for arm, seeds in planned.items() if arm in page.arms()}
     if not wanted:
         return Markdown("")
     done = Counter(run.arm for run in published_runs(page.dataset))

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from . import UserError
-from .config import PHOTOGRAPHS, arm_of, configure, parse_arm, scope
+from .config import PHOTOGRAPHS, configure, scope
 from .models import LAYERS, MODELS, ResNet
 from .records import ROOT
 
@@ -236,8 +236,8 @@ PLANNED: dict[str, dict[str, int]] = {
     },
     "cifar10-few-imbalanced": dict.fromkeys(("plain", "long", "tune", "ke", "dnr"), 6),
 }
-"""On photographs, how many seeds of each arm are published in the end, from 0; fixed before any of
-them was looked at, in the order in which they are trained."""
+"""On photographs, how many seeds of each arm (`config.arm_of`) are published in the end, from 0;
+fixed before any of them was looked at, in the order in which they are trained."""
 
 
 def made_for(dataset: str) -> list[str]:
@@ -268,7 +268,7 @@ def arms(exhibit: str, dataset: str) -> list[str]:
     On other images than the paper's, Table 2, whose question is what happens when data is not
     small, becomes a sweep over images per class, with three generations; and on digits the 128
     probe images of Table 7, 2 % of CUB, become two of a hundred. On photographs those arms are left
-    out that are not `planned`. Raises `UserError` for an unknown exhibit.
+    out that are not `PLANNED`. Raises `UserError` for an unknown exhibit.
     """
     if exhibit not in ROWS:
         raise UserError(f"exhibit={exhibit!r} is unknown; choose one of: {', '.join(ROWS)}")
@@ -280,18 +280,7 @@ def arms(exhibit: str, dataset: str) -> list[str]:
         listed = [arm + size for size, arm in itertools.product(sizes, swept)]
     left_out = "dnr+probe=128" if said_of == "embedded" else "dnr+probe=2"
     listed = [arm for arm in listed if arm != left_out]
-    return [arm for arm in listed if said_of != "photographs" or arm in planned(dataset)]
-
-
-def named(arm: str, dataset: str) -> str:
-    """An arm by the name that its runs on a dataset have (`config.arm_of`)."""
-    return arm_of(configure(dataset, **parse_arm(arm)))
-
-
-@functools.cache
-def planned(dataset: str) -> dict[str, int]:
-    """`PLANNED` of a dataset (none for others than photographs), by the names of its arms."""
-    return {named(arm, dataset): seeds for arm, seeds in PLANNED.get(dataset, {}).items()}
+    return [arm for arm in listed if said_of != "photographs" or arm in PLANNED[dataset]]
 
 
 def sweep_pairs(dataset: str) -> list[tuple[str, str]]:

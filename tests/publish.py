@@ -13,7 +13,7 @@ import argparse
 from dnrlib import records
 from dnrlib.cli import refuse_publishing
 from dnrlib.config import arm_of, grid
-from dnrlib.paper import PLANNED, planned
+from dnrlib.paper import PLANNED
 from dnrlib.study import find, study
 from tests.test_published import SEEDS, evaluated
 
@@ -48,7 +48,7 @@ def go_on(dataset: str, workers: int) -> None:
     """Arms with the same number of planned seeds are one step; steps are taken in the order of
     `PLANNED`, and within a step seed by seed, so that what is published is always comparable."""
     of_arm, steps = evaluated(dataset), {}
-    for arm, seeds in planned(dataset).items():
+    for arm, seeds in PLANNED[dataset].items():
         steps.setdefault(seeds, []).append(arm)
     for seeds, arms in steps.items():
         for seed in range(seeds):

@@ -228,7 +228,7 @@ def test_refutation_by_any_of_several_parts_is_adjusted(monkeypatch):
 def test_in_the_papers_setting_every_dataset_of_the_exhibit_must_be_run(monkeypatch):
     only(monkeypatch, wins="dnr > long")
     given = frame(dnr=[51.0, 52.0, 53.5, 55.0], long=[50.0, 50.0, 50.0, 50.1])
-    monkeypatch.setattr(claims, "named", lambda arm, dataset: arm)
+    monkeypatch.setattr(claims, "_named", lambda arm, dataset: arm)
     some = dict.fromkeys(["cub200", "aircraft"], given)
     assert ledger(some, "full").loc["wins", "verdict"] == "not run"
     every = dict.fromkeys(COLUMNS["table1"], given)
@@ -237,10 +237,8 @@ def test_in_the_papers_setting_every_dataset_of_the_exhibit_must_be_run(monkeypa
 
 def test_on_photographs_nothing_is_judged_before_all_planned_seeds_are_there(monkeypatch):
     only(monkeypatch, wins="dnr > long")
-    monkeypatch.setattr(
-        paper, "PLANNED", {"cifar10-few": {"dnr": 4, "long": 4}, "flower102-64": {"dnr": 9}}
-    )
-    paper.planned.cache_clear()
+    monkeypatch.setitem(paper.PLANNED, "cifar10-few", {"dnr": 4, "long": 4})
+    monkeypatch.setitem(paper.PLANNED, "flower102-64", {"dnr": 9})
     given = frame(dnr=[51.0, 52.0, 53.5, 55.0], long=[50.0, 50.0, 50.0, 50.1])
     row = ledger({"cifar10-few": given}, "photographs").loc["wins"]
     assert row["verdict"] == "not run", "both sets are needed"
@@ -254,14 +252,13 @@ def test_on_photographs_nothing_is_judged_before_all_planned_seeds_are_there(mon
     both["cifar10-few"] = worse
     row = ledger(both, "photographs").loc["wins"]
     assert (row["verdict"], row["part"][:16]) == ("fails", "on cifar10-few: "), "one set decides"
-    paper.planned.cache_clear()
 
 
 def test_statements_on_photographs_speak_of_what_is_planned_there():
     for _, stated in claims.claims().iterrows():
         if stated["photographs"]:
             for dataset in paper.photographs(stated["exhibit"]):
-                known = paper.planned(dataset)
+                known = paper.PLANNED[dataset]
                 assert set(claims.arms(stated["photographs"], dataset)) <= known.keys()
 
 

@@ -70,7 +70,7 @@ def test_on_photographs_a_page_says_how_many_seeds_are_still_to_come(monkeypatch
     assert to_come(Parameters("digits")).data == ""
     page, published = Parameters("cifar10-few", methods="plain,dnr"), []
     monkeypatch.setattr(pages, "published_runs", lambda dataset: published)
-    monkeypatch.setattr(pages, "planned", lambda dataset: {"plain": 2, "dnr": 1, "ke": 5})
+    monkeypatch.setitem(pages.PLANNED, "cifar10-few", {"plain": 2, "dnr": 1, "ke": 5})
     assert "3 runs in all on this page. **3 of them are still to come.**" in to_come(page).data
     published += [Run(config, [], "published") for config in page.configs() if config.seed == 0]
     assert "**1 of them" in to_come(page).data

@@ -10,6 +10,7 @@ from dnrlib.paper import (
     ANALOGUE,
     COLUMNS,
     PAPER,
+    PLANNED,
     ROWS,
     arms,
     beside_paper,
@@ -82,6 +83,8 @@ def test_every_arm_of_every_exhibit_can_be_run_and_has_its_own_name():
         for dataset in ("digits", "digits-hard"):
             listed = arms(exhibit, dataset)
             assert [arm_of(configure(dataset, **parse_arm(arm))) for arm in listed] == listed
+    for dataset, planned in PLANNED.items():
+        assert [arm_of(configure(dataset, **parse_arm(arm))) for arm in planned] == list(planned)
     with pytest.raises(UserError, match="exhibit='table99' is unknown; choose one of: table1"):
         arms("table99", "digits")
 

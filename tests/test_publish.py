@@ -23,7 +23,7 @@ def test_what_is_planned_is_published_seed_by_seed_and_only_once(monkeypatch):
 
     written = []
     plan = {"plain": 2, "dnr": 2, "ke": 2, "tune": 1}
-    monkeypatch.setattr(publish, "planned", lambda dataset: plan)
+    monkeypatch.setitem(publish.PLANNED, "cifar10-few", plan)
     monkeypatch.setattr(publish, "evaluated", lambda of: {a: ["e"] * (a == "ke") for a in plan})
     monkeypatch.setattr(publish, "find", find)
     monkeypatch.setattr(publish, "study", study)

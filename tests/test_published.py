@@ -12,7 +12,7 @@ from dnrlib.config import configure, parse_arm
 from dnrlib.evaluations import evaluations_of
 from dnrlib.methods import MAIN
 from dnrlib.pages import Parameters, published_runs, verdicts
-from dnrlib.paper import arms, made_for, planned
+from dnrlib.paper import PLANNED, arms, made_for
 from dnrlib.records import PUBLISHED
 from dnrlib.run import chain, evaluation_key
 from dnrlib.stats import PRIMARY, comparisons, summary
@@ -57,7 +57,7 @@ Photographs are published as they are trained, towards `paper.PLANNED`."""
 
 def evaluated(dataset):
     """The evaluations that are published, by arm."""
-    found = {arm: {} for arm in planned(dataset) or SEEDS[dataset]}
+    found = {arm: {} for arm in PLANNED.get(dataset) or SEEDS[dataset]}
     for exhibit in made_for(dataset):
         for arm in arms(exhibit, dataset):
             found[arm] |= dict.fromkeys(evaluations_of(exhibit, dataset))
