@@ -25,9 +25,9 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from . import UserError
-from .config import arm_of, configure, parse_arm
 from .methods import label
 from .paper import ANALOGUE, COLUMNS, PAPER, PLANNED, photographs, wide
+from .recipes import arm_of, configure, parse_arm
 from .stats import LEVEL, MARGIN, estimate, holm, seeds_needed
 
 

@@ -7,7 +7,6 @@ An evaluation is a frozen dataclass: its name and settings enter the key of its 
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,16 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import UserError
-from .config import scope
+from .config import Config, stored
 from .corruptions import CORRUPTIONS, EXTRA, corrupted
-from .data import VIEWS, Data, Dataset, Split, as_pixels, read
+from .data import VIEWS, Data, Dataset, Split, as_pixels, evaluation_batches, read
 from .official import SEVERITIES, corruptions_here, verified_corruption
 from .paper import ANALOGUE
+from .recipes import scope
 from .streams import stream
 from .train import evaluate, outputs
 
 if TYPE_CHECKING:
-    from .config import Config
     from .study import Run
 
 
@@ -37,19 +36,20 @@ class Evaluation(Protocol):
         """Raises `UserError` for a dataset that the evaluation is not defined for; unless it says
         otherwise, for none."""
 
-    def result(self, model: nn.Module, data: Data, config: "Config") -> dict[str, Any]:
+    def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
         """What is found, ready for JSON; the network stays as it is."""
 
 
-@dataclass(frozen=True)
+@stored("Predictions")
 class Predictions(Evaluation):
     """The class that is named for every evaluation image, from which any metric follows: balanced
     accuracy (DNR Fig. 7), sensitivity and specificity (DNR Table 8)."""
 
-    def result(self, model: nn.Module, data: Data, config: "Config") -> dict[str, Any]:
+    def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
         """`labels` and `predicted` (numbers of classes, in the order of the pool), and `groups`,
         whose image each is, where the dataset says so."""
-        named = [logits.argmax(1) for logits, _ in outputs(model, data.dataset, data.evaluation)]
+        images = evaluation_batches(data.evaluation, data.dataset)
+        named = [logits.argmax(1) for logits, _ in outputs(model, images)]
         found = {
             "labels": data.evaluation.labels.tolist(),
             "predicted": torch.cat(named).tolist(),
@@ -59,7 +59,7 @@ class Predictions(Evaluation):
         return found
 
 
-@dataclass(frozen=True)
+@stored("Corruptions")
 class Corruptions(Evaluation):
     """Accuracy under the 19 corruptions of CIFAR-10-C at 5 severities (DNR Fig. 5 and Eq. 7)."""
 
@@ -78,15 +78,15 @@ class Corruptions(Evaluation):
                 f"{about.title}; use {ANALOGUE['fig5']} or cifar10"
             )
 
-    def result(self, model: nn.Module, data: Data, config: "Config") -> dict[str, Any]:
+    def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
         """Accuracies in %: `clean`, and `accuracy` by corruption as a list over severities."""
         about = data.dataset
         if not self.normalised:
             zero, one = (0.0,) * about.channels, (1.0,) * about.channels
             about = dataclasses.replace(about, mean=zero, std=one)
-        data, labels = dataclasses.replace(data, dataset=about), data.evaluation.labels
+        labels = data.evaluation.labels
         chosen = _first(labels, self.per_class)
-        clean, _ = evaluate(model, data, data.evaluation[chosen])
+        clean, _ = evaluate(model, evaluation_batches(data.evaluation[chosen], about))
         found: dict[str, list[float]] = {}
         for name in CORRUPTIONS:
             found[name] = []
@@ -96,7 +96,7 @@ class Corruptions(Evaluation):
                 else:
                     images = _generated(config.dataset, config.pool, self.per_class, name, severity)
                 split = Split(images.to(labels.device), labels[chosen])
-                accuracy, _ = evaluate(model, data, split)
+                accuracy, _ = evaluate(model, evaluation_batches(split, about))
                 found[name].append(accuracy)
         return {"clean": clean, "images": len(chosen), "accuracy": found}
 
@@ -131,7 +131,7 @@ def _official(name: str, severity: int, labels: Tensor) -> Tensor:
     return torch.from_numpy(images[rows].copy()).permute(0, 3, 1, 2)
 
 
-@dataclass(frozen=True)
+@stored("Attack")
 class Attack(Evaluation):
     """Accuracy under projected gradient descent in the L-infinity norm (Madry et al., 2018; DNR
     Fig. 6): on pixels in 0..1, with the normalisation inside the network, in evaluation mode, from
@@ -145,7 +145,7 @@ class Attack(Evaluation):
     per_class: int = 0
     """Test images of each class that are attacked, the first ones; 0: all."""
 
-    def result(self, model: nn.Module, data: Data, config: "Config") -> dict[str, Any]:
+    def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
         """`accuracy` in %, as a list over `epsilons`; `images` attacked; `no_gradient`, the share
         of clean images whose gradient is zero everywhere, as if it were masked."""
         chosen = data.evaluation[_first(data.evaluation.labels, self.per_class)]
@@ -300,7 +300,7 @@ def _read(record: dict[str, Any]) -> tuple[Evaluation | None, dict[str, Any]]:
     if record["kind"] != "evaluation":
         return None, {}
     ((name, settings),) = record["evaluation"].items()
-    kind = {each.__name__: each for each in Evaluation.__subclasses__()}[name]
+    kind = {each.stored_as: each for each in Evaluation.__subclasses__()}[name]
     # JSON knows no tuples.
     given = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
     return kind(**given), record["result"]

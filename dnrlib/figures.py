@@ -13,10 +13,10 @@ from torch import Tensor
 
 from . import UserError
 from .claims import claims
-from .config import configure
 from .methods import label
 from .models import LAYERS
 from .paper import arms
+from .recipes import configure
 from .stats import LEVEL, MARGIN, comparisons, estimate
 from .tables import MEASURES, cumulative_seconds, shocks
 

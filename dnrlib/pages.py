@@ -22,11 +22,13 @@ from tqdm.auto import tqdm
 from . import UserError, records
 from .claims import arms as stated_arms
 from .claims import claims, ledger
-from .config import BUDGETS, RECIPES, Config, arm_of, configure, grid, parse_arm, scope
+from .config import Config
 from .evaluations import Evaluation, evaluations_of
+from .frames import generations
 from .paper import ALL_EXHIBITS, ANALOGUE, EXHIBITS, PLANNED, ROWS, arms, made_for
+from .recipes import BUDGETS, RECIPES, arm_of, configure, grid, parse_arm, scope
 from .records import ROOT
-from .study import Run, agreement, command, find, generations
+from .study import Run, agreement, command, find
 from .tables import table, titled
 
 NOTEBOOKS = ROOT / "notebooks"

@@ -7,8 +7,8 @@ import pandas as pd
 import torch
 
 from . import UserError
-from .config import PHOTOGRAPHS, configure, scope
 from .models import LAYERS, MODELS, ResNet
+from .recipes import PHOTOGRAPHS, configure, scope
 from .records import ROOT
 
 PAPER = ROOT / "data" / "paper"

@@ -12,13 +12,13 @@ from IPython.display import HTML, Markdown
 
 from . import paper
 from .claims import claims, in_print
-from .config import Config, canonical, configure, scope
+from .config import Config, canonical
 from .data import DATASETS, read
-from .fills import AsIs
-from .masks import CRITERIA, Everything
 from .methods import METHODS, Generation, budget, label, plan
 from .models import LAYERS
 from .paper import beside_paper, overlap_printed
+from .recipes import configure, scope
+from .rules import CRITERIA, AsIs, Everything
 from .stats import LEVEL, MARGIN, comparisons, estimate, summary
 
 MISSING = "–"

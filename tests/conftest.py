@@ -8,8 +8,8 @@ import torch
 from torchvision import datasets as torchvision
 
 from dnrlib import archives, layouts
-from dnrlib.config import configure
 from dnrlib.official import OFFICIAL
+from dnrlib.recipes import configure
 from tests.trees import BUILDERS, md5
 
 

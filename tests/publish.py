@@ -12,8 +12,8 @@ import argparse
 
 from dnrlib import records
 from dnrlib.cli import refuse_publishing
-from dnrlib.config import arm_of, grid
 from dnrlib.paper import PLANNED
+from dnrlib.recipes import arm_of, grid
 from dnrlib.study import find, study
 from tests.test_published import SEEDS, evaluated
 

@@ -13,9 +13,9 @@ from sklearn.datasets import load_sample_images
 from torchvision import transforms
 
 from dnrlib import UserError, decoded, records
-from dnrlib.config import configure
 from dnrlib.data import load, read
 from dnrlib.decoded import CorruptImages, Kind, Listing, Picture, decode
+from dnrlib.recipes import configure
 
 KIND = Kind("squares", size=16, crop=16)
 

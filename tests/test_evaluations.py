@@ -13,9 +13,9 @@ from sklearn import metrics
 from torch import nn
 
 from dnrlib import UserError, cli, corruptions, data, evaluations, official, records, study, train
-from dnrlib.config import canonical, configure, grid
+from dnrlib.config import canonical
 from dnrlib.corruptions import CORRUPTIONS
-from dnrlib.data import Split, as_pixels, read
+from dnrlib.data import Split, as_pixels, evaluation_batches, read
 from dnrlib.evaluations import (
     BEYOND,
     EVALUATED,
@@ -31,32 +31,33 @@ from dnrlib.evaluations import (
     parts,
     recalls,
 )
+from dnrlib.frames import generations
 from dnrlib.models import build
 from dnrlib.pages import Parameters, find_evaluated, reproduce
 from dnrlib.paper import ANALOGUE, arms
+from dnrlib.recipes import configure, grid
 from dnrlib.robustness import clinical_table
-from dnrlib.run import Session, chain, evaluation_key, run
+from dnrlib.run import chain, finished, run
 from dnrlib.streams import stream
-from dnrlib.study import Run, agreement, find, generations
+from dnrlib.study import Run, agreement, find
 from tests import trees
 from tests.test_study import publish, published, results  # noqa: F401
 
 CPU = torch.device("cpu")
 
 
-def finished(config, folder):
+def trained(config, folder):
     """A network that was trained a little, its images and config."""
     run(config, folder)
-    session = Session(config, folder, CPU)
-    session.open(chain(config), len(chain(config)) - 1)
-    return session.model, session.data, config
+    trainee = finished(config, runs=folder)
+    return trainee.model, trainee.data, config
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """About 70 % accurate."""
     small = {"width": 4, "epochs": 2, "per_class": 0, "batch": 20}
-    return finished(configure("digits", method="plain", **small), tmp_path_factory.mktemp("runs"))
+    return trained(configure("digits", method="plain", **small), tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def colour(tmp_path_factory):
     """About 80 % accurate; what it thinks of images depends on their normalisation."""
     small = {"width": 4, "epochs": 2, "per_class": 0, "batch": 20}
     config = configure("digits-colour", method="plain", **small)
-    return finished(config, tmp_path_factory.mktemp("runs"))
+    return trained(config, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(autouse=True)
@@ -146,7 +147,7 @@ def test_without_any_change_the_accuracy_is_that_on_clean_images(digits):
     none = attack(model, images.dataset, pixels, images.evaluation.labels[:5], 0.0, 10, pixels + 9)
     assert torch.equal(none, pixels)
     chosen = images.evaluation[evaluations._first(images.evaluation.labels, 13)]
-    clean, _ = train.evaluate(model, images, chosen)
+    clean, _ = train.evaluate(model, evaluation_batches(chosen, images.dataset))
     found = Attack((0.0,), restarts=2, per_class=13).result(model, images, config)
     assert found == {
         "accuracy": [pytest.approx(clean, abs=1e-4)],
@@ -154,7 +155,11 @@ def test_without_any_change_the_accuracy_is_that_on_clean_images(digits):
         "no_gradient": 0.0,
     }
     whole = Attack((0.0,)).result(model, images, config)
-    assert whole["accuracy"] == [pytest.approx(train.evaluate(model, images, images.evaluation)[0])]
+    assert whole["accuracy"] == [
+        pytest.approx(
+            train.evaluate(model, evaluation_batches(images.evaluation, images.dataset))[0]
+        )
+    ]
     assert whole["images"] == 700
 
 
@@ -354,7 +359,10 @@ def test_all_images_are_corrupted_unless_fewer_are_asked_for(colour, monkeypatch
     found = Corruptions().result(model, images, config)
     assert found["images"] == 700
     assert set(sizes) == {700}
-    assert found["clean"] == train.evaluate(model, images, images.evaluation)[0]
+    assert (
+        found["clean"]
+        == train.evaluate(model, evaluation_batches(images.evaluation, images.dataset))[0]
+    )
     # None of them was changed here.
     assert found["accuracy"] == dict.fromkeys(("fog", "frost"), [found["clean"]] * 5)
 
@@ -395,7 +403,7 @@ def test_official_files_are_evaluated_end_to_end(normalised, cifar, tmp_path):
     config, tree = cifar()
     asked = Corruptions(normalised=normalised, official=True)
     found = run(config, evaluations=[asked])[-1]["result"]
-    model, images, _ = finished(config, records.runs_root())
+    model, images, _ = trained(config, records.runs_root())
     assert images.evaluation.labels.tolist() == [2, 1, 0]
     about = images.dataset
     how = (about.mean, about.std) if normalised else ((0.0,) * 3, (1.0,) * 3)
@@ -702,12 +710,12 @@ def test_keys_of_evaluations(tiny):
         *(Attack((8.0,), restarts=2), Attack((8.0,), per_class=2)),
         *(Corruptions(), Corruptions(5), Corruptions(normalised=False), Corruptions(official=True)),
     ]
-    keys = {evaluation_key(link, each) for link in links for each in asked}
+    keys = {link.evaluated(each).key for link in links for each in asked}
     assert len(keys) == len(links) * len(asked)
     assert not keys & {key for link in links for key in link.keys}
     # Saying what is so anyway changes nothing.
     said = Attack((8.0,), steps=10, restarts=1, per_class=0)
-    assert evaluation_key(links[0], said) == evaluation_key(links[0], Attack((8.0,)))
+    assert links[0].evaluated(said).key == links[0].evaluated(Attack((8.0,))).key
 
 
 def test_records_of_a_run_end_with_its_evaluations(tiny):
@@ -717,13 +725,13 @@ def test_records_of_a_run_end_with_its_evaluations(tiny):
     assert reported == found
     last = chain(config)[-1]
     for record, asked in zip(found[3:], BOTH, strict=True):
-        assert record["key"] == evaluation_key(last, asked)
+        assert record["key"] == last.evaluated(asked).key
         assert (record["of"], record["generation"]) == (last.key, 3)
         assert record["evaluation"] == canonical(asked)
         assert record["timing"]["seconds"] > 0
         path = records.runs_root() / last.key / f"evaluation-{record['key']}.json"
         assert records.read(path) == json.loads(json.dumps(record))
-    model, images, _ = finished(config, records.runs_root())
+    model, images, _ = trained(config, records.runs_root())
     assert found[3]["result"] == Predictions().result(model, images, config)
     assert found[4]["result"] == ATTACKED.result(model, images, config)
     right = np.equal(found[3]["result"]["labels"], found[3]["result"]["predicted"]).mean()
@@ -783,9 +791,7 @@ def test_a_killed_evaluation_is_made_again_without_training(tiny, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             run(config, evaluations=BOTH)
     folder = records.runs_root() / chain(config)[-1].key
-    first, second = (
-        folder / f"evaluation-{evaluation_key(chain(config)[-1], e)}.json" for e in BOTH
-    )
+    first, second = (folder / f"evaluation-{chain(config)[-1].evaluated(e).key}.json" for e in BOTH)
     assert (folder / "weights.pt").exists()
     assert first.exists()
     assert not second.exists()
@@ -873,7 +879,7 @@ def test_the_ledger_takes_the_evaluations_that_there_are(tiny, published):  # no
     assert find_evaluated(config).evaluations == (), "not one of an exhibit"
     links = chain(config)
     record = find(config, evaluations=[few]).records[-1]
-    key = evaluation_key(links[-1], chosen[0])
+    key = links[-1].evaluated(chosen[0]).key
     record = record | {"key": key, "evaluation": canonical(chosen[0])}
     records.save(records.runs_root() / links[-1].key / f"evaluation-{key}.json", record)
     assert find_evaluated(config).evaluations == chosen
@@ -969,7 +975,7 @@ def test_agreement_is_of_the_evaluations_too(tiny, published, tmp_path):  # noqa
     study.study(configs, published=False, workers=1, evaluations=BOTH)
     assert "compared bit for bit, all agree" in agreement(shown)
     link = chain(configs[0])[-1]
-    path = records.runs_root() / link.key / f"evaluation-{evaluation_key(link, BOTH[0])}.json"
+    path = records.runs_root() / link.key / f"evaluation-{link.evaluated(BOTH[0]).key}.json"
     record = records.read(path)
     record["result"]["predicted"][0] += 1
     records.save(path, record)

@@ -10,12 +10,12 @@ from matplotlib import pyplot as plt
 
 from dnrlib import figures, tables
 from dnrlib.claims import ledger
-from dnrlib.config import configure
+from dnrlib.frames import COLUMNS, generations, layers
 from dnrlib.methods import METHODS
 from dnrlib.models import LAYERS
 from dnrlib.paper import discrepancies
+from dnrlib.recipes import configure
 from dnrlib.stats import PRIMARY
-from dnrlib.study import COLUMNS, generations, layers
 
 
 @pytest.fixture(autouse=True)

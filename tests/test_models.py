@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torchvision.models import resnet18, resnet50
 
-from dnrlib.config import RECIPES, configure
 from dnrlib.data import DATASETS, load, normalised
-from dnrlib.fills import Fresh
-from dnrlib.models import LAYERS, MODELS, ResNet, build, prunable
+from dnrlib.masks import prunable
+from dnrlib.models import LAYERS, MODELS, ResNet, build
+from dnrlib.recipes import RECIPES, configure
+from dnrlib.reinit import fresh
 from dnrlib.streams import stream
 
 
@@ -72,7 +73,7 @@ def test_fresh_values_are_kaiming_uniform_with_a_smaller_spread():
     config = configure("digits", width=64)
     model = build(config)
     weights = prunable(model)
-    drawn = Fresh().values(model, config, stream(0, 2, "fill"))
+    drawn = fresh(model, stream(0, 2, "fill"))
     assert drawn.keys() == weights.keys()
     for name, value in drawn.items():
         bound = 1 / math.sqrt(weights[name][0].numel())

@@ -27,8 +27,8 @@ from PIL import Image
 from torchvision import datasets as torchvision
 
 from dnrlib import UserError, archives, cli, data, decoded, official, records
-from dnrlib.config import configure
 from dnrlib.official import OFFICIAL, corruptions, listing, overview, prepare
+from dnrlib.recipes import configure
 from tests import trees
 from tests.trees import BUILDERS, PAPILA, md5, pack
 

@@ -5,7 +5,6 @@ import pytest
 
 from dnrlib import UserError
 from dnrlib.claims import arms as stated_arms
-from dnrlib.config import OF_THE_PAPERS, RECIPES, arm_of, configure, parse_arm
 from dnrlib.paper import (
     ANALOGUE,
     COLUMNS,
@@ -22,6 +21,7 @@ from dnrlib.paper import (
     sweep_pairs,
     wide,
 )
+from dnrlib.recipes import OF_THE_PAPERS, RECIPES, arm_of, configure, parse_arm
 
 
 def test_all_1461_numbers_are_there():

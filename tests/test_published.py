@@ -8,15 +8,15 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from dnrlib.config import configure, parse_arm
 from dnrlib.evaluations import evaluations_of
+from dnrlib.frames import generations
 from dnrlib.methods import MAIN
 from dnrlib.pages import Parameters, published_runs, verdicts
 from dnrlib.paper import PLANNED, arms, made_for
+from dnrlib.recipes import configure, parse_arm
 from dnrlib.records import PUBLISHED
 from dnrlib.run import chain, evaluation_key
 from dnrlib.stats import PRIMARY, comparisons, summary
-from dnrlib.study import generations
 from tests import recompute
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -11,8 +11,8 @@ from benchmarks.data import photographs
 from benchmarks.generation import Bare, Setting
 from benchmarks.reference import Reference
 from dnrlib import data, models, speed
-from dnrlib.config import configure
-from dnrlib.models import prunable
+from dnrlib.masks import prunable
+from dnrlib.recipes import configure
 from dnrlib.run import run
 from dnrlib.speed import BUNDLED, LARGE, SMALL, goals_table, line, misses, parts
 

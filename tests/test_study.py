@@ -13,11 +13,12 @@ import psutil
 import pytest
 
 from dnrlib import UserError, cli, paper, records, study
-from dnrlib.config import arm_of, configure, grid
 from dnrlib.evaluations import Attack, Predictions
+from dnrlib.frames import generations, layers
 from dnrlib.methods import METHODS
+from dnrlib.recipes import arm_of, configure, grid
 from dnrlib.run import chain, run
-from dnrlib.study import StudyFailed, agreement, find, generations, layers
+from dnrlib.study import StudyFailed, agreement, find
 
 
 @pytest.fixture
