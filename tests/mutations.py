@@ -289,8 +289,8 @@ MUTANTS = [
     Mutant(
         "lw-released-one-generation-per-stage",
         "dnrlib/methods.py",
-        'f"layer{number // 2 + 1}"',
-        'f"layer{min(number, 4)}"',
+        "listed[number * len(listed) // 8], ",
+        "listed[min(number, len(listed)) - 1], ",
         "tests/test_methods.py -k lw_released",
     ),
     Mutant(
@@ -298,6 +298,13 @@ MUTANTS = [
         "dnrlib/methods.py",
         '"parameters"), Birth())',
         '"parameters"), Birth(), inherit=Rescaled("layer1.0"))',
+        "tests/test_methods.py -k lw_released",
+    ),
+    Mutant(
+        "lw-released-stages-of-any-network",
+        "dnrlib/methods.py",
+        'stages if config.model == "resnet18" else',
+        "stages if config.model else",
         "tests/test_methods.py -k lw_released",
     ),
     Mutant(
