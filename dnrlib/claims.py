@@ -161,7 +161,10 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
     - `holds` if the adjusted support is below 5 %,
     - `fails` if the adjusted refutation is,
     - `undecided` otherwise; `not finished` where photographs lack seeds that are planned
-      (`paper.PLANNED`), and `not run` where an arm has no runs. Both count with p = 1.
+      (`paper.PLANNED`), and `not run` where an arm has no runs. Both count with p = 1;
+    - `not testable here` in the column `embedded` where the claim is marked `untestable`, for the
+      reason in its note. It has no value, but its p-values count as they were published: a family
+      that changed with what was found would move the verdicts of the other claims.
     """
     rows = []
     for claim, stated in claims().iterrows():
@@ -188,6 +191,7 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
                 else 1.0,
                 "evidence": evidence if complete else [],
                 "finished": finished,
+                "untestable": column == "embedded" and stated["untestable"],
             }
         )
     for rank in {row["rank"] for row in rows}:
@@ -222,10 +226,13 @@ LEDGER = [
 
 def _judged(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the ledger with its verdict, and the part that decided it."""
-    evidence, finished = row.pop("evidence"), row.pop("finished")
-    if not evidence:
+    evidence, finished, untestable = (
+        row.pop(name) for name in ("evidence", "finished", "untestable")
+    )
+    if untestable or not evidence:
         unknown = dict.fromkeys(("value", "low", "high", "seeds_needed"), math.nan)
-        return row | unknown | {"n": 0, "verdict": "not run", "part": ""}
+        verdict = "not testable here" if evidence else "not run"
+        return row | unknown | {"n": 0, "verdict": verdict, "part": ""}
     holds, fails = row["support"] < 1 - LEVEL, row["refute"] < 1 - LEVEL
     verdict = "holds" if holds else "fails" if fails else "undecided"
     verdict = verdict if finished else "not finished"

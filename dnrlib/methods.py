@@ -143,11 +143,15 @@ def lw(config: Config) -> Iterator[Generation]:
 
 @method("LW (released)")
 def lw_released(config: Config) -> Iterator[Generation]:
-    """LW as the released DNR code runs it by its documented command (D19): four stages, two
-    generations each, neither rescaled nor normalised."""
+    """LW as the released DNR code runs it by its documented command (D19): over eight generations
+    it goes through the four stages of a ResNet18, or through the sixteen blocks and the classifier
+    of a ResNet50, and neither rescales nor normalises."""
     yield Generation()
+    stages = [f"layer{stage}" for stage in (1, 2, 3, 4)]
+    listed = stages if config.model == "resnet18" else [*models.blocks(config), "fc"]
     for number in range(1, min(8, config.generations)):
-        yield Generation(ResetFrom(f"layer{number // 2 + 1}", "parameters"), Birth())
+        first = number * len(listed) // 8
+        yield Generation(ResetFrom(listed[first], "parameters"), Birth())
 
 
 @method("LLF")

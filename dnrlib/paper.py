@@ -19,8 +19,8 @@ ROWS: dict[str, dict[str, str | None]] = {
     "table1": {
         "plain+smoothing=0": "CE (f1)",
         "dsd+smoothing=0": "DSD",
-        "ban+smoothing=0": "BAN (f10)",
-        "ban-lineage+smoothing=0": None,
+        "ban+smoothing=0": None,
+        "ban-lineage+smoothing=0": "BAN (f10)",
         "ke+smoothing=0": "KE (f10)",
         "dnr+smoothing=0": "DNR (f10)",
         "plain": "Smth (f1)",

@@ -159,14 +159,22 @@ VERDICTS = {
     "fails": "**fails**",
     "undecided": "undecided",
     "not finished": "not finished",
+    "not testable here": "not testable here",
     "not run": "not run",
 }
+SEEN = {
+    "embedded": ("known", "Stated when its runs were known."),
+    "photographs": (
+        "looked",
+        "Before it was stated, one run of each of its methods had been looked at, on the images "
+        "kept for tuning and with other settings.",
+    ),
+}
+"""By scope, the column of claims.csv that marks what was seen before it was stated, in words."""
 
 
 def measured(row: Any) -> str:
     """The evidence for a verdict: the value of the part that decides, with interval and n."""
-    if row.verdict == "not run":
-        return MISSING
     text = f"{row.part}: " if row.part else ""
     text += f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}, n = {row.n}"
     if row.verdict == "undecided" and (row.low > 0 or row.high < 0):
@@ -192,6 +200,9 @@ def ledger_table(
     """All claims: what was found on a dataset, in the paper's setting and in print; verdicts of
     three kinds that are never merged."""
     rows = []
+    of = scope(dataset)
+    where = "photographs" if of == "photographs" else dataset
+    column, seen = SEEN.get(of, ("", ""))
     for claim, stated in claims().iterrows():
         place = f"{stated['place']}{'' if stated['source'] == 'dnr' else ' of the preprint'}"
         place += ", read off the exhibit" if stated["basis"] == "exhibit" else ""
@@ -200,23 +211,28 @@ def ledger_table(
         cells = ["not stated on our runs", MISSING, MISSING]
         if claim in verdicts.index:
             row = verdicts.loc[claim]
-            mark = " †" if stated["known"] else ""
-            points = f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}"
-            points += f" {row.part}" if row.part else ""
-            seeds = f"{row.n} ({row.seeds_needed:.0f})" if row.seeds_needed > row.n else row.n
-            of = paper.ANALOGUE.get(stated["exhibit"])
-            where = f" (on {of})" if of and row.verdict != "not run" else ""
-            cells = [VERDICTS[row.verdict] + mark + where, points, seeds]
+            cells[0] = VERDICTS[row.verdict] + (" †" if stated.get(column) else "")
+            if row.verdict == "not testable here":
+                cells[0] += f": {stated['note']}"
+            if row.n:
+                other = paper.ANALOGUE.get(stated["exhibit"]) if of == "embedded" else None
+                cells[0] += f" (on {other})" if other else ""
+                cells[1] = f"{number(row.value, sign=True)} "
+                cells[1] += f"{interval(row.low, row.high, sign=True)} {row.part}".rstrip()
+                cells[2] = (
+                    f"{row.n} ({row.seeds_needed:.0f})" if row.seeds_needed > row.n else row.n
+                )
         full = in_paper.loc[claim, "verdict"] if claim in in_paper.index else "not stated"
         rows.append([f"{words} *{place}*", *cells, full, printed(stated["printed"])])
     caption = (
-        f"Claims in our words, and what was found, on {dataset} where no other is named. Points: "
+        f"Claims in our words, and what was found, on {where} where no other is named. Points: "
         f"the part of the claim that decides, with its {LEVEL:.0%} interval. n: its seeds, and in "
         "brackets those with which a single test would see half a point, where there are fewer. In "
         "print: whether the paper's own numbers have the order of the sentence, and in how many "
-        "columns. † Stated when its runs were known."
+        "columns."
     )
-    header = ["claim", f"on {dataset}", "points", "n", "the paper's setting", "in print"]
+    caption += f" † {seen}" if seen else ""
+    header = ["claim", f"on {where}", "points", "n", "the paper's setting", "in print"]
     return table(header, rows, caption, name, words=True)
 
 
@@ -233,6 +249,7 @@ def counted(verdicts: pd.DataFrame) -> Markdown:
                 ("fails", "fail"),
                 ("undecided", "undecided"),
                 ("not finished", "not finished"),
+                ("not testable here", "not testable here"),
                 ("not run", "not run"),
             )
             if verdict in numbered
@@ -334,7 +351,7 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
         row = verdicts.loc[claim]
         word = row.verdict.capitalize()
         lines.append(f"- **{word}**: {stated['words']}")
-        if row.verdict != "not run":
+        if row.n:
             lines[-1] += f" ({measured(row)}.)"
         if stated["note"]:
             lines[-1] += f" {stated['note']}"

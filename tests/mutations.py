@@ -289,8 +289,8 @@ MUTANTS = [
     Mutant(
         "lw-released-one-generation-per-stage",
         "dnrlib/methods.py",
-        'f"layer{number // 2 + 1}"',
-        'f"layer{min(number, 4)}"',
+        "listed[number * len(listed) // 8], ",
+        "listed[min(number, len(listed)) - 1], ",
         "tests/test_methods.py -k lw_released",
     ),
     Mutant(
@@ -298,6 +298,13 @@ MUTANTS = [
         "dnrlib/methods.py",
         '"parameters"), Birth())',
         '"parameters"), Birth(), inherit=Rescaled("layer1.0"))',
+        "tests/test_methods.py -k lw_released",
+    ),
+    Mutant(
+        "lw-released-stages-of-any-network",
+        "dnrlib/methods.py",
+        'stages if config.model == "resnet18" else',
+        "stages if config.model else",
         "tests/test_methods.py -k lw_released",
     ),
     Mutant(
@@ -1189,6 +1196,34 @@ MUTANTS = [
         "all(len(values) for _, _, values, _ in evidence)",
         "any(len(values) for _, _, values, _ in evidence)",
         "tests/test_claims.py -k test_verdicts",
+    ),
+    Mutant(
+        "untestable-claim-judged",
+        "dnrlib/claims.py",
+        "if untestable or not evidence:",
+        "if not evidence:",
+        "tests/test_claims.py -k untestable",
+    ),
+    Mutant(
+        "untestable-in-the-papers-setting-too",
+        "dnrlib/claims.py",
+        'column == "embedded" and stated["untestable"]',
+        'stated["untestable"]',
+        "tests/test_claims.py -k untestable",
+    ),
+    Mutant(
+        "untestable-claim-leaves-its-family",
+        "dnrlib/claims.py",
+        "judged = complete and finished\n",
+        'judged = complete and finished and not stated["untestable"]\n',
+        "tests/test_claims.py -k untestable",
+    ),
+    Mutant(
+        "photographs-marked-by-what-was-known-on-digits",
+        "dnrlib/tables.py",
+        "stated.get(column)",
+        'stated["known"]',
+        "tests/test_claims.py -k pages_mark",
     ),
     Mutant(
         "print-contradicts-on-a-tie-only",

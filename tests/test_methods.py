@@ -190,6 +190,14 @@ def test_lw_released_resets_from_each_stage_twice_without_rescaling(tiny, number
     assert model.state_dict().keys() == before.keys(), "no normalisation is inserted"
 
 
+def test_lw_released_goes_through_the_blocks_and_the_classifier_of_a_resnet50(tiny):
+    """Generation g of 8, from 0, resets from entry g * 17 // 8 of the list on: 2, 4, ..., 14."""
+    planned = plan(tiny(method="lw-released", generations=8, model="resnet50"))
+    assert [stage.keep.first for stage in planned[1:]] == [
+        *("layer1.2", "layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5", "layer4.1"),
+    ]
+
+
 # --------------------------------------------------------------------------------------------------
 # Dense-sparse-dense
 

@@ -128,6 +128,8 @@ def test_beside_paper_joins_the_row_of_the_method_and_the_column_of_the_dataset(
     mean = beside_paper(ours, "table1", "digits")
     assert mean["paper"].round(2).tolist()[::2] == [67.45, 63.17]
     assert mean["paper_std"].isna().all(), "a mean over datasets has no printed spread"
+    ours = pd.DataFrame({"mean": [1.0, 2.0]}, index=["ban+smoothing=0", "ban-lineage+smoothing=0"])
+    assert beside_paper(ours, "table1", "cub200")["paper"].fillna(0).tolist() == [0, 53.71]
     ours = pd.DataFrame({"mean": [1.0]}, index=["dnr+criterion=fisher"])
     assert beside_paper(ours, "table4", "cub200")["paper"].tolist() == [67.73]
 
