@@ -9,8 +9,8 @@ Statements (columns `embedded`, `photographs` and `full` of data/paper/claims.cs
     rise dnr@overlap_previous by generation
     dnr - long > ke - long          differences may be compared too
 
-An arm is METHOD+setting=value (`config.arm_of`); `arm@column` names another column of
-`study.generations` than the test accuracy, of the run's last generation.
+An arm is METHOD+setting=value (`recipes.arm_of`); `arm@column` names another column of
+`frames.generations` than the test accuracy, of the run's last generation.
 """
 
 import functools
@@ -146,7 +146,7 @@ def p_values(part: Part, values: pd.Series) -> tuple[float, float]:
 def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.DataFrame:
     """One row per claim with a statement in `column`, by id, and its verdict.
 
-    `frames` holds frames of `study.generations` by dataset. In the column `embedded` a statement is
+    `frames` holds frames of `frames.generations` by dataset. In the column `embedded` a statement is
     made of the bundled dataset of the claim's exhibit where it has its own (`paper.ANALOGUE`), else
     of each of the others; in `photographs`, of each of the exhibit's (`paper.photographs`); in
     `full`, of each dataset of the exhibit in the paper. Columns:

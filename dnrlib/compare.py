@@ -390,7 +390,7 @@ class Comparison:
     scores: pd.DataFrame
     """One row per method and seed: validation, test and balanced (accuracies in %)."""
     curves: pd.DataFrame
-    """`study.generations` by method, of the validation images."""
+    """`frames.generations` by method, of the validation images."""
     predictions: dict[tuple[str, int], np.ndarray]
     """By method and seed: predicted labels of the test images, in their order."""
     demonstration: bool = False

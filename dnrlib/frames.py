@@ -39,7 +39,7 @@ def generations(found: Iterable[Run]) -> pd.DataFrame:
     images_per_second of the training, mask_seconds of the mask; in the last row of a run what
     was found by its evaluations (`evaluations.EVALUATED`). Values that a generation does not have
     are NaN. `method` is the run's arm, its method and what differs from the recipe
-    (`config.arm_of`).
+    (`recipes.arm_of`).
 
     A run that is one long generation gets a row per `Config.epochs` epochs too, with nothing but
     the test accuracy at that point of its schedule.

@@ -252,7 +252,7 @@ MAIN = ("plain", "long", "tune", "ke", "ke-wels", "dnr")
 
 
 def label(arm: str) -> str:
-    """An arm (`config.arm_of`) in words: `dnr+criterion=fisher+generations=3` is 'DNR, Fisher,
+    """An arm (`recipes.arm_of`) in words: `dnr+criterion=fisher+generations=3` is 'DNR, Fisher,
     f3'."""
     method, *settings = arm.split("+")
     return ", ".join([METHODS[method].label, *(_in_words(*text.split("=")) for text in settings)])

@@ -236,7 +236,7 @@ PLANNED: dict[str, dict[str, int]] = {
     },
     "cifar10-few-imbalanced": dict.fromkeys(("plain", "long", "tune", "ke", "dnr"), 6),
 }
-"""On photographs, how many seeds of each arm (`config.arm_of`) are published in the end, from 0;
+"""On photographs, how many seeds of each arm (`recipes.arm_of`) are published in the end, from 0;
 fixed before any of them was looked at, in the order in which they are trained."""
 
 

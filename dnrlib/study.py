@@ -47,7 +47,7 @@ class Run:
 
     @property
     def arm(self) -> str:
-        """Method and settings that differ from the dataset's recipe, as `config.arm_of`."""
+        """Method and settings that differ from the dataset's recipe, as `recipes.arm_of`."""
         return arm_of(self.config)
 
 

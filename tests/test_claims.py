@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from dnrlib import UserError, claims, figures, paper, study, tables
+from dnrlib import UserError, claims, figures, frames, paper, tables
 from dnrlib.claims import Part, arms, in_print, ledger, p_values, parse, sample
 from dnrlib.paper import COLUMNS
 
@@ -242,7 +242,7 @@ def test_pages_say_which_claim_is_not_testable_and_why():
     """It is counted, and not drawn."""
     names = ("plain", "dnr", "ke", "ban", "dsd")
     arms = {f"{name}+smoothing=0": [50.0, 51.0, 53.0] for name in names}
-    verdicts = ledger({"digits": frame(**arms).reindex(columns=study.COLUMNS)})
+    verdicts = ledger({"digits": frame(**arms).reindex(columns=frames.COLUMNS)})
     note = "On digits neither loss gives what the paper prints for BAN"
     said = tables.ledger_table(verdicts, verdicts, "digits", "t").data
     assert f"| not testable here: {note}" in said
@@ -262,7 +262,7 @@ def test_pages_mark_what_was_seen_before_a_claim_was_stated(monkeypatch):
     monkeypatch.setitem(paper.PLANNED, "cifar10-few", {"dnr": 3, "long": 2, "plain": 3})
     monkeypatch.setitem(paper.PLANNED, "flower102-64", {"dnr": 3, "long": 2, "plain": 3})
     given = frame(dnr=[51.0, 52.0], long=[50.0, 50.5], plain=[49.0, 48.0])
-    given = given.reindex(columns=study.COLUMNS)
+    given = given.reindex(columns=frames.COLUMNS)
     both = dict.fromkeys(("cifar10-few", "flower102-64"), given)
     verdicts = ledger(both, "photographs")
     assert verdicts.loc["beats-plain", "verdict"] == "not finished"

@@ -712,7 +712,7 @@ def test_keys_of_evaluations(tiny):
     ]
     keys = {link.evaluated(each).key for link in links for each in asked}
     assert len(keys) == len(links) * len(asked)
-    assert not keys & {key for link in links for key in link.keys}
+    assert not keys & {entry.key for link in links for entry in link.entries}
     # Saying what is so anyway changes nothing.
     said = Attack((8.0,), steps=10, restarts=1, per_class=0)
     assert links[0].evaluated(said).key == links[0].evaluated(Attack((8.0,))).key

@@ -93,7 +93,7 @@ def test_every_method_and_seed_is_published_whole(dataset):
             for arm in seeds
             if seed < seeds[arm]
         }
-        wanted = {key for links in chains.values() for link in links for key in link.keys}
+        wanted = {e.key for links in chains.values() for link in links for e in link.entries}
         wanted |= {
             links[-1].evaluated(each).key
             for arm, links in chains.items()
