@@ -146,9 +146,9 @@ def p_values(part: Part, values: pd.Series) -> tuple[float, float]:
 def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.DataFrame:
     """One row per claim with a statement in `column`, by id, and its verdict.
 
-    `frames` holds frames of `frames.generations` by dataset. In the column `embedded` a statement is
-    made of the bundled dataset of the claim's exhibit where it has its own (`paper.ANALOGUE`), else
-    of each of the others; in `photographs`, of each of the exhibit's (`paper.photographs`); in
+    `frames` holds frames of `frames.generations` by dataset. In the column `embedded` a statement
+    is made of the bundled dataset of the claim's exhibit where it has its own (`paper.ANALOGUE`),
+    else of each of the others; in `photographs`, of each of the exhibit's (`paper.photographs`); in
     `full`, of each dataset of the exhibit in the paper. Columns:
     rank; part, n, value, low, high (which part decides, in words if there are several, and its
     seeds, mean and 95 % interval in points: the one most clearly refuted where the claim fails,

@@ -35,7 +35,7 @@ from .recipes import configure
 from .run import Walk, chain, finished, parent_digests, threads
 from .stats import LEVEL, POWER, Estimate, estimate
 from .store import Store
-from .study import Run, find, study
+from .study import Archive, Run, study
 
 METHODS = ("plain", "long", "tune", "llf", "ke", "dnr")
 """What is compared, the simplest first: where means are equal the simpler one is advised."""
@@ -551,7 +551,7 @@ def _train(base: Config, planned: Plan, device: str, deadline: float) -> list[Ru
     pace = 1.0
     for block in planned.blocks():
         configs = planned.configs(base, block)
-        if any(find(config, published=False) is None for config in configs):
+        if any(Archive(published=False).find(config) is None for config in configs):
             expected = pace * duration(configs, planned.speed)
             if done and time.monotonic() + expected > deadline:
                 print(

@@ -75,11 +75,11 @@ def chain(config: Config) -> tuple[Link, ...]:
         {"results": RESULTS_VERSION, "fingerprint": dataset(config.dataset).fingerprint}
         | config.part("root")
     )
-    stages = plan(config)
+    stages, training = plan(config), config.part("training")
     keeps = [stage.keep for stage in stages[1:]] + [stages[-1].keep]
     links = []
     for number, (stage, keep) in enumerate(zip(stages, keeps, strict=True), 1):
-        key = digest([key, canonical(stage), config.part("training")])
+        key = digest([key, canonical(stage), training])
         links.append(Link(number, stage, key, keep))
     return tuple(links)
 

@@ -26,7 +26,7 @@ from .recipes import arm_of, grid
 from .records import Record
 from .run import chain, check_descent, entries, parent_digests, run
 from .stats import estimate
-from .store import Store
+from .store import Entry, Store
 from .train import device_named
 
 
@@ -51,31 +51,46 @@ class Run:
         return arm_of(self.config)
 
 
-def find(
-    config: Config,
-    published: bool = True,
-    own: bool = True,
-    runs: Path | None = None,
-    evaluations: Sequence[Evaluation] = (),
-) -> Run | None:
-    """The finished `Run` of a config with all of `evaluations`, published or the user's own, or
-    None; trains nothing."""
-    wanted = entries(config, evaluations)
-    if published:
-        there = records.published(config.dataset, config.seed)
-        if all(entry.key in there for entry in wanted):
-            return Run(
-                config, [there[entry.key] for entry in wanted], "published", tuple(evaluations)
-            )
-    if own:
-        store = Store(runs)
-        found = [store.read(entry) for entry in wanted]
-        if all(record is not None for record in found):
-            for number, (entry, record) in enumerate(zip(wanted, found, strict=True)):
-                if entry.kind == "generation":
-                    check_descent(record, parent_digests(found[:number]), store.path(entry))
-            return Run(config, found, "runs", tuple(evaluations))
-    return None
+class Archive:
+    """The finished runs on disk, published and the user's own; trains nothing."""
+
+    def __init__(self, published: bool = True, own: bool = True, runs: Path | None = None) -> None:
+        self.places = [name for name, asked in (("published", published), ("runs", own)) if asked]
+        self.store = Store(runs)
+
+    def find(self, config: Config, evaluations: Sequence[Evaluation] = ()) -> Run | None:
+        """The run of a config with all of `evaluations`, from the first place that has it whole, or
+        None."""
+        wanted = entries(config, evaluations)
+        for place in self.places:
+            found = self._records(config, wanted, place)
+            if len(found) == len(wanted):
+                return Run(config, found, place, tuple(evaluations))
+        return None
+
+    def richest(self, config: Config, evaluations: Iterable[Evaluation]) -> Run | None:
+        """The run of a config with those of `evaluations` that were made of it, from the place
+        where there are most: the records of a run must be of the same weights."""
+        last = chain(config)[-1]
+        made = []
+        for place in self.places:
+            here = [e for e in evaluations if self._records(config, [last.evaluated(e)], place)]
+            made.append((here, Archive(place == "published", place == "runs", self.store.runs)))
+        most, archive = max(made, key=lambda pair: len(pair[0]))
+        return (archive if most else self).find(config, most)
+
+    def _records(self, config: Config, wanted: list[Entry], place: str) -> list[Record]:
+        """The records of the entries at a place, up to the first that is missing."""
+        published = place == "published" and records.published(config.dataset, config.seed)
+        found: list[Record] = []
+        for entry in wanted:
+            record = published.get(entry.key) if published is not False else self.store.read(entry)
+            if record is None:
+                break
+            if entry.kind == "generation" and place == "runs":
+                check_descent(record, parent_digests(found), self.store.path(entry))
+            found.append(record)
+        return found
 
 
 def study(
@@ -105,12 +120,12 @@ def study(
             each.check(dataset(name))
     # Settled here, because workers live on from study to study with the environment they began in.
     runs = runs or records.runs_root()
-    asked = {"published": published, "runs": runs, "evaluations": evaluations}
-    found = {config: find(config, **asked) for config in configs}
+    archive = Archive(published, runs=runs)
+    found = {config: archive.find(config, evaluations) for config in configs}
     missing = [config for config in configs if found[config] is None]
     if missing and train:
         _train(missing, workers, device, runs, evaluations)
-        found |= {config: find(config, **asked) for config in missing}
+        found |= {config: archive.find(config, evaluations) for config in missing}
     elif missing:
         how = command(missing, evaluations)
         print(f"not run: {len(missing)} of {len(configs)} runs; to run them: {how}")
@@ -302,9 +317,10 @@ def agreement(shown: Iterable[Run]) -> str:
     95 % interval. The sentence says which of the two was judged.
     """
     pairs, any_own = [], False
+    published, own = Archive(own=False), Archive(published=False)
     for each in shown:
-        ours = find(each.config, published=False, evaluations=each.evaluations)
-        theirs = find(each.config, own=False, evaluations=each.evaluations)
+        ours = own.find(each.config, each.evaluations)
+        theirs = published.find(each.config, each.evaluations)
         any_own |= ours is not None
         if ours is not None and theirs is not None:
             pairs.append((theirs, ours))

@@ -496,7 +496,7 @@ def test_the_exported_network_is_the_trained_one(there, tmp_path):
 def test_export_trains_what_is_missing(tiny, tmp_path):
     config = tiny(method="tune", generations=2)
     export(config, tmp_path / "new" / "net.pt", "cpu")
-    assert study.find(config) is not None
+    assert study.Archive().find(config) is not None
     model = load_model(tmp_path / "new" / "net.pt")
     assert not model.network.training
     assert model.labels == dataset("digits").classes

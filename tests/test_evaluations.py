@@ -39,7 +39,7 @@ from dnrlib.recipes import configure, grid
 from dnrlib.robustness import clinical_table
 from dnrlib.run import chain, finished, run
 from dnrlib.streams import stream
-from dnrlib.study import Run, agreement, find
+from dnrlib.study import Archive, Run, agreement
 from tests import trees
 from tests.test_study import publish, published, results  # noqa: F401
 
@@ -757,9 +757,9 @@ def test_a_second_study_evaluates_nothing(tiny, published, capsys, monkeypatch):
     assert again[0].evaluations == BOTH
     assert "2 runs on disk, nothing to train" in capsys.readouterr().out
     # They are found without their evaluations too, in another order, and after one more.
-    assert [record["kind"] for record in find(configs[1]).records] == ["generation"]
-    assert find(configs[1], evaluations=BOTH[::-1]).records[1] == first[1].records[2]
-    assert find(configs[0], evaluations=(*BOTH, Attack((1.0,)))) is None
+    assert [record["kind"] for record in Archive().find(configs[1]).records] == ["generation"]
+    assert Archive().find(configs[1], BOTH[::-1]).records[1] == first[1].records[2]
+    assert Archive().find(configs[0], (*BOTH, Attack((1.0,)))) is None
 
 
 def test_networks_that_are_there_are_evaluated_untrained(
@@ -795,8 +795,8 @@ def test_a_killed_evaluation_is_made_again_without_training(tiny, monkeypatch):
     assert (folder / "weights.pt").exists()
     assert first.exists()
     assert not second.exists()
-    assert find(config) is not None
-    assert find(config, evaluations=BOTH) is None
+    assert Archive().find(config) is not None
+    assert Archive().find(config, BOTH) is None
     with monkeypatch.context() as patch:
         patch.setattr(train, "train", never)
         patch.setattr(Predictions, "result", never)
@@ -822,30 +822,30 @@ def test_a_damaged_evaluation_is_named(tiny):
     name = f"evaluation-{record['key']}.json"
     path = records.runs_root() / chain(config)[-1].key / name
     path.write_text(path.read_text().replace('"predicted":[', '"predicted":[9,', 1))
-    for again in (run, find):
+    for again in (run, lambda config, evaluations: Archive().find(config, evaluations)):
         with pytest.raises(records.DamagedFile, match=rf"{name} is damaged"):
             again(config, evaluations=[Predictions()])
-    assert find(config) is not None, "the network is whole"
+    assert Archive().find(config) is not None, "the network is whole"
 
 
 def test_evaluations_are_published_and_found(tiny, published, monkeypatch):  # noqa: F811
     config = tiny(method="tune")
     own = study.study([config], workers=1, evaluations=BOTH)
     publish(own)
-    found = find(config, evaluations=BOTH)
+    found = Archive().find(config, BOTH)
     assert (found.source, found.records) == ("published", json.loads(json.dumps(own[0].records)))
-    assert find(config).records == found.records[:3]
-    assert find(config, published=False, evaluations=BOTH).source == "runs"
+    assert Archive().find(config).records == found.records[:3]
+    assert Archive(published=False).find(config, BOTH).source == "runs"
     # Measured by the user beside what is published.
     more = (*BOTH, Attack((1.0,), 1, per_class=1))
-    assert find(config, evaluations=more) is None
+    assert Archive().find(config, more) is None
     (run_,) = study.study([config], workers=1, evaluations=more)
     assert run_.source == "runs"
     assert len(run_.records) == 6
-    assert find(config, own=False, evaluations=more) is None
+    assert Archive(own=False).find(config, more) is None
     # A second publication adds to the first.
     publish([run_])
-    assert find(config, own=False, evaluations=more).source == "published"
+    assert Archive(own=False).find(config, more).source == "published"
 
 
 def test_measures_stand_in_the_last_row_of_a_run(tiny, published):  # noqa: F811
@@ -864,25 +864,28 @@ def test_measures_stand_in_the_last_row_of_a_run(tiny, published):  # noqa: F811
     assert f"\n{study.command([config], found.evaluations)}\n" in said
     assert " --evaluate " in study.command([config], found.evaluations)
     # What the page of the ledger takes.
-    assert find_evaluated(config).evaluations == (Predictions(),)
-    assert find_evaluated(configure("digits-binary", method="tune", seed=1, **small)) is None
+    assert find_evaluated(config, Archive()).evaluations == (Predictions(),)
+    assert (
+        find_evaluated(configure("digits-binary", method="tune", seed=1, **small), Archive())
+        is None
+    )
 
 
 def test_the_ledger_takes_the_evaluations_that_there_are(tiny, published):  # noqa: F811
     small = {"width": 4, "epochs": 1, "batch": 20, "per_class": 2}
     config = configure("digits-colour", method="plain", **small)
     run(config)
-    assert find_evaluated(config).evaluations == ()
+    assert find_evaluated(config, Archive()).evaluations == ()
     chosen = evaluations_of("fig5", "digits-colour")[:1]
     few = dataclasses.replace(chosen[0], per_class=1)
     run(config, evaluations=[few])
-    assert find_evaluated(config).evaluations == (), "not one of an exhibit"
+    assert find_evaluated(config, Archive()).evaluations == (), "not one of an exhibit"
     links = chain(config)
-    record = find(config, evaluations=[few]).records[-1]
+    record = Archive().find(config, [few]).records[-1]
     key = links[-1].evaluated(chosen[0]).key
     record = record | {"key": key, "evaluation": canonical(chosen[0])}
     records.save(records.runs_root() / links[-1].key / f"evaluation-{key}.json", record)
-    assert find_evaluated(config).evaluations == chosen
+    assert find_evaluated(config, Archive()).evaluations == chosen
 
 
 @pytest.mark.parametrize(

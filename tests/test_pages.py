@@ -16,7 +16,7 @@ from dnrlib.methods import MAIN, METHODS
 from dnrlib.pages import Parameters, control, gate, parameters, reproduce, to_come, verdicts
 from dnrlib.records import ROOT
 from dnrlib.run import run
-from dnrlib.study import Run, find
+from dnrlib.study import Archive, Run
 
 BIN = Path(sys.executable).parent
 

@@ -23,7 +23,7 @@ from dnrlib.recipes import configure
 from dnrlib.run import Walk, chain
 from dnrlib.store import Store
 from dnrlib.streams import stream
-from dnrlib.study import find
+from dnrlib.study import Archive
 
 
 def results(found):
@@ -366,7 +366,7 @@ def test_a_parent_trained_anew_elsewhere_is_noticed(tiny, monkeypatch):
         run.run(config)
     assert f"delete the folder {second}" in str(error.value)
     with pytest.raises(records.DamagedFile, match="trained anew since"):
-        find(config, published=False)
+        Archive(published=False).find(config)
 
 
 def test_a_diverging_run_names_epoch_and_rate(tiny):
