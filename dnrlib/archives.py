@@ -2,6 +2,7 @@
 and extracted so that no member lands outside its folder.
 """
 
+import functools
 import gzip
 import hashlib
 import http.client
@@ -23,6 +24,7 @@ from . import UserError, __version__
 
 BLOCK = 1 << 20
 """Bytes that are read, hashed or written at once."""
+_bytes_bar = functools.partial(tqdm, unit="B", unit_scale=True, leave=False)
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,13 @@ class Archive:
     """One file that an official set is distributed as: a tar, a zip, or a plain label file."""
 
     file: str
-    url: str | None
+    url: str | None = None
     """Address that `prepare` downloads from; None: no longer offered by its authors."""
     md5: str | None = None
     sha256: str | None = None
     """Without either, the archive is proved by the counts of what comes out of it alone."""
     size: int | None = None
     """In bytes."""
-    into: str = ""
-    """Folder of the tree that it is extracted or copied into."""
 
     @property
     def checksum(self) -> tuple[str, str] | None:
@@ -50,14 +50,8 @@ class Archive:
 
 def digest(path: Path, function: str) -> str:
     """The hex digest of a file."""
-    sha = hashlib.new(function, usedforsecurity=False)
-    size = path.stat().st_size
-    with (
-        path.open("rb") as file,
-        tqdm(
-            total=size, unit="B", unit_scale=True, desc=f"checking {path.name}", leave=False
-        ) as bar,
-    ):
+    sha, size = hashlib.new(function, usedforsecurity=False), path.stat().st_size
+    with path.open("rb") as file, _bytes_bar(total=size, desc=f"checking {path.name}") as bar:
         while block := file.read(BLOCK):
             sha.update(block)
             bar.update(len(block))
@@ -104,16 +98,11 @@ def _unsafe(path: Path, member: str) -> UserError:
 
 
 def _untar(path: Path, to: Path) -> None:
+    size = path.stat().st_size
     with (
         path.open("rb") as file,
         tarfile.open(fileobj=file) as archive,
-        tqdm(
-            total=path.stat().st_size,
-            unit="B",
-            unit_scale=True,
-            desc=f"extracting {path.name}",
-            leave=False,
-        ) as bar,
+        _bytes_bar(total=size, desc=f"extracting {path.name}") as bar,
     ):
         for member in archive:
             # The filter would take the leading slash away and go on.
@@ -134,8 +123,7 @@ def _unzip(path: Path, to: Path) -> None:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if (
                 ".." in parts
-                or member.filename.startswith(("/", "\\"))
-                or re.match("[A-Za-z]:", member.filename)
+                or re.match(r"[A-Za-z]:|/|\\", member.filename)
                 or kind not in (0, stat.S_IFREG, stat.S_IFDIR)
             ):
                 raise _unsafe(path, member.filename)
@@ -145,14 +133,17 @@ def _unzip(path: Path, to: Path) -> None:
 
 def download(archive: Archive, root: Path) -> None:
     """Fetches an archive to `root`; what an earlier call got of it is not fetched again. Raises
-    `UserError` if the server does not give it, or breaks off."""
+    `UserError` if the server does not give it, or the connection is lost."""
     part = root / f"{archive.file}.part"
     have = part.stat().st_size if part.exists() else 0
-    again = f"{archive.url} for {root / archive.file}"
-    request = urllib.request.Request(archive.url, headers={"User-Agent": f"dnrlib/{__version__}"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
+    asked = {"User-Agent": f"dnrlib/{__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
+    lost, broken = (OSError, http.client.HTTPException), ""
+
+    def failed(why: str, mend: str) -> UserError:
+        return UserError(f"{archive.url} for {root / archive.file}: {why}; {mend}")
+
     try:
+        request = urllib.request.Request(archive.url, headers=asked)
         response = urllib.request.urlopen(request, timeout=60)
     except urllib.error.HTTPError as error:
         error.close()
@@ -160,45 +151,28 @@ def download(archive: Archive, root: Path) -> None:
             # There is nothing from there on: the part belongs to another file, or is the whole.
             part.unlink()
             return download(archive, root)
-        raise UserError(
-            f"{again}: the server answers {error.code} ({error.reason}); fetch it by hand and run "
-            "the command again"
-        ) from None
-    except (OSError, http.client.HTTPException) as error:
-        raise UserError(
-            f"{again}: no connection ({getattr(error, 'reason', error)}); run the command again, "
-            "or fetch it by hand"
-        ) from None
-    with response:
-        if response.status != 206:
-            have = 0
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        with (
-            part.open("ab" if have else "wb") as file,
-            tqdm(
-                total=total,
-                initial=have,
-                unit="B",
-                unit_scale=True,
-                desc=f"fetching {archive.file}",
-                leave=False,
-            ) as bar,
-        ):
-            broken = ""
-            while True:
-                try:
-                    block = response.read(BLOCK)
-                except (OSError, http.client.HTTPException) as error:
-                    broken, block = f" ({error})", b""
-                if not block:
-                    break
-                file.write(block)
-                bar.update(len(block))
+        why = f"the server answers {error.code} ({error.reason})"
+        raise failed(why, "fetch it by hand and run the command again") from None
+    except lost as error:
+        why = f"no connection ({getattr(error, 'reason', error)})"
+        raise failed(why, "run the command again, or fetch it by hand") from None
+    if response.status != 206:
+        have = 0
+    total = None if response.length is None else have + response.length
+    bar = _bytes_bar(total=total, initial=have, desc=f"fetching {archive.file}")
+    with response, part.open("ab" if have else "wb") as file, bar:
+        while True:
+            try:
+                # What has arrived, not a whole block: it is there when the connection is lost.
+                block = response.read1(BLOCK)
+            except lost as error:
+                broken, block = f" ({error})", b""
+            if not block:
+                break
+            file.write(block)
+            bar.update(len(block))
     found = part.stat().st_size
     if broken or total not in (None, found):
-        raise UserError(
-            f"{again}: the connection broke after {found:,} bytes{broken}; run the command again, "
-            "it goes on from there"
-        )
+        why = f"the connection broke after {found:,} bytes{broken}"
+        raise failed(why, "run the command again, it goes on from there")
     os.replace(part, root / archive.file)

@@ -4,6 +4,7 @@ The paper resizes every photograph to 256 x 256 before anything else. So that is
 every method, seed and generation reads the same uint8 array.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -51,6 +52,14 @@ class Picture:
     """A file, or pixels (uint8, height x width x 3)."""
     label: int
     """Number of its class, from 0."""
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Hex digest of the file or, if there is none, of the pixels (rows, then columns, then
+        RGB)."""
+        pixels = isinstance(self.source, np.ndarray)
+        raw = self.source.tobytes() if pixels else self.source.read_bytes()
+        return hashlib.sha256(raw).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -144,9 +153,10 @@ def decode(
     The array is keyed by its sources (path, size and time of change of every file, or pixels), the
     size it is resized to and the version of the decoder. It counts as there when its manifest is,
     which is written last; a killed call goes on from the chunks that it had finished, and of
-    several at once one works and the others wait. Nothing that was decoded before is lost until
-    the new array is whole. `notes` is kept in the manifest. Raises `CorruptImages`, and `UserError`
-    if the disk is full or read-only.
+    several at once one works and the others wait. An array that is there is read through, and made
+    again if it is damaged; nothing that was decoded before is lost until the new one is whole.
+    `notes` is kept in the manifest. Raises `CorruptImages`, and `UserError` if the disk is full or
+    read-only.
     """
     ordered = [picture for pictures in listing.pools.values() for picture in pictures]
     about = {
@@ -202,10 +212,15 @@ def _fill(
     if _array(images, shape) is None:
         records.write(journal, b"")
         np.lib.format.open_memmap(images, "w+", np.uint8, shape)
-    done = dict(line.split() for line in journal.read_text().splitlines() if line.count(" ") == 1)
+    lines = journal.read_text().splitlines()
+    done = {row: found for row, at, found in (line.partition(" ") for line in lines) if at}
     array = _array(images, shape)
     chunks = {row: ordered[row : row + CHUNK] for row in range(0, len(ordered), CHUNK)}
-    missing = [row for row in chunks if _digest(array[row : row + CHUNK]) != done.get(str(row))]
+    missing = [
+        row
+        for row in chunks
+        if str(row) not in done or _digest(array[row : row + CHUNK]) != done[str(row)]
+    ]
     corrupt: dict[Path, str] = {}
     workers = min(workers or os.cpu_count() or 1, len(missing)) or 1
     made = Parallel(n_jobs=workers, return_as="generator_unordered")(
@@ -259,12 +274,11 @@ def _chunk(
             block[number] = pixels(picture.source, size)
         except ValueError as error:
             wrong[picture.source] = str(error)
+    start = np.load(images, mmap_mode="r").offset
     # Written, not mapped: on a full disk a mapped page would kill the process.
     with images.open("r+b") as file:
-        np.lib.format.read_magic(file)
-        np.lib.format.read_array_header_1_0(file)
-        file.seek(row * block[0].nbytes, os.SEEK_CUR)
-        file.write(block.tobytes())
+        file.seek(start + row * block[0].nbytes)
+        file.write(block)
         file.flush()
         os.fsync(file.fileno())
     return row, _digest(block), wrong
@@ -315,6 +329,15 @@ def _damage(folder: Path, known: dict[str, Any]) -> Path | None:
     return None if found == known["labels"] else labels
 
 
+def _looks(folder: Path, known: dict[str, Any]) -> list[Any]:
+    """What would differ if a file of a decoded dataset were written to: sizes and times of change;
+    with the seal of the manifest, which holds their digests."""
+    paths = [folder / known["key"] / name for name in ("images.npy", "labels.npy")]
+    states = [path.stat() for path in paths if path.exists()]
+    times = [[each.st_size, each.st_mtime_ns, each.st_ctime_ns] for each in states]
+    return [known["seal"], *times]
+
+
 def whole(name: str, known: dict[str, Any]) -> bool:
     """Whether the arrays of a decoded dataset are what was written; reads them all."""
     return _damage(place(name), known) is None
@@ -342,12 +365,26 @@ def dataset(name: str) -> Dataset | None:
 
 def pools(name: str) -> dict[str, Split]:
     """The pools of a decoded dataset, mapped from disk, images as n x 3 x size x size (channels
-    last in memory); raises `DamagedFile` if a pixel or a label is not what was written."""
-    known = manifest(name)
-    folder = place(name)
-    damaged = _damage(folder, known)
-    if damaged:
-        raise records.DamagedFile(damaged, "its content changed", f"dnr data prepare '{name}'")
+    last in memory); raises `DamagedFile` if a pixel or a label is not what was written.
+
+    The files are read through and held to their digests once, which is noted beside them in
+    `verified.json`; from then on only if a size or a time of change is another than it was. So a
+    process starts at once, and whatever writes to a file is still noticed. What is not noticed is a
+    bit that flips on the disk while nobody writes: `dnr data prepare` reads everything each time.
+    """
+    known, folder = manifest(name), place(name)
+    looks, stamp = _looks(folder, known), folder / "verified.json"
+    try:
+        verified = records.read(stamp)
+    except UserError:
+        verified = None
+    if verified is None or verified["looks"] != looks:
+        damaged = _damage(folder, known)
+        if damaged:
+            raise records.DamagedFile(damaged, "its content changed", f"dnr data prepare '{name}'")
+        # A folder that cannot be written to is read through by every process.
+        with contextlib.suppress(OSError):
+            records.save(stamp, {"looks": looks})
     shape = _shape(known)
     images = torch.from_numpy(_array(folder / known["key"] / "images.npy", shape))
     labels = torch.from_numpy(np.load(folder / known["key"] / "labels.npy"))

@@ -28,7 +28,7 @@ from torchvision import datasets as torchvision
 
 from dnrlib import UserError, archives, cli, data, decoded, official, records
 from dnrlib.config import configure
-from dnrlib.official import OFFICIAL, corruptions, listing, overview, prepare
+from dnrlib.official import corruptions, facts, listing, overview, prepare
 from tests import trees
 from tests.trees import BUILDERS, PAPILA, md5, pack
 
@@ -69,7 +69,7 @@ def test_counts_are_those_of_the_papers_table():
     assert set(table["row"]) == set(rows)
     pools = {"Train": "train", "Validation": "tuning", "Test": "test"}
     for _, line in table.iterrows():
-        known = OFFICIAL[rows[line["row"]]]
+        known = facts()[rows[line["row"]]]
         printed = None if pd.isna(line["value"]) else int(line["value"])
         if line["column"] in pools:
             assert known.splits.get(pools[line["column"]]) == printed, line.to_dict()
@@ -78,8 +78,8 @@ def test_counts_are_those_of_the_papers_table():
 
 
 def test_what_is_stated_fits_together():
-    assert set(OFFICIAL) == set(BUILDERS)
-    for name, known in OFFICIAL.items():
+    assert set(facts()) == set(BUILDERS)
+    for name, known in facts().items():
         pools = known.splits or dict.fromkeys(("train", "tuning", "test"))
         assert set(known.lists) == set(pools), name
         assert len(known.per_class) in (0, known.classes)
@@ -87,8 +87,8 @@ def test_what_is_stated_fits_together():
         for path in known.lists.values():
             assert any(f"{each}/".startswith(f"{path}/") for each in layouts), (name, path)
         # Published records can be read without the images: all that is needed is known.
-        assert bool(known.fingerprint) == bool(known.contents) == bool(known.names())
-        assert len(known.names()) in (0, known.classes)
+        assert bool(known.fingerprint) == bool(known.contents) == bool(known.names)
+        assert len(known.names) in (0, known.classes)
         assert known.contents.keys() in (set(), known.splits.keys())
         for archive in known.archives:
             # The pixels of the first are held to a digest whatever they came in.
@@ -102,14 +102,14 @@ def test_what_is_stated_fits_together():
 
 
 def test_checksums_are_those_that_torchvision_knows():
-    ours = {each.file: each.md5 for known in OFFICIAL.values() for each in known.archives}
+    ours = {each.file: each.md5 for known in facts().values() for each in known.archives}
     for file, digest in torchvision.Flowers102._file_dict.values():
         assert ours[file] == digest
     for kind in (torchvision.CIFAR10, torchvision.CIFAR100):
         assert ours[kind.filename] == kind.tgz_md5
     for kind in (torchvision.CIFAR10, torchvision.CIFAR100, torchvision.FGVCAircraft):
         url = getattr(kind, "url", None) or kind._URL
-        assert url in {each.url for known in OFFICIAL.values() for each in known.archives}
+        assert url in {each.url for known in facts().values() for each in known.archives}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_both_layouts_of_the_small_flowers_give_the_same_pixels(small):
 @pytest.mark.parametrize("name", ["flower102-64", FEW])
 def test_what_is_published_of_photographs_is_known_without_them(name, small, monkeypatch, capsys):
     about = data.dataset(name)
-    known = OFFICIAL[name]
+    known = facts()[name]
     assert (about.fingerprint, len(about.classes)) == (known.fingerprint, known.classes)
     with pytest.raises(UserError, match=f"not on this machine; .* dnr data prepare {name}"):
         data.load(configure(name))
@@ -199,12 +199,12 @@ def test_what_is_published_of_photographs_is_known_without_them(name, small, mon
     assert capsys.readouterr().err.startswith(f"dnr: the images of '{name}' are not on this")
     # Decoded on this machine, its pixels must be those of the published records.
     made = prepare(name, small(name).root)
-    other = dataclasses.replace(OFFICIAL[name], fingerprint="0" * 20)
-    monkeypatch.setitem(OFFICIAL, name, other)
+    other = dataclasses.replace(facts()[name], fingerprint="0" * 20)
+    monkeypatch.setitem(facts(), name, other)
     with pytest.raises(UserError, match="gives other pixels"):
         data.dataset(name)
     right = dataclasses.replace(other, fingerprint=made["fingerprint"])
-    monkeypatch.setitem(OFFICIAL, name, right)
+    monkeypatch.setitem(facts(), name, right)
     assert data.dataset(name).fingerprint == made["fingerprint"]
 
 
@@ -220,7 +220,7 @@ def test_equal_images_in_different_pools_are_reported(tmp_path, hold, capsys):
 
 def test_the_few_know_their_classes_as_torchvision_does(small):
     tree = small(FEW)
-    assert listing(FEW, tree.root).classes == OFFICIAL[FEW].names() == tuple(trees.TEN)
+    assert listing(FEW, tree.root).classes == facts()[FEW].names == tuple(trees.TEN)
 
 
 def test_papila_is_split_by_patient(small):
@@ -276,11 +276,11 @@ def test_a_set_is_decoded(name, small):
     found = listing(name, tree.root)
     assert made["classes"] == list(tree.classes)
     dataset = decoded.dataset(name)
-    assert dataset.size == OFFICIAL[name].kind.crop
+    assert dataset.size == facts()[name].kind.crop
     for pool, split in dataset.pools().items():
         assert split.labels.tolist() == [picture.label for picture in found.pools[pool]]
         for image, picture in zip(split.images, found.pools[pool], strict=True):
-            source, size = picture.source, OFFICIAL[name].kind.size
+            source, size = picture.source, facts()[name].kind.size
             if not isinstance(source, np.ndarray):
                 # CMYK, grey, palette and transparent ones are among them.
                 source = Image.open(source).convert("RGB").resize((size, size), 2)
@@ -645,7 +645,7 @@ def test_damaged_flowers_are_named_where_their_checksums_are_known(small, tmp_pa
 
 def test_the_list_of_checksums_is_whole():
     found = (records.ROOT / "data" / "checksums" / "flower102-64.txt").read_text().split()
-    assert len(found) == OFFICIAL["flower102-64"].images
+    assert len(found) == facts()["flower102-64"].images
     assert all(re.fullmatch("[0-9a-f]{8}", each) for each in found)
 
 
@@ -827,7 +827,7 @@ def test_a_killed_extraction_is_not_taken_for_a_whole_one(packed, monkeypatch):
     monkeypatch.setattr(archives, "unpack", killed)
     with pytest.raises(KeyboardInterrupt):
         prepare("dogs", folder)
-    assert official._tree("dogs", folder) is None
+    assert official._tree(facts()["dogs"], folder) is None
     monkeypatch.setattr(archives, "unpack", real)
     # What a process leaves that could not even clean up:
     (folder / ".dogs-extracting/Images/n02085620-Chihuahua").mkdir(parents=True)
@@ -886,7 +886,7 @@ def test_a_file_in_place_of_a_folder(tmp_path, packed):
 @pytest.mark.parametrize("name", ["flower102", "papila"])
 def test_a_wrong_checksum(name, packed):
     folder = packed(name)
-    path = folder / OFFICIAL[name].archives[0].file
+    path = folder / facts()[name].archives[0].file
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -935,7 +935,7 @@ def test_an_archive_without_a_checksum_is_held_to_the_counts(packed):
 )
 def test_a_damaged_archive_with_the_right_checksum(name, cut, packed, hold, tmp_path):
     folder = packed(name)
-    path = folder / OFFICIAL[name].archives[0].file
+    path = folder / facts()[name].archives[0].file
     content = bytearray(path.read_bytes())
     if cut < 0:
         path.write_bytes(content[:cut])
@@ -1021,7 +1021,7 @@ def test_missing_archives_are_said_with_where_to_get_them(packed, tmp_path):
     nowhere = tmp_path / "nowhere"
     with pytest.raises(UserError) as caught:
         prepare("flower102", nowhere)
-    for archive in OFFICIAL["flower102"].archives:
+    for archive in facts()["flower102"].archives:
         line = f"  {archive.file} ({archive.size:,} bytes, md5 {archive.md5}) from {archive.url}"
         assert line in str(caught.value).splitlines()
     assert f"dnr data prepare flower102 --root {nowhere} --download" in str(caught.value)
@@ -1076,7 +1076,7 @@ def here():
 
 def test_overview(packed, tmp_path):
     frame = here()
-    assert list(frame.index) == list(OFFICIAL)
+    assert list(frame.index) == list(facts())
     assert set(frame["here"]) == {"not here"}
     assert frame.loc[
         "aircraft", ["classes", "train", "tuning", "test", "images", "GB"]
@@ -1160,7 +1160,7 @@ def served(packed, monkeypatch):
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     address = f"http://127.0.0.1:{server.server_address[1]}"
-    known = OFFICIAL["mit67"]
+    known = facts()["mit67"]
     changed = tuple(
         dataclasses.replace(
             archive,
@@ -1170,7 +1170,7 @@ def served(packed, monkeypatch):
         )
         for archive in known.archives
     )
-    monkeypatch.setitem(OFFICIAL, "mit67", dataclasses.replace(known, archives=changed))
+    monkeypatch.setitem(facts(), "mit67", dataclasses.replace(known, archives=changed))
     yield server, folder
     server.shutdown()
     thread.join()
@@ -1245,11 +1245,11 @@ def test_a_file_that_the_server_does_not_have(served):
 
 def test_a_server_that_is_not_there(served, monkeypatch):
     _, folder = served
-    known = OFFICIAL["mit67"]
+    known = facts()["mit67"]
     changed = tuple(
         dataclasses.replace(archive, url="http://127.0.0.1:9/x") for archive in known.archives
     )
-    monkeypatch.setitem(OFFICIAL, "mit67", dataclasses.replace(known, archives=changed))
+    monkeypatch.setitem(facts(), "mit67", dataclasses.replace(known, archives=changed))
     with pytest.raises(UserError, match=r"no connection \(.*refused"):
         prepare("mit67", folder, download=True)
 
@@ -1279,7 +1279,7 @@ def test_a_full_disk_while_downloading(served, monkeypatch):
 
 def book_lines():
     """The two tables of book/data.md, a line of each per set."""
-    for name, known in OFFICIAL.items():
+    for name, known in facts().items():
         counts = [known.splits.get(pool) for pool in ("train", "tuning", "test")]
         if not known.splits:
             counts = ["by patient"] * 3
@@ -1294,7 +1294,7 @@ def book_lines():
         yield " | ".join(
             [
                 f"| `{name}`",
-                f"[{known.title}]({known.page})",
+                f"[{known.kind.title}]({known.page})",
                 str(known.classes),
                 *shown,
                 f"{known.kind.size} |",
