@@ -419,19 +419,24 @@ def corruptions(
     return found, labels
 
 
-def corruptions_here() -> Path | None:
-    """The folder that holds `CIFAR-10-C/`: where it was prepared, or its default place; or None."""
+def corruptions_here() -> Path:
+    """The folder that holds `CIFAR-10-C/`: where it was prepared, or its default place; raises
+    `UserError` if it is in neither."""
     known = records.read(_prepared_corruptions())
     root = decoded.root() / "cifar10c" if known is None else Path(known["folder"])
-    return _tree(facts()["cifar10c"], root)
+    base = _tree(facts()["cifar10c"], root)
+    if base is None:
+        raise UserError(
+            "cifar10c is not on this machine; to get it: dnr data prepare cifar10c --download; to "
+            "corrupt the images here instead: study(configs, evaluations=[Corruptions()])"
+        )
+    return base
 
 
 def verified_corruption(name: str) -> tuple[np.memmap, np.ndarray]:
     """Images of one corruption and labels as in `corruptions`, from `corruptions_here`; raises
     `UserError` unless both files are the published ones."""
     base = corruptions_here()
-    if base is None:
-        raise UserError("cifar10c is not on this machine; to get it: dnr data prepare cifar10c")
     for path in (f"CIFAR-10-C/{name}.npy", "CIFAR-10-C/labels.npy"):
         md5, changed = facts()["cifar10c"].tree[path], (base / path).stat().st_mtime_ns
         _intact_once(base / path, md5, changed)

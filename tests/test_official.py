@@ -13,8 +13,11 @@ import os
 import pickle
 import re
 import shutil
+import socket
+import struct
 import tarfile
 import threading
+import time
 import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -206,6 +209,22 @@ def test_what_is_published_of_photographs_is_known_without_them(name, small, mon
     right = dataclasses.replace(other, fingerprint=made["fingerprint"])
     monkeypatch.setitem(facts(), name, right)
     assert data.dataset(name).fingerprint == made["fingerprint"]
+
+
+@pytest.mark.parametrize("name", ["flower102-64", FEW])
+def test_images_are_hashed_once_while_a_set_is_prepared(name, small, monkeypatch):
+    tree = small(name)
+    hashed, real = Counter(), hashlib.sha256
+
+    def noted(content=b"", **settings):
+        hashed[bytes(content)] += 1
+        return real(content, **settings)
+
+    monkeypatch.setattr(decoded.hashlib, "sha256", noted)
+    prepare(name, tree.root)
+    for image, _, _ in tree.images:
+        content = image.tobytes() if isinstance(image, np.ndarray) else None
+        assert hashed[content or (tree.root / image).read_bytes()] == 1
 
 
 def test_equal_images_in_different_pools_are_reported(tmp_path, hold, capsys):
@@ -733,7 +752,8 @@ def test_files_of_cifar10c_are_held_to_their_shapes(file, change, message, small
     npy(tree.root / f"CIFAR-10-C/{file}.npy", change)
     with pytest.raises(UserError, match=rf"{file}\.npy has MD5 \w+ instead of"):
         prepare("cifar10c", tree.root)
-    assert official.corruptions_here() is None
+    with pytest.raises(UserError, match="cifar10c is not on this machine"):
+        official.corruptions_here()
     with pytest.raises(UserError, match=message):
         corruptions(tree.root)
     hold("cifar10c", tree)
@@ -1121,7 +1141,9 @@ class Server(http.server.ThreadingHTTPServer):
     files: dict[str, bytes]
     ranges = True
     cut: int | None = None
-    """Breaks the connection after so many bytes."""
+    """Ends the connection after so many bytes."""
+    lost = False
+    """Whether it ends as if the network were gone."""
 
     def __init__(self, files):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -1135,6 +1157,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         content = server.files.get(self.path.lstrip("/"))
         if content is None:
             return self.send_error(404)
+        if server.lost and not server.cut:
+            return self.lose()
         start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and server.ranges else 0
         if start >= len(content):
             return self.send_error(416)
@@ -1145,6 +1169,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         self.wfile.write(content[start : None if server.cut is None else start + server.cut])
+        if server.lost:
+            # The client reads what came before the connection is reset.
+            time.sleep(0.2)
+            self.lose()
+
+    def lose(self):
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
 
     def log_message(self, *arguments):
         pass
@@ -1206,6 +1238,36 @@ def test_an_interrupted_download_goes_on(ranges, served):
     assert counts(prepare("mit67", folder, download=True)) == {"train": 5, "test": 2}
     assert server.asked[1] == ("/indoorCVPR_09.tar", "bytes=7000-")
     assert not part.exists()
+
+
+@pytest.mark.parametrize(
+    ("cut", "said"), [(None, "no connection"), (7000, "the connection broke after 7,000 bytes")]
+)
+def test_a_lost_connection_is_said_to_be_one(cut, said, served):
+    """And not taken for a folder that cannot be written to; nothing that came is lost."""
+    server, folder = served
+    server.lost, server.cut = True, cut
+    with pytest.raises(UserError, match=rf"{said} \(.*reset.*run the command again") as caught:
+        prepare("mit67", folder, download=True)
+    assert "--root" not in str(caught.value)
+    server.lost, server.cut = False, None
+    assert counts(prepare("mit67", folder, download=True)) == {"train": 5, "test": 2}
+    assert server.asked[1] == ("/indoorCVPR_09.tar", cut and f"bytes={cut}-")
+
+
+def test_a_disk_that_is_gone_is_not_said_to_be_full(packed, monkeypatch):
+    """As of a folder on another machine to which the connection is lost."""
+    folder = packed("mit67")
+
+    def gone(path):
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), str(path))
+
+    monkeypatch.setattr(Path, "exists", gone)
+    with pytest.raises(
+        UserError, match=r"mit67 .*not connected.*; run the command again"
+    ) as caught:
+        prepare("mit67", folder)
+    assert "--root" not in str(caught.value)
 
 
 def test_a_part_that_is_longer_than_the_file(served):
