@@ -11,7 +11,6 @@ import re
 import shutil
 import stat
 import tarfile
-import urllib.error
 import urllib.request
 import zipfile
 import zlib
@@ -43,9 +42,8 @@ class Archive:
     @property
     def checksum(self) -> tuple[str, str] | None:
         """Name of the hash function and hex digest, or None if none is known."""
-        if self.sha256:
-            return "sha256", self.sha256
-        return ("md5", self.md5) if self.md5 else None
+        known = ("sha256", self.sha256), ("md5", self.md5)
+        return next((each for each in known if each[1]), None)
 
 
 def digest(path: Path, function: str) -> str:
@@ -60,12 +58,9 @@ def digest(path: Path, function: str) -> str:
 
 def verify(path: Path, archive: Archive) -> None:
     """Raises `UserError` unless an archive is the published one, as far as that is known."""
-    if archive.checksum is not None:
-        function, wanted = archive.checksum
-        found = digest(path, function)
-    else:
-        # Not asked where a checksum decides: a size that somebody noted wrongly would refuse it.
-        function, wanted, found = "size", archive.size, path.stat().st_size
+    # Where a checksum decides, the size is not asked: a wrong note of it must not refuse the file.
+    function, wanted = archive.checksum or ("size", archive.size)
+    found = path.stat().st_size if function == "size" else digest(path, function)
     if wanted not in (None, found):
         raise UserError(
             f"{path} has {function} {found} instead of {wanted}: it was fetched in part, damaged, "
@@ -98,13 +93,8 @@ def _unsafe(path: Path, member: str) -> UserError:
 
 
 def _untar(path: Path, to: Path) -> None:
-    size = path.stat().st_size
-    with (
-        path.open("rb") as file,
-        tarfile.open(fileobj=file) as archive,
-        _bytes_bar(total=size, desc=f"extracting {path.name}") as bar,
-    ):
-        for member in archive:
+    with tarfile.open(path) as archive:
+        for member in tqdm(archive, f"extracting {path.name}", unit="file", leave=False):
             # The filter would take the leading slash away and go on.
             if member.name.startswith("/"):
                 raise _unsafe(path, member.name)
@@ -112,7 +102,6 @@ def _untar(path: Path, to: Path) -> None:
                 archive.extract(member, to, filter="data")
             except tarfile.FilterError:
                 raise _unsafe(path, member.name) from None
-            bar.update(file.tell() - bar.n)
 
 
 def _unzip(path: Path, to: Path) -> None:
@@ -127,35 +116,30 @@ def _unzip(path: Path, to: Path) -> None:
                 or kind not in (0, stat.S_IFREG, stat.S_IFDIR)
             ):
                 raise _unsafe(path, member.filename)
-        for member in tqdm(members, unit="file", desc=f"extracting {path.name}", leave=False):
+        for member in tqdm(members, f"extracting {path.name}", unit="file", leave=False):
             archive.extract(member, to)
 
 
 def download(archive: Archive, root: Path) -> None:
     """Fetches an archive to `root`; what an earlier call got of it is not fetched again. Raises
-    `UserError` if the server does not give it, or the connection is lost."""
-    part = root / f"{archive.file}.part"
+    `UserError` if the server does not give it, the connection is lost, or it is another file, which
+    is not kept."""
+    path, part = root / archive.file, root / f"{archive.file}.part"
     have = part.stat().st_size if part.exists() else 0
     asked = {"User-Agent": f"dnrlib/{__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
+    again = f"{archive.url} for {path}: {{}}; run the command again, {{}}"
     lost, broken = (OSError, http.client.HTTPException), ""
-
-    def failed(why: str, mend: str) -> UserError:
-        return UserError(f"{archive.url} for {root / archive.file}: {why}; {mend}")
-
     try:
         request = urllib.request.Request(archive.url, headers=asked)
         response = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416 and have:
+    except lost as error:
+        code, why = getattr(error, "code", None), getattr(error, "reason", error)
+        if code == 416 and have:
             # There is nothing from there on: the part belongs to another file, or is the whole.
             part.unlink()
             return download(archive, root)
-        why = f"the server answers {error.code} ({error.reason})"
-        raise failed(why, "fetch it by hand and run the command again") from None
-    except lost as error:
-        why = f"no connection ({getattr(error, 'reason', error)})"
-        raise failed(why, "run the command again, or fetch it by hand") from None
+        said = f"the server answers {code} ({why})" if code else f"no connection ({why})"
+        raise UserError(again.format(said, "or fetch it by hand")) from None
     if response.status != 206:
         have = 0
     total = None if response.length is None else have + response.length
@@ -173,6 +157,11 @@ def download(archive: Archive, root: Path) -> None:
             bar.update(len(block))
     found = part.stat().st_size
     if broken or total not in (None, found):
-        why = f"the connection broke after {found:,} bytes{broken}"
-        raise failed(why, "run the command again, it goes on from there")
-    os.replace(part, root / archive.file)
+        said = f"the connection broke after {found:,} bytes{broken}"
+        raise UserError(again.format(said, "it goes on from there"))
+    os.replace(part, path)
+    try:
+        verify(path, archive)
+    except UserError:
+        path.unlink()
+        raise

@@ -12,7 +12,8 @@ import itertools
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ class Listing:
 
     classes: tuple[str, ...]
     pools: dict[str, list[Picture]]
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What else its manifest is to hold."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +149,6 @@ def decode(
     listing: Listing,
     kind: Kind,
     workers: int = 0,
-    notes: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Decodes a dataset into its `place` unless that was done before; returns its manifest.
 
@@ -155,8 +157,7 @@ def decode(
     which is written last; a killed call goes on from the chunks that it had finished, and of
     several at once one works and the others wait. An array that is there is read through, and made
     again if it is damaged; nothing that was decoded before is lost until the new one is whole.
-    `notes` is kept in the manifest. Raises `CorruptImages`, and `UserError` if the disk is full or
-    read-only.
+    Raises `CorruptImages`, and `UserError` if the disk is full or read-only.
     """
     ordered = [picture for pictures in listing.pools.values() for picture in pictures]
     about = {
@@ -172,10 +173,10 @@ def decode(
     try:
         with records.lock(folder):
             known = manifest(name)
-            if known is None or known["key"] != key or _damage(folder, known):
+            if known is None or known["key"] != key or not whole(name, known):
                 known = about | {"key": key} | _fill(folder / key, about, ordered, workers)
                 known["fingerprint"] = digest([known["chunks"], known["labels"], about["counts"]])
-            known |= {"kind": asdict(kind), "notes": notes or {}}
+            known |= {"kind": asdict(kind), "notes": listing.notes}
             known = records.save(folder / "manifest.json", known)
             for old in folder.iterdir():
                 if old.is_dir() and old.name != key:
@@ -226,18 +227,14 @@ def _fill(
     made = Parallel(n_jobs=workers, return_as="generator_unordered")(
         delayed(_chunk)(images, row, chunks[row], about["size"]) for row in missing
     )
-    with (
-        tqdm(total=len(ordered), unit="image", desc="decoding", leave=False) as bar,
-        journal.open("a") as file,
-    ):
-        bar.update(len(ordered) - sum(len(chunks[row]) for row in missing))
-        for row, found, wrong in made:
+    shown = {"unit": "image", "unit_scale": CHUNK, "leave": False, "total": len(missing)}
+    with journal.open("a") as file:
+        for row, found, wrong in tqdm(made, "decoding", **shown):
             corrupt |= wrong
             if not wrong:
                 done[str(row)] = found
                 file.write(f"{row} {found}\n")
                 file.flush()
-            bar.update(len(chunks[row]))
     if corrupt:
         raise CorruptImages(corrupt)
     labels = np.array([picture.label for picture in ordered], np.int64)
@@ -316,26 +313,22 @@ def _damage(folder: Path, known: dict[str, Any]) -> Path | None:
     """The file of a decoded dataset that is not what was written, or None if all are."""
     images, labels = (folder / known["key"] / name for name in ("images.npy", "labels.npy"))
     array = _array(images, _shape(known))
-    rows = [row for row, _ in known["chunks"]] + [_shape(known)[0]]
-    if array is None or any(
-        _digest(array[row:end]) != found
-        for (row, found), end in zip(known["chunks"], rows[1:], strict=True)
-    ):
+    rows = [*(row for row, _ in known["chunks"]), _shape(known)[0]]
+    if array is None or known["chunks"] != [
+        [row, _digest(array[row:end])] for row, end in itertools.pairwise(rows)
+    ]:
         return images
-    try:
-        found = hashlib.sha256(np.load(labels).tobytes()).hexdigest()
-    except (OSError, ValueError, EOFError):
-        return labels
-    return None if found == known["labels"] else labels
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        if hashlib.sha256(np.load(labels).tobytes()).hexdigest() == known["labels"]:
+            return None
+    return labels
 
 
 def _looks(folder: Path, known: dict[str, Any]) -> list[Any]:
     """What would differ if a file of a decoded dataset were written to: sizes and times of change;
     with the seal of the manifest, which holds their digests."""
-    paths = [folder / known["key"] / name for name in ("images.npy", "labels.npy")]
-    states = [path.stat() for path in paths if path.exists()]
-    times = [[each.st_size, each.st_mtime_ns, each.st_ctime_ns] for each in states]
-    return [known["seal"], *times]
+    states = [path.stat() for path in sorted((folder / known["key"]).glob("*.npy"))]
+    return [known["seal"], [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in states]]
 
 
 def whole(name: str, known: dict[str, Any]) -> bool:
@@ -346,8 +339,11 @@ def whole(name: str, known: dict[str, Any]) -> bool:
 def dataset(name: str) -> Dataset | None:
     """A dataset that was decoded, as the rest of the library knows datasets; else None."""
     known = manifest(name)
-    if known is None:
-        return None
+    return known and described(known, functools.partial(pools, name))
+
+
+def described(known: dict[str, Any], pools: Callable[[], dict[str, Split]]) -> Dataset:
+    """The dataset that a manifest is of."""
     kind = known["kind"]
     return Dataset(
         title=kind["title"],
@@ -358,7 +354,7 @@ def dataset(name: str) -> Dataset | None:
         # A channel without any contrast must not be divided by 0.
         std=tuple(max(value, 1 / 255) for value in kind["std"] or known["std"]),
         fingerprint=known["fingerprint"],
-        pools=functools.partial(pools, name),
+        pools=pools,
         groups=(lambda: known["notes"]["patients"]) if "patients" in known["notes"] else None,
     )
 

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,11 +29,9 @@ def wrong(path: Path, what: str) -> UserError:
 
 def intact(path: Path, md5: str) -> None:
     """Raises `UserError` unless a file of an extracted tree is the published one."""
-    if not path.is_file():
-        raise wrong(path, "is missing")
-    found = archives.digest(path, "md5")
+    found = path.is_file() and archives.digest(path, "md5")
     if found != md5:
-        raise wrong(path, f"has MD5 {found} instead of {md5}")
+        raise wrong(path, f"has MD5 {found} instead of {md5}" if found else "is missing")
 
 
 @contextmanager
@@ -87,10 +86,6 @@ def _pictures(files: Iterable[Any], labels: Iterable[Any]) -> list[Picture]:
     return [Picture(Path(file), int(label)) for file, label in zip(files, labels, strict=True)]
 
 
-# --------------------------------------------------------------------------------------------------
-# Sets that torchvision reads
-
-
 def _torchvision(kind: str, base: Path, named: str, **settings: Any) -> Any:
     """A dataset of torchvision; what it finds wrong is said of the path `named` in the tree."""
     import torchvision
@@ -99,7 +94,7 @@ def _torchvision(kind: str, base: Path, named: str, **settings: Any) -> Any:
         return getattr(torchvision.datasets, kind)(base, **settings)
 
 
-def _official_split(kind: str, base: Path, named: str) -> Listing:
+def _official_split(kind: str, named: str, base: Path) -> Listing:
     pools = {}
     for pool, split in (("train", "train"), ("tuning", "val"), ("test", "test")):
         found = _torchvision(kind, base, named.format(split), split=split)
@@ -108,12 +103,10 @@ def _official_split(kind: str, base: Path, named: str) -> Listing:
     return Listing(tuple(found.classes), pools)
 
 
-def flower102(base: Path) -> Listing:
-    return _official_split("Flowers102", base, "flowers-102")
-
-
-def aircraft(base: Path) -> Listing:
-    return _official_split("FGVCAircraft", base, "fgvc-aircraft-2013b/data/images_variant_{}.txt")
+flower102 = partial(_official_split, "Flowers102", "flowers-102")
+aircraft = partial(
+    _official_split, "FGVCAircraft", "fgvc-aircraft-2013b/data/images_variant_{}.txt"
+)
 
 
 def cars196(base: Path) -> Listing:
@@ -128,7 +121,7 @@ def cars196(base: Path) -> Listing:
     return Listing(tuple(found.classes), pools)
 
 
-def _cifar(base: Path, kind: str) -> Listing:
+def _cifar(kind: str, base: Path) -> Listing:
     from torchvision import datasets
 
     known, pools = getattr(datasets, kind), {}
@@ -145,16 +138,7 @@ def _cifar(base: Path, kind: str) -> Listing:
     return Listing(tuple(found.classes), pools)
 
 
-def cifar10(base: Path) -> Listing:
-    return _cifar(base, "CIFAR10")
-
-
-def cifar100(base: Path) -> Listing:
-    return _cifar(base, "CIFAR100")
-
-
-# --------------------------------------------------------------------------------------------------
-# CIFAR-10 with few images
+cifar10, cifar100 = partial(_cifar, "CIFAR10"), partial(_cifar, "CIFAR100")
 
 FEW = {"train": 400, "tuning": 100}
 """Images of each class in a pool of the few-image CIFAR-10."""
@@ -170,15 +154,14 @@ def cifar10_few(base: Path, names: tuple[str, ...]) -> Listing:
     batches = (base / "cifar-10-batches-py").is_dir()
     whole = cifar10(base).pools if batches else _class_folders(base, names)
     pools: dict[str, list[Picture]] = {"train": [], "tuning": [], "test": []}
-    for pool, pictures in whole.items():
-        ordered = sorted(pictures, key=lambda picture: picture.sha256)
-        for label in range(len(names)):
-            members = [picture for picture in ordered if picture.label == label]
-            if pool == "train":
-                cut = FEW["train"]
-                pools["tuning"] += members[cut : cut + FEW["tuning"]]
-                members = members[:cut]
-            pools[pool] += members
+    for label in range(len(names)):
+        train, test = (
+            sorted((each for each in pictures if each.label == label), key=lambda p: p.sha256)
+            for pictures in (whole["train"], whole["test"])
+        )
+        pools["train"] += train[: FEW["train"]]
+        pools["tuning"] += train[FEW["train"] : sum(FEW.values())]
+        pools["test"] += test
     return Listing(names, pools)
 
 
@@ -203,9 +186,6 @@ def _class_folders(base: Path, names: tuple[str, ...]) -> dict[str, list[Picture
                     pools[pool].append(Picture(pixels(file, 32), label))
     return pools
 
-
-# --------------------------------------------------------------------------------------------------
-# Sets that are read here
 
 FLOWERS_64 = "colorization-tf-de236b5728bdff6c78b3d65ca472fd72a2e67a04"
 """The folder of the archive that offers Flowers-102 at 64 pixels."""
@@ -348,12 +328,8 @@ def papila(base: Path) -> Listing:
         ]
         for pool, listed in chosen.items()
     }
-    return Listing(_DIAGNOSES, pools)
-
-
-def patient(file: Path) -> str:
-    """The number of PAPILA's patient that a photograph (`RET002OD.jpg`) shows."""
-    return file.stem.removeprefix("RET")[:-2]
+    patients = {pool: [each for each in sorted(of) for _ in eyes] for pool, of in chosen.items()}
+    return Listing(_DIAGNOSES, pools, {"patients": patients})
 
 
 def _diagnoses(path: Path) -> dict[str, int]:
@@ -382,5 +358,5 @@ def _diagnoses(path: Path) -> dict[str, int]:
 def cifar10c(base: Path) -> Listing:
     raise UserError(
         "cifar10c has no training images: networks trained on cifar10 are evaluated on it "
-        "(official.corruptions)"
+        "(official.corruption)"
     )

@@ -4,6 +4,7 @@ The facts are in `official.toml`. Every tree of files is held to them; anything 
 `UserError` that names the file.
 """
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -11,8 +12,8 @@ import os
 import shutil
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,36 +31,24 @@ SEVERITIES = 5
 
 @dataclass(frozen=True)
 class Official:
-    """What is known of an official dataset before its files are read."""
+    """What is known of an official dataset before its files are read; see `official.toml`."""
 
     name: str
     kind: Kind
     page: str
-    """Where a person reads about it and gets it."""
     terms: str
-    """Under what terms it is offered, as far as known."""
     classes: int
     archives: tuple[Archive, ...]
     tree: dict[str, str | None]
     """Paths that its extracted tree must have, with the MD5 of label files where it is known."""
-    lists: dict[str, str]
-    """Per pool, the path in the tree that says which images belong to it."""
     also: dict[str, str | None]
-    """Like `tree`: another layout in which the extracted files may lie."""
+    lists: dict[str, str]
     into: str = ""
-    """Folder of the tree that the archives are extracted or copied into."""
     splits: dict[str, int] = field(default_factory=dict)
-    """Images per official pool; `tuning` is the official validation split. Empty if there is no
-    official split."""
     per_class: tuple[int, ...] = ()
-    """Images of each class over all pools, where that is what is known instead of `splits`."""
     contents: dict[str, str] = field(default_factory=dict)
-    """Per pool, where it is known, the SHA-256 over a line `SHA-256 label` per image."""
     fingerprint: str = ""
-    """That of the decoded images, where results are published: their records can be read without
-    the images."""
     names: tuple[str, ...] = ()
-    """The classes in the order of their labels; known where a fingerprint is."""
 
     @property
     def images(self) -> int:
@@ -123,8 +112,11 @@ def prepare(name: str, root: Path | None = None, download: bool = False) -> dict
         base = _tree(official, root)
         if base is None:
             missing = [each for each in official.archives if not (root / each.file).exists()]
-            if missing and not download and _decoded_whole(name):
-                return decoded.manifest(name)
+            if missing and not download:
+                with contextlib.suppress(records.DamagedFile):
+                    known = decoded.manifest(name)
+                    if known and decoded.whole(name, known):
+                        return known
             if any(not download or each.url is None for each in missing):
                 raise _absent(official, root, missing)
             with records.lock(root):
@@ -133,26 +125,15 @@ def prepare(name: str, root: Path | None = None, download: bool = False) -> dict
             return _verified_corruptions(base)
         found = listing(name, base)
     except OSError as error:
-        # What else the system says, such as that a disk is gone, is not mended by another folder.
-        denied = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
-        raise UserError(
-            f"{name} cannot be prepared in {root}: {error.strerror or error}"
-            + (f" ({error.filename})" if error.filename else "")
-            + (
-                "; make room there, or give a folder that can be written to with --root"
-                if error.errno in denied
-                else "; run the command again when that is mended"
-            )
-        ) from error
-    notes: dict[str, Any] = {"page": official.page, "terms": official.terms}
+        what = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
+        mend = "run the command again when that is mended"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            mend = "make room there, or give a folder that can be written to with --root"
+        raise UserError(f"{name} cannot be prepared in {root}: {what}; {mend}") from error
+    found.notes.update(page=official.page, terms=official.terms)
     if official.contents:
-        notes["copies"] = _copies(found)
-    if name == "papila":
-        notes["patients"] = {
-            pool: [layouts.patient(picture.source) for picture in pictures]
-            for pool, pictures in found.pools.items()
-        }
-    return decoded.decode(name, found, official.kind, notes=notes)
+        found.notes["copies"] = _copies(found)
+    return decoded.decode(name, found, official.kind)
 
 
 def listing(name: str, base: Path) -> Listing:
@@ -161,56 +142,39 @@ def listing(name: str, base: Path) -> Listing:
     official = _official(name)
     _check_files(official, base)
     found = official.read(base)
-    first = base / official.lists["train"]
-    if len(found.classes) != official.classes:
-        raise layouts.wrong(
-            first, f"gives {len(found.classes)} classes instead of {official.classes}"
-        )
-    seen: set[Path] = set()
-    for pool, pictures in found.pools.items():
-        path, number = base / official.lists[pool], official.splits.get(pool, len(pictures))
-        for picture in pictures:
-            if not 0 <= picture.label < official.classes:
-                named = picture.source if isinstance(picture.source, Path) else "an image"
-                raise layouts.wrong(
-                    path,
-                    f"or a label file beside it gives {named} the label {picture.label + 1}, "
-                    f"which is not in 1 to {official.classes}",
-                )
-        if len(pictures) != number:
-            raise layouts.wrong(path, f"gives {len(pictures)} {pool} images instead of {number}")
-        files = [picture.source for picture in pictures if isinstance(picture.source, Path)]
-        for file in files:
-            if file in seen:
-                raise layouts.wrong(path, f"lists {file} a second time")
-            seen.add(file)
-        absent = [file for file in files if not file.is_file()]
-        if absent:
-            raise layouts.wrong(
-                absent[0],
-                f"does not exist, though {path} lists it ({len(absent)} of {len(files)} images of "
-                "this pool do not)",
-            )
-    labels = Counter(picture.label for pictures in found.pools.values() for picture in pictures)
-    counts = tuple(labels[label] for label in range(official.classes))
-    if official.per_class and counts != official.per_class:
-        raise layouts.wrong(
-            first, f"gives {counts} images per class instead of {official.per_class}"
-        )
-    _check_contents(official, base, found)
+    for path, what in _differences(official, base, found):
+        raise layouts.wrong(path, what)
     return found
 
 
-def _check_files(official: Official, base: Path) -> None:
-    """Raises `UserError` unless the files of a tree whose checksum is known are the published
-    ones."""
-    for path, md5 in (official.tree | official.also).items():
-        if md5 is not None:
-            layouts.intact(base / path, md5)
-
-
-def _check_contents(official: Official, base: Path, found: Listing) -> None:
-    """Raises `UserError` unless the images are the published ones, as far as these are known."""
+def _differences(official: Official, base: Path, found: Listing) -> Iterator[tuple[Path, str]]:
+    """In what a tree is not the published one: files, and what is wrong with them."""
+    first = base / official.lists["train"]
+    if len(found.classes) != official.classes:
+        yield first, f"gives {len(found.classes)} classes instead of {official.classes}"
+    seen: set[Path] = set()
+    for pool, pictures in found.pools.items():
+        path, number = base / official.lists[pool], official.splits.get(pool, len(pictures))
+        files = [picture.source for picture in pictures if isinstance(picture.source, Path)]
+        for picture in pictures:
+            if not 0 <= picture.label < official.classes:
+                named = picture.source if files else "an image"
+                what = f"the label {picture.label + 1}, which is not in 1 to {official.classes}"
+                yield path, f"or a label file beside it gives {named} {what}"
+        if len(pictures) != number:
+            yield path, f"gives {len(pictures)} {pool} images instead of {number}"
+        for file in files:
+            if file in seen:
+                yield path, f"lists {file} a second time"
+            seen.add(file)
+        absent = [file for file in files if not file.is_file()]
+        if absent:
+            of = f"({len(absent)} of {len(files)} images of this pool do not)"
+            yield absent[0], f"does not exist, though {path} lists it {of}"
+    labels = Counter(picture.label for pictures in found.pools.values() for picture in pictures)
+    counts = tuple(labels[label] for label in range(official.classes))
+    if official.per_class and counts != official.per_class:
+        yield first, f"gives {counts} images per class instead of {official.per_class}"
     known = records.ROOT / "data" / "checksums" / f"{official.name}.txt"
     sums = set(known.read_text().split()) if known.exists() else set()
     for pool, wanted in official.contents.items():
@@ -219,9 +183,15 @@ def _check_contents(official: Official, base: Path, found: Listing) -> None:
         if hashlib.sha256(lines.encode()).hexdigest() != wanted:
             strange = [str(each.source) for each in pictures if each.sha256[:8] not in sums]
             more = f": {', '.join(strange[:3])} ({len(strange)} in all)" if sums and strange else ""
-            raise layouts.wrong(
-                base, f"has {pool} images or labels that are not the published ones{more}"
-            )
+            yield base, f"has {pool} images or labels that are not the published ones{more}"
+
+
+def _check_files(official: Official, base: Path) -> None:
+    """Raises `UserError` unless the files of a tree whose checksum is known are the published
+    ones."""
+    for path, md5 in (official.tree | official.also).items():
+        if md5 is not None:
+            layouts.intact(base / path, md5)
 
 
 def _copies(found: Listing) -> list[list[str]]:
@@ -279,22 +249,17 @@ def _absent(official: Official, root: Path, missing: list[Archive]) -> UserError
 def _extracted(official: Official, root: Path) -> Path:
     """Extracts the archives in `root`, fetching those that are not there; returns the new folder,
     which is there whole or not at all."""
-    final, unfinished = (root / f"{official.name}-extracted", root / f".{official.name}-extracting")
+    final, unfinished = root / f"{official.name}-extracted", root / f".{official.name}-extracting"
     if final.exists():
         raise UserError(
             f"{final} lacks {_lacking(final, official.tree)[0]}; delete that folder, it is made "
             "again from the archives"
         )
     for archive in official.archives:
-        fetched = not (root / archive.file).exists()
-        if fetched:
-            archives.download(archive, root)
-        try:
+        if (root / archive.file).exists():
             archives.verify(root / archive.file, archive)
-        except UserError:
-            if fetched:
-                (root / archive.file).unlink()
-            raise
+        else:
+            archives.download(archive, root)
     # A killed extraction leaves this behind.
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
@@ -323,16 +288,9 @@ def dataset(name: str) -> Dataset | None:
     if known is None or not known.fingerprint:
         return found
     if found is None:
-        return Dataset(
-            title=known.kind.title,
-            classes=known.names,
-            channels=3,
-            size=known.kind.crop,
-            mean=known.kind.mean,
-            std=known.kind.std,
-            fingerprint=known.fingerprint,
-            pools=functools.partial(_not_here, name),
-        )
+        about = {"classes": known.names, "fingerprint": known.fingerprint, "notes": {}}
+        about["kind"] = asdict(known.kind)
+        return decoded.described(about, functools.partial(_not_here, name))
     if found.fingerprint != known.fingerprint:
         decoder = decoded.manifest(name)["decoder"]
         raise UserError(
@@ -386,43 +344,32 @@ def _state(official: Official) -> str:
     return "some archives there" if any(there) else "not here"
 
 
-def _decoded_whole(name: str) -> bool:
-    try:
-        known = decoded.manifest(name)
-        return known is not None and decoded.whole(name, known)
-    except records.DamagedFile:
-        return False
-
-
 # --------------------------------------------------------------------------------------------------
 # CIFAR-10-C, which is not trained on and stays where it was prepared
 
+NOTE = "cifar10c.json"
+"""Says where that is."""
 
-def corruptions(
-    base: Path, names: Iterable[str] = CORRUPTIONS
-) -> tuple[dict[str, np.memmap], np.ndarray]:
-    """CIFAR-10-C, from the folder that holds `CIFAR-10-C/`: images by corruption (uint8, 5 n x 32 x
-    32 x 3, mapped from disk) and labels (int64, 5 n). Rows (s - 1) n to s n have severity s, in the
-    order of the n test images of CIFAR-10. Raises `UserError` for anything else."""
+
+def corruption(base: Path, name: str) -> tuple[np.memmap, np.ndarray]:
+    """Images (uint8, 5 n x 32 x 32 x 3, mapped from disk) and labels (int64, 5 n) of a corruption,
+    from the folder that holds `CIFAR-10-C/`. Rows (s - 1) n to s n have severity s, in the order of
+    the n test images of CIFAR-10. Raises `UserError` for anything else."""
     official, folder = facts()["cifar10c"], base / "CIFAR-10-C"
-    rows = official.images // len(CORRUPTIONS)
-    shape = (rows, 32, 32, 3)
-    found = {name: layouts.npy(folder / f"{name}.npy", np.uint8, shape) for name in names}
-    path = folder / "labels.npy"
+    rows, path = official.images // len(CORRUPTIONS), folder / "labels.npy"
+    images = layouts.npy(folder / f"{name}.npy", np.uint8, (rows, 32, 32, 3))
     labels = layouts.npy(path, np.integer, (rows,)).astype(np.int64)
     if labels.min() < 0 or labels.max() >= official.classes:
         raise layouts.wrong(path, f"has labels {labels.min()} to {labels.max()} instead of 0 to 9")
     if (labels.reshape(SEVERITIES, -1) != labels[: rows // SEVERITIES]).any():
-        raise layouts.wrong(
-            path, f"does not repeat the same labels for all {SEVERITIES} severities"
-        )
-    return found, labels
+        raise layouts.wrong(path, f"does not repeat its labels for all {SEVERITIES} severities")
+    return images, labels
 
 
 def corruptions_here() -> Path:
     """The folder that holds `CIFAR-10-C/`: where it was prepared, or its default place; raises
     `UserError` if it is in neither."""
-    known = records.read(_prepared_corruptions())
+    known = records.read(decoded.root() / NOTE)
     root = decoded.root() / "cifar10c" if known is None else Path(known["folder"])
     base = _tree(facts()["cifar10c"], root)
     if base is None:
@@ -434,14 +381,13 @@ def corruptions_here() -> Path:
 
 
 def verified_corruption(name: str) -> tuple[np.memmap, np.ndarray]:
-    """Images of one corruption and labels as in `corruptions`, from `corruptions_here`; raises
+    """Images and labels of one corruption as in `corruption`, from `corruptions_here`; raises
     `UserError` unless both files are the published ones."""
     base = corruptions_here()
     for path in (f"CIFAR-10-C/{name}.npy", "CIFAR-10-C/labels.npy"):
         md5, changed = facts()["cifar10c"].tree[path], (base / path).stat().st_mtime_ns
         _intact_once(base / path, md5, changed)
-    found, labels = corruptions(base, [name])
-    return found[name], labels
+    return corruption(base, name)
 
 
 @functools.lru_cache
@@ -449,19 +395,10 @@ def _intact_once(path: Path, md5: str, changed: int) -> None:
     layouts.intact(path, md5)
 
 
-def _prepared_corruptions() -> Path:
-    return decoded.root() / "cifar10c.json"
-
-
 def _verified_corruptions(base: Path) -> dict[str, Any]:
     official = facts()["cifar10c"]
     _check_files(official, base)
-    found, _ = corruptions(base)
-    return records.save(
-        _prepared_corruptions(),
-        {
-            "classes": [str(label) for label in range(official.classes)],
-            "counts": [[name, len(images)] for name, images in found.items()],
-            "folder": str(base),
-        },
-    )
+    counts = [[name, len(corruption(base, name)[0])] for name in CORRUPTIONS]
+    classes = [str(label) for label in range(official.classes)]
+    note = {"classes": classes, "counts": counts, "folder": str(base)}
+    return records.save(decoded.root() / NOTE, note)

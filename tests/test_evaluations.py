@@ -514,7 +514,7 @@ def test_without_the_official_files_nothing_is_trained(cifar, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(study, "run", None)
         with pytest.raises(UserError) as caught:
-            study.study([other], evaluations=asked)
+            study.study([other], workers=1, evaluations=asked)
     assert "dnr data prepare cifar10c --download" in str(caught.value)
     assert "here instead: study(configs, evaluations=[Corruptions()])" in str(caught.value)
     (ours,) = study.study([config], workers=1, evaluations=[Corruptions()])

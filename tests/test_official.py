@@ -31,7 +31,7 @@ from torchvision import datasets as torchvision
 
 from dnrlib import UserError, archives, cli, data, decoded, official, records
 from dnrlib.config import configure
-from dnrlib.official import corruptions, facts, listing, overview, prepare
+from dnrlib.official import corruption, facts, listing, overview, prepare
 from tests import trees
 from tests.trees import BUILDERS, PAPILA, md5, pack
 
@@ -271,10 +271,9 @@ def test_papila_is_split_by_patient(small):
 
 def test_cifar10c_is_verified_and_mapped(small, capsys):
     tree = small("cifar10c")
-    images, labels = corruptions(tree.root)
-    assert sorted(images) == sorted(trees.CORRUPTIONS)
-    assert labels.tolist() == [7, 3] * 5
-    for name, found in images.items():
+    for name in trees.CORRUPTIONS:
+        found, labels = corruption(tree.root, name)
+        assert labels.tolist() == [7, 3] * 5
         assert isinstance(found, np.memmap)
         built = [(row, label) for row, label, corruption in tree.images if corruption == name]
         assert np.array_equal(found, [row for row, _ in built])
@@ -284,7 +283,7 @@ def test_cifar10c_is_verified_and_mapped(small, capsys):
     assert cli.main(["data", "prepare", "cifar10c", "--root", str(tree.root)]) == 0
     assert "cifar10c: 10 classes, 10 gaussian_noise, " in capsys.readouterr().out
     made = prepare("cifar10c", tree.root)
-    assert counts(made) == dict.fromkeys(images, 10)
+    assert counts(made) == dict.fromkeys(trees.CORRUPTIONS, 10)
     assert decoded.manifest("cifar10c") is None
 
 
@@ -743,7 +742,7 @@ def test_label_files_are_held_to_the_counts_too(name, file, changed, message, sm
         ("fog", lambda x: x / 255, r"fog\.npy holds float64"),
         ("labels", lambda x: x[:-1], r"labels\.npy holds uint8 \(9,\) instead of integer \(10,\)"),
         ("labels", lambda x: x * 2, r"labels\.npy has labels 6 to 14 instead of 0 to 9"),
-        ("labels", lambda x: np.sort(x), r"labels\.npy does not repeat the same labels"),
+        ("labels", lambda x: np.sort(x), r"labels\.npy does not repeat its labels"),
     ],
 )
 def test_files_of_cifar10c_are_held_to_their_shapes(file, change, message, small, hold):
@@ -755,7 +754,7 @@ def test_files_of_cifar10c_are_held_to_their_shapes(file, change, message, small
     with pytest.raises(UserError, match="cifar10c is not on this machine"):
         official.corruptions_here()
     with pytest.raises(UserError, match=message):
-        corruptions(tree.root)
+        corruption(tree.root, "fog")
     hold("cifar10c", tree)
     with pytest.raises(UserError, match=message):
         prepare("cifar10c", tree.root)
@@ -766,10 +765,10 @@ def test_files_of_cifar10c_must_be_there_and_whole(small):
     path = tree.root / "CIFAR-10-C/snow.npy"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"snow\.npy cannot be read"):
-        corruptions(tree.root)
+        corruption(tree.root, "snow")
     path.unlink()
     with pytest.raises(UserError, match=r"snow\.npy is missing"):
-        corruptions(tree.root)
+        corruption(tree.root, "snow")
 
 
 def test_images_that_cannot_be_decoded_are_named(small):
