@@ -5,6 +5,7 @@ becomes a `UserError` that names the file. Classes are in the order of their off
 their names where there are none. How many images there must be is `official`'s to say.
 """
 
+import errno
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
@@ -42,6 +43,9 @@ def _reading(path: Path, what: str = "cannot be read") -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        # What the system says, such as that a disk is gone, says nothing of the file.
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            raise
         raise wrong(path, f"{what} ({type(error).__name__}: {error})") from None
 
 

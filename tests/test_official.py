@@ -15,6 +15,8 @@ import re
 import shutil
 import socket
 import struct
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -1335,44 +1337,72 @@ def test_a_full_disk_while_downloading(served, monkeypatch):
 
 
 # --------------------------------------------------------------------------------------------------
-# The chapter
+# The chapter, and what is shipped
+
+CHAPTER = records.ROOT / "book" / "data.md"
 
 
-def book_lines():
-    """The two tables of book/data.md, a line of each per set."""
+def chapter():
+    """The text of book/data.md, the rows of its two tables made from what is stated."""
+    rows = {"tbl-datasets": "", "tbl-terms": ""}
     for name, known in facts().items():
-        counts = [known.splits.get(pool) for pool in ("train", "tuning", "test")]
-        if not known.splits:
-            counts = ["by patient"] * 3
-        shown = [
-            "–" if count is None else f"{count:,}" if isinstance(count, int) else count
-            for count in counts
-        ]
-        checked = {
-            archive.checksum[0].upper() if archive.checksum else "counts"
-            for archive in known.archives
-        }
-        yield " | ".join(
-            [
-                f"| `{name}`",
-                f"[{known.kind.title}]({known.page})",
-                str(known.classes),
-                *shown,
-                f"{known.kind.size} |",
-            ]
-        )
+        counts = [known.splits.get(pool, "–") for pool in ("train", "tuning", "test")]
+        cells = [f"`{name}`", f"[{known.kind.title}]({known.page})", known.classes]
+        cells += (counts if known.splits else ["by patient"] * 3) + [known.kind.size]
+        shown = [f"{cell:,}" if isinstance(cell, int) else cell for cell in cells]
+        rows["tbl-datasets"] += f"| {' | '.join(shown)} |\n"
+        function = {"sha256": "SHA-256", "md5": "MD5", None: "counts"}
+        checked = {function[each.checksum and each.checksum[0]] for each in known.archives}
         if known.contents:
             checked = {"pixels" if name == FEW else "SHA-256 of all images"}
-        yield " | ".join(
-            [
-                f"| `{name}`",
-                " and ".join(sorted(checked)).replace("SHA256", "SHA-256"),
-                f"{known.terms} |",
-            ]
+        rows["tbl-terms"] += f"| `{name}` | {' and '.join(sorted(checked))} | {known.terms} |\n"
+    text = CHAPTER.read_text()
+    for name, lines in rows.items():
+        text, found = re.subn(
+            rf"(?<=:name: {name}\n\n)(\|.*\n\|:.*\n)(?:\|.*\n)+", rf"\g<1>{lines}", text
         )
+        assert found == 1
+    return text
 
 
 def test_the_chapter_says_what_is_stated():
-    text = (records.ROOT / "book" / "data.md").read_text()
-    for line in book_lines():
-        assert line in text.splitlines(), line
+    """After a change of `official.toml`: python -m tests.test_official"""
+    text, eyes, cifar = CHAPTER.read_text(), facts()["papila"], facts()["cifar10"].kind
+    assert text == chapter()
+    for said in (
+        f"all {facts()['flower102-64'].images:,} photographs",
+        f"has {eyes.images} photographs",
+        "({} healthy, {} with glaucoma, {} suspect)".format(*eyes.per_class),
+        "both CIFARs with ({:.4f}, {:.4f}, {:.4f}) and ({:.4f}, {:.4f}, {:.4f})".format(
+            *cifar.mean, *cifar.std
+        ),
+        f"the {facts()[FEW].splits['test']:,} test images of CIFAR-10 under 19 corruptions at 5",
+    ):
+        assert said in text, said
+
+
+def test_the_names_of_the_flowers_are_those_of_torchvision():
+    assert facts()["flower102-64"].names == tuple(torchvision.Flowers102.classes)
+
+
+def test_no_checksum_is_stated_twice():
+    text = Path(official.__file__).with_name("official.toml").read_text()
+    (twice,) = Counter(re.findall(r'"([0-9a-f]{20,})"', text)).most_common(1)
+    assert twice[1] == 1
+
+
+def test_what_is_known_of_the_sets_is_shipped(tmp_path):
+    for path in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(records.ROOT / path, tmp_path)
+    shutil.copytree(records.ROOT / "dnrlib", tmp_path / "dnrlib")
+    program = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert "dnrlib/official.toml" in zipfile.ZipFile(wheel).namelist()
+
+
+if __name__ == "__main__":
+    CHAPTER.write_text(chapter())
