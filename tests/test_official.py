@@ -1256,19 +1256,19 @@ def test_a_lost_connection_is_said_to_be_one(cut, said, served):
     assert server.asked[1] == ("/indoorCVPR_09.tar", cut and f"bytes={cut}-")
 
 
-def test_a_disk_that_is_gone_is_not_said_to_be_full(packed, monkeypatch):
+@pytest.mark.parametrize("call", ["exists", "read_text"])
+def test_a_disk_that_is_gone_is_neither_full_nor_damaged(call, small, monkeypatch):
     """As of a folder on another machine to which the connection is lost."""
-    folder = packed("mit67")
+    tree = small("mit67")
 
-    def gone(path):
+    def gone(path, *given):
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), str(path))
 
-    monkeypatch.setattr(Path, "exists", gone)
-    with pytest.raises(
-        UserError, match=r"mit67 .*not connected.*; run the command again"
-    ) as caught:
-        prepare("mit67", folder)
-    assert "--root" not in str(caught.value)
+    monkeypatch.setattr(Path, call, gone)
+    with pytest.raises(UserError, match=r"mit67 .*not connected.*; run the command again") as said:
+        prepare("mit67", tree.root)
+    assert "--root" not in str(said.value)
+    assert "delete" not in str(said.value)
 
 
 def test_a_part_that_is_longer_than_the_file(served):
