@@ -127,7 +127,6 @@ def download(archive: Archive, root: Path) -> None:
     path, part = root / archive.file, root / f"{archive.file}.part"
     have = part.stat().st_size if part.exists() else 0
     asked = {"User-Agent": f"dnrlib/{__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
-    again = f"{archive.url} for {path}: {{}}; run the command again, {{}}"
     lost, broken = (OSError, http.client.HTTPException), ""
     try:
         request = urllib.request.Request(archive.url, headers=asked)
@@ -139,7 +138,9 @@ def download(archive: Archive, root: Path) -> None:
             part.unlink()
             return download(archive, root)
         said = f"the server answers {code} ({why})" if code else f"no connection ({why})"
-        raise UserError(again.format(said, "or fetch it by hand")) from None
+        raise UserError(
+            f"{archive.url} for {path}: {said}; run the command again, or fetch it by hand"
+        ) from None
     if response.status != 206:
         have = 0
     total = None if response.length is None else have + response.length
@@ -157,8 +158,10 @@ def download(archive: Archive, root: Path) -> None:
             bar.update(len(block))
     found = part.stat().st_size
     if broken or total not in (None, found):
-        said = f"the connection broke after {found:,} bytes{broken}"
-        raise UserError(again.format(said, "it goes on from there"))
+        raise UserError(
+            f"{archive.url} for {path}: the connection broke after {found:,} bytes{broken}; run "
+            "the command again, it goes on from there"
+        )
     os.replace(part, path)
     try:
         verify(path, archive)
