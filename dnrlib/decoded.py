@@ -27,6 +27,7 @@ from tqdm.auto import tqdm
 from . import UserError, records
 from .config import digest
 from .data import Dataset, Split
+from .records import Record
 
 FORMAT = 1
 CHUNK = 256
@@ -106,7 +107,7 @@ def place(name: str) -> Path:
     return root() / "decoded" / slug(name)
 
 
-def manifest(name: str) -> dict[str, Any] | None:
+def manifest(name: str) -> Record | None:
     """What is known of a decoded dataset, or None if it was not decoded; raises `DamagedFile`."""
     path = place(name) / "manifest.json"
     try:
@@ -144,12 +145,7 @@ def pixels(source: Path | np.ndarray, size: int) -> np.ndarray:
         raise ValueError(str(error)) from None
 
 
-def decode(
-    name: str,
-    listing: Listing,
-    kind: Kind,
-    workers: int = 0,
-) -> dict[str, Any]:
+def decode(name: str, listing: Listing, kind: Kind, workers: int = 0) -> Record:
     """Decodes a dataset into its `place` unless that was done before; returns its manifest.
 
     The array is keyed by its sources (path, size and time of change of every file, or pixels), the
@@ -203,9 +199,7 @@ def _sources(ordered: list[Picture]) -> str:
     return sha.hexdigest()
 
 
-def _fill(
-    folder: Path, about: dict[str, Any], ordered: list[Picture], workers: int
-) -> dict[str, Any]:
+def _fill(folder: Path, about: Record, ordered: list[Picture], workers: int) -> Record:
     """Decodes what a folder does not hold yet; returns the digests of its `chunks` and `labels`,
     and `mean` and `std` of the training pool per channel."""
     images, journal = folder / "images.npy", folder / "journal"
@@ -291,7 +285,7 @@ def _ranges(counts: list[list]) -> dict[str, slice]:
     return {pool: slice(end - n, end) for (pool, n), end in zip(counts, ends, strict=True)}
 
 
-def _shape(known: dict[str, Any]) -> tuple[int, int, int, int]:
+def _shape(known: Record) -> tuple[int, int, int, int]:
     return (sum(count for _, count in known["counts"]), known["size"], known["size"], 3)
 
 
@@ -309,7 +303,7 @@ def _moments(array: np.ndarray, rows: slice) -> tuple[list[float], list[float]]:
     return mean.round(4).tolist(), std.round(4).tolist()
 
 
-def _damage(folder: Path, known: dict[str, Any]) -> Path | None:
+def _damage(folder: Path, known: Record) -> Path | None:
     """The file of a decoded dataset that is not what was written, or None if all are."""
     images, labels = (folder / known["key"] / name for name in ("images.npy", "labels.npy"))
     array = _array(images, _shape(known))
@@ -324,14 +318,14 @@ def _damage(folder: Path, known: dict[str, Any]) -> Path | None:
     return labels
 
 
-def _looks(folder: Path, known: dict[str, Any]) -> list[Any]:
+def _looks(folder: Path, known: Record) -> list[Any]:
     """What would differ if a file of a decoded dataset were written to: sizes and times of change;
     with the seal of the manifest, which holds their digests."""
     states = [path.stat() for path in sorted((folder / known["key"]).glob("*.npy"))]
     return [known["seal"], [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in states]]
 
 
-def whole(name: str, known: dict[str, Any]) -> bool:
+def whole(name: str, known: Record) -> bool:
     """Whether the arrays of a decoded dataset are what was written; reads them all."""
     return _damage(place(name), known) is None
 
@@ -342,7 +336,7 @@ def dataset(name: str) -> Dataset | None:
     return known and described(known, functools.partial(pools, name))
 
 
-def described(known: dict[str, Any], pools: Callable[[], dict[str, Split]]) -> Dataset:
+def described(known: Record, pools: Callable[[], dict[str, Split]]) -> Dataset:
     """The dataset that a manifest is of."""
     kind = known["kind"]
     return Dataset(

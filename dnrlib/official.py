@@ -25,6 +25,7 @@ from .archives import Archive
 from .corruptions import CORRUPTIONS
 from .data import Dataset, Split
 from .decoded import Kind, Listing
+from .records import Record
 
 SEVERITIES = 5
 
@@ -95,7 +96,7 @@ def _official(name: str) -> Official:
 # From archives to a decoded dataset
 
 
-def prepare(name: str, root: Path | None = None, download: bool = False) -> dict[str, Any]:
+def prepare(name: str, root: Path | None = None, download: bool = False) -> Record:
     """Makes an official dataset ready for use and returns its manifest (`decoded.decode`).
 
     Looks in `root` (default: a folder of that name beside the decoded ones) for the extracted tree,
@@ -395,7 +396,7 @@ def _intact_once(path: Path, md5: str, changed: int) -> None:
     layouts.intact(path, md5)
 
 
-def _verified_corruptions(base: Path) -> dict[str, Any]:
+def _verified_corruptions(base: Path) -> Record:
     official = facts()["cifar10c"]
     _check_files(official, base)
     counts = [[name, len(corruption(base, name)[0])] for name in CORRUPTIONS]
