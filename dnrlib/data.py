@@ -292,8 +292,8 @@ def dataset(name: str) -> Dataset:
     if name.startswith(folder.PREFIX):
         return folder.dataset(name)
     of, view = VIEWS.get(name, (name, None))
-    if of not in official.OFFICIAL:
-        known = ", ".join([*official.OFFICIAL, *VIEWS, *DATASETS])
+    if of not in official.sets():
+        known = ", ".join([*official.sets(), *VIEWS, *DATASETS])
         raise UserError(
             f"dataset={name!r} is unknown; choose one of: {known}, or {folder.PREFIX}PATH for a "
             "folder with a subfolder of images per class"

@@ -33,8 +33,8 @@ class Evaluation(Protocol):
     """One way to measure a finished network. Every evaluation derives from it."""
 
     def check(self, about: Dataset) -> None:
-        """Raises `UserError` for a dataset that the evaluation is not defined for; unless it says
-        otherwise, for none."""
+        """Raises `UserError` for a dataset that the evaluation is not defined for, or if files that
+        it needs are not on this machine; unless it says otherwise, for none."""
 
     def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
         """What is found, ready for JSON; the network stays as it is."""
@@ -77,6 +77,8 @@ class Corruptions(Evaluation):
                 f"the corruptions are defined for colour images of 32 x 32 pixels, not for "
                 f"{about.title}; use {ANALOGUE['fig5']} or cifar10"
             )
+        if self.official:
+            corruptions_here()
 
     def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
         """Accuracies in %: `clean`, and `accuracy` by corruption as a list over severities."""
@@ -90,11 +92,13 @@ class Corruptions(Evaluation):
         found: dict[str, list[float]] = {}
         for name in CORRUPTIONS:
             found[name] = []
-            for severity in range(1, SEVERITIES + 1):
+            official = _official(name, labels) if self.official else None
+            for severity in range(SEVERITIES):
                 if self.official:
-                    images = _official(name, severity, labels)[chosen.cpu()]
+                    images = official[severity, chosen.cpu()]
                 else:
-                    images = _generated(config.dataset, config.pool, self.per_class, name, severity)
+                    of = config.dataset, config.pool, self.per_class
+                    images = _generated(*of, name, severity + 1)
                 split = Split(images.to(labels.device), labels[chosen])
                 accuracy, _ = evaluate(model, evaluation_batches(split, about))
                 found[name].append(accuracy)
@@ -118,17 +122,17 @@ def _generated(dataset: str, pool: str, per_class: int, name: str, severity: int
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
-def _official(name: str, severity: int, labels: Tensor) -> Tensor:
-    """The images of one official file at one severity; raises `UserError` if they are not of the
-    images that the network is evaluated on."""
+def _official(name: str, labels: Tensor) -> Tensor:
+    """The images of one official file (uint8, 5 severities x n x 3 x 32 x 32); raises `UserError`
+    if they are not of the images that the network is evaluated on."""
     images, theirs = verified_corruption(name)
-    rows = slice((severity - 1) * len(labels), severity * len(labels))
-    if len(theirs) != SEVERITIES * len(labels) or theirs[rows].tolist() != labels.tolist():
+    if theirs.tolist() != SEVERITIES * labels.tolist():
         raise UserError(
             "the labels of CIFAR-10-C are not those of the test images; prepare cifar10 and "
             "cifar10c from their official archives"
         )
-    return torch.from_numpy(images[rows].copy()).permute(0, 3, 1, 2)
+    by_severity = torch.from_numpy(np.array(images)).unflatten(0, (SEVERITIES, -1))
+    return by_severity.permute(0, 1, 4, 2, 3)
 
 
 @stored("Attack")
@@ -232,8 +236,8 @@ def evaluations_of(exhibit: str, dataset: str) -> tuple[Evaluation, ...]:
     """What an exhibit measures of its networks beyond their test accuracy; nothing for most."""
     said_of = scope(dataset)
     if exhibit in ("fig5", "normalisation"):
-        of_cifar10 = VIEWS.get(dataset, (dataset,))[0] == "cifar10"
-        official = of_cifar10 and corruptions_here() is not None
+        # The question does not depend on the disk: records are found by it.
+        official = VIEWS.get(dataset, (dataset,))[0] == "cifar10"
         each = {"embedded": 20, "photographs": 50, "full": 0}[said_of]
         of = Corruptions(per_class=each, official=official)
         bare = dataclasses.replace(of, normalised=False)

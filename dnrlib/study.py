@@ -115,9 +115,6 @@ def study(
     were made with different versions or devices, which must not be compared.
     """
     configs = list(configs)
-    for name in {config.dataset for config in configs}:
-        for each in evaluations:
-            each.check(dataset(name))
     # Settled here, because workers live on from study to study with the environment they began in.
     runs = runs or records.runs_root()
     archive = Archive(published, runs=runs)
@@ -191,6 +188,8 @@ def _train(
         raise UserError(f"workers={workers} must be at least 0 (0: one per core)")
     for name in {config.dataset for config in configs}:
         read(name)  # One error here, instead of one per run, if its images are not on this machine.
+        for each in evaluations:
+            each.check(dataset(name))
     cores = os.cpu_count() or 1
     workers = workers or (cores if device_named(device).type == "cpu" else 1)
     store = Store(runs)

@@ -4,7 +4,9 @@ import copy
 import dataclasses
 import itertools
 import json
+import shutil
 import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,7 +14,18 @@ import torch
 from sklearn import metrics
 from torch import nn
 
-from dnrlib import UserError, cli, corruptions, data, evaluations, official, records, study, train
+from dnrlib import (
+    UserError,
+    cli,
+    corruptions,
+    data,
+    evaluations,
+    layouts,
+    official,
+    records,
+    study,
+    train,
+)
 from dnrlib.config import canonical
 from dnrlib.corruptions import CORRUPTIONS
 from dnrlib.data import Split, as_pixels, evaluation_batches, read
@@ -423,8 +436,6 @@ def test_official_files_are_evaluated_end_to_end(normalised, cifar, tmp_path):
                 assert result["accuracy"][name][severity] == accuracy
                 seen.add(round(accuracy))
     assert {0, 33, 67} <= seen
-    assert evaluations_of("fig5", "cifar10")[0] == Corruptions(official=True)
-    assert evaluations_of("fig5", "digits-colour")[0] == Corruptions(per_class=20)
 
 
 def test_some_of_the_official_images(cifar):
@@ -460,15 +471,13 @@ def test_official_files_that_are_not_whole(harm, message, cifar, tmp_path):
         run(config, evaluations=[Corruptions(official=True)])
     assert run(config)[-1]["kind"] == "generation", "the training is whole"
     if harm == "moved":
-        assert evaluations_of("fig5", "cifar10")[0] == Corruptions()
         official.prepare("cifar10c", tmp_path / "elsewhere")
         assert len(run(config, evaluations=[Corruptions(official=True)])) == 2
 
 
-def test_only_the_files_that_are_asked_for_are_hashed(cifar):
+def test_only_the_files_that_are_asked_for_are_read(cifar):
     _, tree = cifar()
-    path = tree.root / "CIFAR-10-C/snow.npy"
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    (tree.root / "CIFAR-10-C/snow.npy").write_bytes(b"no array")
     images, labels = official.verified_corruption("fog")
     assert images.shape == (15, 32, 32, 3)
     assert labels.tolist() == [2, 1, 0] * 5
@@ -485,7 +494,39 @@ def test_official_files_that_were_never_there(colour):
     model, images, config = colour
     with pytest.raises(UserError, match=r"cifar10c is not on this machine; to get it: dnr data"):
         Corruptions(official=True).result(model, images, config)
-    assert official.corruptions_here() is None
+
+
+def test_every_official_file_is_opened_once_for_a_network(cifar, monkeypatch):
+    config, _ = cifar()
+    run(config)
+    opened, real = Counter(), layouts.npy
+    monkeypatch.setattr(
+        layouts, "npy", lambda path, *given: opened.update([path.stem]) or real(path, *given)
+    )
+    run(config, evaluations=[Corruptions(official=True)])
+    assert opened == dict.fromkeys(trees.CORRUPTIONS, 1) | {"labels": 19}
+
+
+def test_without_the_official_files_nothing_is_trained(cifar, monkeypatch):
+    """What an exhibit asks does not depend on the disk: what was evaluated is found without the
+    files, and whoever does not have them is told what to do before an hour is spent."""
+    config, tree = cifar()
+    asked = evaluations_of("fig5", "cifar10")
+    (found,) = study.study([config], workers=1, evaluations=asked)
+    shutil.rmtree(tree.root)
+    assert evaluations_of("fig5", "cifar10") == asked == (Corruptions(official=True),)
+    (again,) = study.study([config], evaluations=asked)
+    assert again.records == found.records
+    other = dataclasses.replace(config, seed=1)
+    assert study.study([other], train=False, evaluations=asked) == []
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "run", None)
+        with pytest.raises(UserError) as caught:
+            study.study([other], workers=1, evaluations=asked)
+    assert "dnr data prepare cifar10c --download" in str(caught.value)
+    assert "here instead: study(configs, evaluations=[Corruptions()])" in str(caught.value)
+    (ours,) = study.study([config], workers=1, evaluations=[Corruptions()])
+    assert ours.records[-1]["evaluation"] == {"Corruptions": {}}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -627,9 +668,12 @@ def test_what_each_exhibit_evaluates():
     (few,) = evaluations_of("fig5", "digits-colour")
     assert (few.per_class, few.normalised, few.official) == (20, True, False)
     assert evaluations_of("normalisation", "digits-colour") == (few, Corruptions(20, False))
-    both = (Corruptions(), Corruptions(normalised=False))
-    assert evaluations_of("normalisation", "cifar10") == both
-    assert evaluations_of("fig5", "cifar10") == both[:1]
+    both = (Corruptions(official=True), Corruptions(normalised=False, official=True))
+    for name in ("cifar10", "cifar10-imbalanced"):
+        assert evaluations_of("normalisation", name) == both
+        assert evaluations_of("fig5", name) == both[:1]
+    # Its test images are in another order.
+    assert evaluations_of("fig5", "cifar10-few") == (Corruptions(per_class=50),)
     first, steps, starts = evaluations_of("fig6", "digits-colour")
     assert first == Attack((0, 1, 2, 3, 4, 5, 6, 16, 64), steps=10, restarts=1, per_class=10)
     assert (steps.epsilons, steps.steps, steps.restarts) == ((6,), 40, 1)
