@@ -16,6 +16,7 @@ from dnrlib import UserError, decoded, records
 from dnrlib.config import configure
 from dnrlib.data import load, read
 from dnrlib.decoded import CorruptImages, Kind, Listing, Picture, decode
+from tests import POSIX
 
 KIND = Kind("squares", size=16, crop=16)
 
@@ -250,6 +251,7 @@ def test_a_damaged_file_is_named_and_made_again(tmp_path, data, which, harm):
     assert len(about.pools()["train"]) == 9
 
 
+@POSIX
 def test_a_full_disk_says_what_is_needed(tmp_path, data, monkeypatch):
     """The system refuses to let the file grow beyond 3 kB."""
     listed = listing(tmp_path / "images")

@@ -18,6 +18,7 @@ from dnrlib.evaluations import Attack, Predictions
 from dnrlib.methods import METHODS
 from dnrlib.run import chain, run
 from dnrlib.study import StudyFailed, agreement, find, generations, layers
+from tests import POSIX
 
 
 @pytest.fixture
@@ -139,6 +140,7 @@ def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
     assert not alive
 
 
+@POSIX
 def test_a_killed_worker_is_an_error_that_says_what_to_do(tiny, published, monkeypatch):
     monkeypatch.setattr(study, "_attempt", _die)
     with pytest.raises(StudyFailed, match=r"a worker process was killed.*run it again"):
