@@ -18,6 +18,7 @@ from dnrlib import UserError, decoded, records
 from dnrlib.data import load, read
 from dnrlib.decoded import CorruptImages, Kind, Listing, Picture, decode
 from dnrlib.recipes import configure
+from tests import POSIX
 
 KIND = Kind("squares", size=16, crop=16)
 
@@ -326,6 +327,7 @@ def test_what_is_decoded_is_hashed_once(tmp_path, monkeypatch):
     assert len(hashed) == 5
 
 
+@POSIX
 def test_a_full_disk_says_what_is_needed(tmp_path, data, monkeypatch):
     """The system refuses to let the file grow beyond 3 kB."""
     listed = listing(tmp_path / "images")

@@ -55,6 +55,22 @@ def test_the_python_of_the_readme_runs_as_it_stands(code):
     exec(code, {})
 
 
+def test_workflows_run_targets_that_exist():
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    commands = (ROOT / ".ci" / "run").read_text().splitlines()
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for job in yaml.safe_load(path.read_text())["jobs"].values():
+            commands += [step["run"] for step in job["steps"] if "run" in step]
+    called = [
+        word
+        for command in commands
+        if command.startswith("make ")
+        for word in command.split()[1:]
+        if "=" not in word
+    ]
+    assert {"lint", "test", "test-portable", "book-only"} <= set(called) <= set(targets)
+
+
 def test_versions_agree():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert __version__ == project()["version"] == citation["version"]

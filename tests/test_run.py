@@ -24,6 +24,7 @@ from dnrlib.run import Walk, chain
 from dnrlib.store import Store
 from dnrlib.streams import stream
 from dnrlib.study import Archive
+from tests import POSIX
 
 
 def results(found):
@@ -268,6 +269,7 @@ def killed(config, moment):
         os._exit(1)
 
 
+@POSIX
 @pytest.mark.parametrize("method", ["tune", "dsd", "ban", "lw", "ke", "ke-wels-rand", "dnr"])
 def test_killed_and_resumed_equals_undisturbed(tiny, tmp_path, method):
     """SIGKILL in the training of generations 2 and 3, and while each kind of file is written."""
@@ -281,6 +283,7 @@ def test_killed_and_resumed_equals_undisturbed(tiny, tmp_path, method):
     assert results(run.run(config)) == undisturbed
 
 
+@POSIX
 def test_two_processes_never_train_the_same_link(tiny, tmp_path, monkeypatch):
     trained, log = train.train, tmp_path / "trained"
 
@@ -308,6 +311,7 @@ def test_two_processes_never_train_the_same_link(tiny, tmp_path, monkeypatch):
     assert results(run.run(config)) == results(run.run(config, tmp_path / "alone"))
 
 
+@POSIX
 def test_a_dead_owner_of_a_lock_blocks_nobody(tmp_path):
     code = (
         "import os, signal, sys; from filelock import FileLock; "

@@ -19,6 +19,7 @@ from dnrlib.methods import METHODS
 from dnrlib.recipes import arm_of, configure, grid
 from dnrlib.run import chain, run
 from dnrlib.study import Archive, StudyFailed, agreement
+from tests import POSIX
 
 
 @pytest.fixture
@@ -140,6 +141,7 @@ def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
     assert not alive
 
 
+@POSIX
 def test_a_killed_worker_is_an_error_that_says_what_to_do(tiny, published, monkeypatch):
     monkeypatch.setattr(study, "_attempt", _die)
     with pytest.raises(StudyFailed, match=r"a worker process was killed.*run it again"):
