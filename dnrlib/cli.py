@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import UserError, __version__, records
-from .config import BUDGETS, RECIPES, Config, configure, grid, parse_arm
+from .config import BUDGETS, RECIPES, Config, configure, grid, parse_arm, recipe
 from .methods import MAIN, METHODS
 from .paper import ANALOGUE, ROWS, arms
 
@@ -402,6 +402,7 @@ def _data_prepare(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from . import folder
     from .compare import compare
+    from .data import UNFLIPPED
     from .train import device_named
 
     path = Path(options.path).expanduser().resolve()
@@ -414,7 +415,7 @@ def _compare(options: argparse.Namespace) -> int:
     if size != native:
         name = f"{name}@{size}"
     folder.prepare(name, options.skip_corrupt)
-    settings = {"augment": "crop"} if options.no_flip else None
+    settings = {"augment": UNFLIPPED[recipe(name)["augment"]]} if options.no_flip else None
     compare(
         name,
         options.output or path.with_name(f"{path.name}-compared"),

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from dnrlib import UserError, compare, methods, records, report, study, train
+from dnrlib import UserError, cli, compare, methods, records, report, study, train
 from dnrlib.compare import DESIGNS, METHODS, Speed, choose, detectable, duration, measure, plan
 from dnrlib.config import configure
 from dnrlib.data import Data, Split, dataset, load, read
@@ -23,6 +23,7 @@ from dnrlib.export import export, load_model
 from dnrlib.methods import label
 from dnrlib.run import Session, chain
 from dnrlib.stats import LEVEL, seeds_needed
+from tests.test_folder import build
 
 BASE = configure("digits", pool="tuning")
 ONE = Speed(workers=1, epoch=1.0, generation=0.0)
@@ -399,6 +400,19 @@ def test_damaged_and_missing_comparisons_are_named(there, tmp_path):
     (tmp_path / "plan.json").write_text("{}")
     with pytest.raises(UserError, match=r"plan\.json is damaged"):
         compare.compared("digits", tmp_path, **HOW)
+
+
+@pytest.mark.parametrize(
+    ("size", "augment"), [("64", "crop"), ("256", "resized-crop-no-flip")], ids=["small", "large"]
+)
+def test_without_flips_the_crops_stay(tmp_path, monkeypatch, size, augment):
+    asked = []
+    monkeypatch.setattr(compare, "compare", lambda *names, **how: asked.append(how["settings"]))
+    build(tmp_path / "mine", {"cat": 4, "dog": 4})
+    arguments = ["compare", str(tmp_path / "mine"), "--size", size]
+    assert cli.main(arguments) == 0
+    assert cli.main([*arguments, "--no-flip"]) == 0
+    assert asked == [None, {"augment": augment}]
 
 
 # --------------------------------------------------------------------------------------------------

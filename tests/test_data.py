@@ -247,7 +247,7 @@ def test_flip_mirrors_half_of_the_images():
 def test_augmentation_keeps_shape_and_type_and_follows_its_stream(name):
     images = read("digits")["train"].images[:20]
     once, again, other = (AUGMENTATIONS[name](images, stream(s, 1, "augment")) for s in (0, 0, 1))
-    assert once.shape[2:] == ((8, 8) if name == "resized-crop" else images.shape[2:])
+    assert once.shape[2:] == ((8, 8) if name.startswith("resized") else images.shape[2:])
     assert once.dtype == torch.uint8
     assert torch.equal(once, again)
     assert torch.equal(once, other) is (name == "none")
@@ -315,6 +315,18 @@ def test_every_image_of_a_batch_gets_a_part_of_its_own():
         photographs(2)[:1].repeat(8, 1, 1, 1), stream(0, 0, "t")
     )
     assert len({one.numpy().tobytes() for one in cropped}) == 8
+
+
+def test_without_the_flip_the_parts_are_the_same_and_none_is_mirrored():
+    images = photographs(16)
+    plain, mirrored = (
+        AUGMENTATIONS[name](images, stream(0, 0, "t"))
+        for name in ("resized-crop-no-flip", "resized-crop")
+    )
+    same = [torch.equal(a, b) for a, b in zip(plain, mirrored, strict=True)]
+    flipped = [torch.equal(a.flip(2), b) for a, b in zip(plain, mirrored, strict=True)]
+    assert 0 < sum(same) < 16
+    assert sum(same) + sum(flipped) == 16
 
 
 def test_of_larger_images_the_network_sees_the_centre():
