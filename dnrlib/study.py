@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shlex
 import statistics
 import threading
 import time
@@ -17,7 +18,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
 from . import UserError, records
-from .config import Config, arm_of, grid
+from .config import Config, arm_of, configure, idle, parse_arm
 from .data import dataset, read
 from .evaluations import EVALUATED, Evaluation, evaluations_of, measures
 from .paper import ROWS, made_for
@@ -130,25 +131,45 @@ def study(
     return complete
 
 
-def command(configs: list[Config], evaluations: Sequence[Evaluation] = ()) -> str:
-    """A command that trains (at least) these configs of one dataset and evaluates them; the
-    evaluations are those of an exhibit."""
-    arms = dict.fromkeys(arm_of(config) for config in configs)
-    seeds = max(config.seed for config in configs) + 1
-    dataset = configs[0].dataset
-    chosen = "".join(f" --method {arm}" for arm in arms)
+def command(configs: Iterable[Config], evaluations: Sequence[Evaluation] = ()) -> str:
+    """What to type into a shell to train (at least) these configs, and to evaluate them if the
+    evaluations are those of exhibits: one command per dataset and budget."""
+    seeds: dict[tuple[str, bool], int] = {}
+    arms: dict[tuple[str, bool], dict[str, None]] = {}
+    for config in configs:
+        arm = arm_of(config)
+        settings = parse_arm(arm)
+        # Arms are named against the recipe, or the recipe cut to the smoke budget.
+        smoke = configure(config.dataset, seed=config.seed, **settings) != config
+        for name in idle(config, settings):
+            arm = "+".join(part for part in arm.split("+") if not part.startswith(f"{name}="))
+        group = config.dataset, smoke
+        arms.setdefault(group, {})[arm] = None
+        seeds[group] = max(seeds.get(group, 0), config.seed + 1)
+    commands = []
+    for (of, smoke), chosen in arms.items():
+        words = ["dnr", "study", "--dataset", of]
+        words += ["--budget", "smoke"] if smoke else []
+        words += _chosen(of, list(chosen), set(evaluations))
+        commands.append(shlex.join([*words, "--seeds", str(seeds[of, smoke])]))
+    return " &&\n  ".join(commands)
+
+
+def _chosen(dataset: str, arms: list[str], evaluations: set[Evaluation]) -> list[str]:
+    """The options that name these arms and evaluations."""
+    measured = {name: set(evaluations_of(name, dataset)) for name in ROWS}
     # One word for many arms, if they are those of an exhibit.
-    alike = [name for name in ROWS if evaluations_of(name, dataset) == tuple(evaluations)]
-    alike.sort(key=lambda name: name not in made_for(dataset))
-    exhibits = [name for name in alike if arms.keys() == set(paper_arms(name, dataset))]
-    if exhibits and (evaluations or len(arms) > 3):
-        chosen = f" --exhibit {exhibits[0]}"
-    elif evaluations and alike:
-        chosen += f" --evaluate {alike[0]}"
-    # Arms are named against the recipe, or the recipe cut to the smoke budget.
-    smoke = not set(configs) <= set(grid(dataset, arms, seeds))
-    budget = " --budget smoke" if smoke else ""
-    return f"dnr study --dataset {dataset}{budget}{chosen} --seeds {seeds}"
+    exhibits = sorted(ROWS, key=lambda name: name not in made_for(dataset))
+    for name in exhibits if evaluations or len(arms) > 3 else ():
+        if measured[name] == evaluations and set(arms) == set(paper_arms(name, dataset)):
+            return ["--exhibit", name]
+    words = [word for arm in arms for word in ("--method", arm)]
+    exhibits.sort(key=lambda name: measured[name] != evaluations)
+    for name in exhibits:
+        if measured[name] & evaluations:
+            words += ["--evaluate", name]
+            evaluations = evaluations - measured[name]
+    return words
 
 
 def _same_conditions(found: list[Run]) -> None:

@@ -606,8 +606,8 @@ MUTANTS = [
     Mutant(
         "command-for-another-budget",
         "dnrlib/study.py",
-        "smoke = not set(configs) <= set(grid(dataset, arms, seeds))",
-        "smoke = configs[0].epochs == 2",
+        "smoke = configure(config.dataset, seed=config.seed, **settings) != config",
+        "smoke = config.epochs == 2",
         "tests/test_study.py -k the_command_trains",
     ),
     Mutant(
@@ -1650,7 +1650,7 @@ MUTANTS = [
     Mutant(
         "command-without-evaluations",
         "dnrlib/study.py",
-        'chosen += f" --evaluate {alike[0]}"',
+        'words += ["--evaluate", name]',
         "pass",
         "tests/test_evaluations.py -k command_trains_and",
     ),

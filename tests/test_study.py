@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,9 +13,9 @@ import time
 import psutil
 import pytest
 
-from dnrlib import UserError, cli, paper, records, study
-from dnrlib.config import arm_of, configure, grid
-from dnrlib.evaluations import Attack, Predictions
+from dnrlib import UserError, cli, data, paper, records, study
+from dnrlib.config import RECIPES, arm_of, configure, grid
+from dnrlib.evaluations import Attack, Predictions, evaluations_of
 from dnrlib.methods import METHODS
 from dnrlib.run import chain, run
 from dnrlib.study import StudyFailed, agreement, find, generations, layers
@@ -76,6 +77,28 @@ def test_what_is_missing_is_named_with_its_command(tiny, published, capsys):
     assert f"dnr study --dataset digits {methods} --seeds 4" in said
 
 
+@pytest.fixture
+def typed(monkeypatch):
+    """What the studies that a shell would start from a text train and evaluate: pairs of configs
+    and evaluations, read as the command line reads them."""
+
+    def read(text):
+        asked = []
+
+        def noted(configs, evaluations=(), **how):
+            asked.append((configs, evaluations))
+            raise UserError("enough")
+
+        monkeypatch.setattr(study, "study", noted)
+        for line in text.split(" &&\n"):
+            words = shlex.split(line)
+            assert words[:2] == ["dnr", "study"]
+            assert cli.main(words[1:]) == 1
+        return asked
+
+    return read
+
+
 @pytest.mark.parametrize(
     "configs",
     [
@@ -84,22 +107,38 @@ def test_what_is_missing_is_named_with_its_command(tiny, published, capsys):
         grid("digits", ["dnr+epochs=2"], 1),
         grid("digits-hard", ["dnr+probe=128+smoothing=0"], 3, lr=1e-05),
         grid("digits", paper.arms("table4", "digits"), 1),
+        [*grid("digits", ["dnr", "plain"], 1, "smoke"), *grid("digits", ["dnr"], 2, pool="tuning")],
+        [configure(name, seed=seed) for seed, name in enumerate(["digits", "digits-hard"])],
+        [configure("digits", method="plain", lr=1e20)],
     ],
-    ids=["plain", "smoke", "as short as smoke", "settings", "exhibit"],
+    ids=["plain", "smoke", "short", "settings", "exhibit", "budgets", "datasets", "exponent"],
 )
-def test_the_command_trains_what_is_missing(configs, monkeypatch):
-    """Read as the command line reads it."""
-    asked = []
+def test_the_command_trains_what_is_missing(configs, typed):
+    asked = typed(study.command(configs))
+    assert set(configs) <= {config for each, _ in asked for config in each}
 
-    def noted(configs, **how):
-        asked.extend(configs)
-        raise UserError("enough")
 
-    monkeypatch.setattr(study, "study", noted)
-    words = study.command(configs).split()
-    assert words[0] == "dnr"
-    cli.main(words[1:])
-    assert set(configs) <= set(asked)
+def test_the_command_leaves_out_what_changes_nothing(typed):
+    """The command line refuses it; the run is the same."""
+    ((asked, _),) = typed(study.command([configure("digits", method="ke", keep=0.5, lr=0.3)]))
+    assert asked == [configure("digits", method="ke", lr=0.3)]
+
+
+@pytest.mark.parametrize("exhibit", paper.ROWS)
+def test_the_command_of_an_exhibit_on_every_dataset_at_once(exhibit, typed, monkeypatch):
+    """On datasets that are not on this machine too."""
+    monkeypatch.setattr(data, "dataset", lambda name: data.DATASETS["digits"])
+    folder = "folder:/x/my 'photos'; touch PWN"
+    configs, wanted = [], {}
+    for name in [*RECIPES, folder]:
+        arms = paper.arms(exhibit, name)
+        wanted |= dict.fromkeys(evaluations_of(exhibit, name)) if arms else {}
+        for budget in (None, "smoke"):
+            configs += grid(name, arms, 2, budget)
+    asked = typed(study.command(configs, list(wanted)))
+    assert set(configs) == {config for each, _ in asked for config in each}
+    for each, evaluations in asked:
+        assert set(evaluations_of(exhibit, each[0].dataset)) <= set(evaluations)
 
 
 def test_failures_are_collected_and_the_rest_is_done(tiny, published):
