@@ -307,9 +307,14 @@ def dataset(name: str) -> Dataset:
     return found if view is None else view(found)
 
 
-@functools.lru_cache(maxsize=4)
 def read(name: str) -> dict[str, Split]:
-    """The pools of a dataset, read once per process; raises `UserError` if they have changed."""
+    """The pools of a dataset, read once per process; raises `UserError` if those of a bundled one
+    have changed. A folder that has changed is read again."""
+    return _read(name, dataset(name).fingerprint)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(name: str, identity: str) -> dict[str, Split]:
     about = dataset(name)
     pools = about.pools()
     if name in DATASETS:

@@ -60,7 +60,6 @@ def evaluation_key(link: Link, evaluation: "Evaluation") -> str:
     return digest([link.key, canonical(evaluation)])
 
 
-@functools.cache
 def chain(config: Config) -> tuple[Link, ...]:
     """The links of a run.
 
@@ -68,10 +67,12 @@ def chain(config: Config) -> tuple[Link, ...]:
     the images, the network and the seed. Methods that begin alike therefore share links, and fewer
     generations are a prefix of more.
     """
-    key = digest(
-        {"results": RESULTS_VERSION, "fingerprint": dataset(config.dataset).fingerprint}
-        | config.part("root")
-    )
+    return _chain(config, dataset(config.dataset).fingerprint)
+
+
+@functools.cache
+def _chain(config: Config, fingerprint: str) -> tuple[Link, ...]:
+    key = digest({"results": RESULTS_VERSION, "fingerprint": fingerprint} | config.part("root"))
     stages = plan(config)
     keeps = [stage.keep for stage in stages[1:]] + [stages[-1].keep]
     links = []

@@ -119,6 +119,11 @@ def study(
     if missing and train:
         _train(missing, workers, device, runs, evaluations)
         found |= {config: find(config, **asked) for config in missing}
+        if None in found.values():
+            names = ", ".join({config.dataset: None for config in missing})
+            raise UserError(
+                f"the images of {names} changed while they were trained on; run it again"
+            )
     elif missing:
         how = command(missing, evaluations)
         print(f"not run: {len(missing)} of {len(configs)} runs; to run them: {how}")

@@ -1357,7 +1357,7 @@ MUTANTS = [
         "dnrlib/folder.py",
         'known and known["notes"]["signature"] == signature',
         "known",
-        "tests/test_folder.py -k new_images",
+        "tests/test_folder.py -k new_and_changed",
     ),
     Mutant(
         "validation-images-are-tested-on",

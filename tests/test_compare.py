@@ -391,6 +391,14 @@ def test_bad_arguments_are_refused(change, said, tmp_path):
         compare.compared("digits", tmp_path, **(HOW | change))
 
 
+def test_images_that_change_during_a_comparison_are_an_error(tmp_path, monkeypatch):
+    name = build(tmp_path / "mine", {"cat": 8, "dog": 8})
+    monkeypatch.setattr(compare, "measure", lambda *given: ONE)
+    monkeypatch.setattr(compare, "_train", lambda *given: build(tmp_path / "mine", {"cat": 9}))
+    with pytest.raises(UserError, match="changed during the comparison"):
+        compare.compared(name, tmp_path / "out", hours=1, device="cpu")
+
+
 def test_damaged_and_missing_comparisons_are_named(there, tmp_path):
     with pytest.raises(UserError, match="holds no comparison"):
         compare.load(tmp_path)

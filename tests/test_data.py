@@ -158,7 +158,7 @@ def test_imbalanced_cifar10_has_the_test_images_of_the_whole(small, monkeypatch)
     assert sum(data.CIFAR10_COUNTS) == 10_421
     view = data._imbalanced((3, 2, 1))
     monkeypatch.setitem(data.VIEWS, "cifar10-imbalanced", ("cifar10", view))
-    read.cache_clear()
+    data._read.cache_clear()
     whole = load(configure("cifar10"))
     few = [load(configure("cifar10-imbalanced", seed=seed)) for seed in range(4)]
     assert len(whole.train) == 9
@@ -171,7 +171,7 @@ def test_imbalanced_cifar10_has_the_test_images_of_the_whole(small, monkeypatch)
     assert few[0].dataset.fingerprint == whole.dataset.fingerprint
     keys = [chain(configure(name))[0].key for name in ("cifar10", "cifar10-imbalanced")]
     assert keys[0] != keys[1]
-    read.cache_clear()
+    data._read.cache_clear()
 
 
 def test_all_images_and_either_pool_can_be_asked_for():
@@ -191,12 +191,12 @@ def test_changed_images_are_refused(monkeypatch):
         return images, original[1]
 
     monkeypatch.setattr(data, "_raw_digits", other)
-    read.cache_clear()
+    data._read.cache_clear()
     with pytest.raises(
         UserError, match=r"the images of 'digits' have fingerprint .*pinned versions"
     ):
         read("digits")
-    read.cache_clear()
+    data._read.cache_clear()
 
 
 @pytest.mark.parametrize(("n", "size", "expected"), [(100, 50, [50, 50]), (100, 32, [25] * 4)])

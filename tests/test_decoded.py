@@ -14,7 +14,7 @@ from torchvision import transforms
 
 from dnrlib import UserError, decoded, records
 from dnrlib.config import configure
-from dnrlib.data import load, read
+from dnrlib.data import _read, load
 from dnrlib.decoded import CorruptImages, Kind, Listing, Picture, decode
 
 KIND = Kind("squares", size=16, crop=16)
@@ -23,7 +23,7 @@ KIND = Kind("squares", size=16, crop=16)
 @pytest.fixture(autouse=True)
 def data(tmp_path, monkeypatch):
     monkeypatch.setattr(decoded, "CHUNK", 4)
-    read.cache_clear()
+    _read.cache_clear()
     return tmp_path / "data"
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from dnrlib import UserError, cli, corruptions, data, evaluations, official, records, study, train
 from dnrlib.config import canonical, configure, grid
 from dnrlib.corruptions import CORRUPTIONS
-from dnrlib.data import Split, as_pixels, read
+from dnrlib.data import Split, as_pixels
 from dnrlib.evaluations import (
     BEYOND,
     EVALUATED,
@@ -71,7 +71,7 @@ def colour(tmp_path_factory):
 def _forget():
     """Datasets of one name have other images in other tests."""
     yield
-    for cached in (read, evaluations._generated):
+    for cached in (data._read, evaluations._generated):
         cached.cache_clear()
 
 

@@ -1,22 +1,17 @@
 """Folders of the user's own images."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dnrlib import UserError, cli, decoded, folder, records
+from dnrlib import UserError, cli, decoded, folder, records, study
 from dnrlib.config import configure
-from dnrlib.data import dataset, load, read
+from dnrlib.data import _read, dataset, load, read
 from dnrlib.run import chain
 from dnrlib.study import Run
-
-
-@pytest.fixture(autouse=True)
-def _forget():
-    """As a new process would."""
-    folder.dataset.cache_clear()
-    read.cache_clear()
 
 
 def image(path, number, size=(12, 10)):
@@ -124,7 +119,6 @@ def test_corrupt_images_are_listed_and_on_request_skipped(tmp_path, capsys):
     assert f"{bad} was skipped: not an image" in capsys.readouterr().out
     assert configure(name).dataset == name, "it stays skipped"
     image(tmp_path / "mine" / "cat" / "new.png", 500)
-    folder.dataset.cache_clear()
     with pytest.raises(UserError, match=r"bad\.jpg"):
         configure(name)
 
@@ -137,21 +131,66 @@ def test_a_damaged_array_is_made_again_by_the_command_that_is_named(tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    read.cache_clear()
+    _read.cache_clear()
     with pytest.raises(records.DamagedFile, match=f"dnr data prepare '{name}'"):
         read(name)
     assert cli.main(prepare) == 0
     assert len(read(name)["train"]) == 12
 
 
-def test_new_images_are_noticed(tmp_path):
+def test_new_and_changed_images_are_noticed_within_a_process(tmp_path):
     name = build(tmp_path / "mine", {"cat": 10, "dog": 10})
-    before = chain(configure(name, method="plain"))[0].key
-    image(tmp_path / "mine" / "cat" / "new.png", 500)
-    folder.dataset.cache_clear()
-    chain.cache_clear()
-    assert dataset(name).fingerprint
-    assert chain(configure(name, method="plain"))[0].key != before
+    config, found = configure(name, method="plain"), []
+    for step in ("as it is", "one more", "one is another", "larger ones"):
+        if step == "one more":
+            image(tmp_path / "mine" / "cat" / "new.png", 500)
+        elif step == "one is another":
+            image(tmp_path / "mine" / "cat" / "new.png", 501)
+        elif step == "larger ones":
+            image(tmp_path / "mine" / "dog" / "new.png", 502, size=(40, 40))
+        pools = read(name)
+        pixels = b"".join(split.images.numpy().tobytes() for split in pools.values())
+        found.append((chain(config)[0].key, dataset(name).fingerprint, pixels))
+        assert pools is read(name)
+    assert [len(set(column)) for column in zip(*found, strict=True)] == [4, 4, 4]
+    assert read(name)["train"].images.shape[-1] == 64
+
+
+def test_looking_at_a_folder_takes_little_of_the_time(tmp_path, monkeypatch):
+    """Of a large one, here one that takes a second to look at."""
+    clock, looked, files = SimpleNamespace(now=1000.0), [], folder._files
+    name = build(tmp_path / "mine", {"cat": 4, "dog": 4})
+
+    def slowly(path):
+        clock.now += 1
+        looked.append(path)
+        return files(path)
+
+    dataset(name)
+    monkeypatch.setattr(folder, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(folder, "_BEGIN", 1000.0)
+    monkeypatch.setattr(folder, "_files", slowly)
+    for _ in range(1000):
+        dataset(name)
+    assert len(looked) == 2
+    clock.now += 20
+    for _ in range(1000):
+        dataset(name)
+    assert len(looked) == 3
+
+
+def test_a_folder_that_changes_while_it_is_trained_on_is_an_error(tmp_path, monkeypatch):
+    name = build(tmp_path / "mine", {"cat": 10, "dog": 10})
+    small = {"width": 4, "epochs": 1, "generations": 1, "batch": 20}
+    trained = study._train
+
+    def and_then(*given):
+        trained(*given)
+        image(tmp_path / "mine" / "cat" / "new.png", 500)
+
+    monkeypatch.setattr(study, "_train", and_then)
+    with pytest.raises(UserError, match="changed while they were trained on"):
+        study.study([configure(name, method="plain", **small)], workers=1)
 
 
 @pytest.mark.parametrize(
