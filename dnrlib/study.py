@@ -6,6 +6,7 @@ import shlex
 import statistics
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -288,7 +289,9 @@ def _attempt(
     study: int,
     evaluations: Sequence[Evaluation],
 ) -> tuple[Config, list[str], str | None]:
-    """Runs a config, or only its first generation, for the process `study`; never raises."""
+    """Runs a config, or only its first generation, for the process `study`; never raises. Returns
+    the config, the keys of what was made, and what went wrong: a line for a `UserError`, the whole
+    traceback for any other."""
     keys: list[str] = []
     if os.getpid() != study:
         _live_with(study)
@@ -301,8 +304,10 @@ def _attempt(
             first_only,
             evaluations,
         )
-    except Exception as error:
+    except UserError as error:
         return config, keys, f"{type(error).__name__}: {error}"
+    except Exception:
+        return config, keys, traceback.format_exc().rstrip()
     return config, keys, None
 
 

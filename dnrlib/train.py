@@ -151,8 +151,10 @@ def train(
     `peak` scales the learning rate; `parent` is the network before the reset, for tasks that learn
     from it, and weights outside the mask `held` stay at zero. `step` is the training step of this
     network, which knows its task (without one it learns from labels); `clock` is told where the
-    time goes. Raises `UserError` if the loss stops being finite.
+    time goes. Raises `UserError` for no epoch, and if the loss stops being finite.
     """
+    if epochs < 1:
+        raise UserError(f"epochs={epochs} must be at least 1")
     device = data.train.labels.device
     clock = clock or Clock(device)
     step = step or Step(model, Labels(), config)

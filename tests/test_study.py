@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -147,7 +148,19 @@ def test_failures_are_collected_and_the_rest_is_done(tiny, published):
         study.study([bad, good], workers=2)
     said = str(error.value)
     assert f"1 of 2 runs failed:\n  digits {arm_of(bad)} seed 5: UserError: the training" in said
+    assert said.count("\n") == 1
     assert find(good) is not None
+
+
+def test_a_programming_error_in_a_worker_brings_its_traceback(tiny, published, monkeypatch):
+    monkeypatch.setattr(study, "run", _broken)
+    with pytest.raises(StudyFailed, match=r"digits plain.* seed 0: Traceback") as error:
+        study.study([tiny(method="plain")], workers=1)
+    assert re.search(r"(?s)test_study\.py\".*in _broken\n.*KeyError: 'a'$", str(error.value))
+
+
+def _broken(*arguments):
+    return {}["a"]
 
 
 def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
