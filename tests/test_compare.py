@@ -16,6 +16,7 @@ from PIL import Image
 from scipy import stats
 
 from dnrlib import UserError, cli, compare, methods, records, report, study, train
+from dnrlib import export as export_module
 from dnrlib.compare import DESIGNS, METHODS, Speed, choose, detectable, duration, measure, plan
 from dnrlib.config import configure
 from dnrlib.data import Data, Split, dataset, load, read
@@ -531,6 +532,83 @@ def test_export_trains_what_is_missing(tiny, tmp_path):
     assert "'net.pt'" in (tmp_path / "new" / "use_model.py").read_text()
 
 
+def test_no_flipped_bit_changes_what_a_model_says(there, tmp_path):
+    """It is noticed, or it is in what the archive holds beside the model."""
+    content, blank = (there / "model.pt").read_bytes(), np.full((10, 10, 3), 200, np.uint8)
+    whole = load_model(there / "model.pt")
+    expected, refused = whole.network(whole.prepared(blank)), 0
+    path = tmp_path / "model.pt"
+    for place in range(0, len(content), len(content) // 150):
+        changed = bytearray(content)
+        changed[place] ^= 1 << place % 8
+        path.write_bytes(changed)
+        try:
+            model = load_model(path)
+        except UserError:
+            refused += 1
+        else:
+            assert torch.equal(model.network(model.prepared(blank)), expected), place
+            assert (model.labels, model.preprocessing) == (whole.labels, whole.preprocessing)
+    assert refused > 100
+
+
+def changed_model(there, path, change, seal=True):
+    """Writes the model with a change, under a seal that fits, unless that is to be the old one."""
+    stored = torch.load(there / "model.pt", weights_only=True)
+    change(stored)
+    if seal:
+        stored["seal"] = export_module._seal(stored)
+    torch.save(stored, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: m["network"].update(model="vgg"), "holds the network vgg .* knows resnet18, "),
+        (lambda m: m["network"].update(stem="9x9"), "with stem 9x9"),
+        (lambda m: m["network"].update(width=8), "is not a model that dnr export wrote .Runtime"),
+        (lambda m: m["network"].update(width="4"), "is not a model"),
+        (lambda m: m["network"].pop("classes"), r"is not a model .*KeyError"),
+        *((lambda m, name=name: m.pop(name), "is not a model") for name in ("network", "labels")),
+        (lambda m: m["labels"].pop(), "do not fit each other"),
+        (lambda m: m.update(labels="0123456789"), "do not fit each other"),
+        (lambda m: m.update(labels=list(range(10))), "do not fit each other"),
+        (lambda m: m.update(preprocessing=None), "is not a model"),
+        (lambda m: m["preprocessing"].pop("mean"), "is not a model"),
+        (lambda m: m["preprocessing"].update(crop=12), "do not fit|is not a model"),
+        (lambda m: m["preprocessing"].update(std=[0.0]), "do not fit each other"),
+        (lambda m: m["state_dict"].pop("fc.bias"), "is not a model"),
+        (lambda m: m["state_dict"].update({"fc.bias": torch.zeros(9)}), "is not a model"),
+        (lambda m: m["state_dict"].update({"fc.bias": torch.zeros(10).long()}), "do not fit"),
+        (lambda m: m["state_dict"].update({"a.fixed.mean": torch.zeros(1, 1)}), "is not a model"),
+        (lambda m: m["state_dict"]["fc.bias"].fill_(math.nan), "not finite numbers"),
+        (lambda m: m["state_dict"]["bn1.running_var"][0].fill_(math.inf), "not finite numbers"),
+    ],
+)
+def test_a_model_that_cannot_be_used_is_refused(there, tmp_path, change, said):
+    path = changed_model(there, tmp_path / "model.pt", change)
+    with pytest.raises(UserError, match=rf"model\.pt {said}|model\.pt .*{said}"):
+        load_model(path)
+
+
+def test_a_model_without_its_seal_is_to_be_exported_again(there, tmp_path):
+    def old(stored):
+        del stored["seal"]
+        stored["format"] = 1
+
+    path = changed_model(there, tmp_path / "model.pt", old, seal=False)
+    with pytest.raises(UserError, match=r"has format 1, .* has a seal; export it again"):
+        load_model(path)
+
+    def swap(stored):
+        stored["labels"].reverse()
+
+    path = changed_model(there, tmp_path / "model.pt", swap, seal=False)
+    with pytest.raises(UserError, match=r"is damaged .*export it again"):
+        load_model(path)
+
+
 def test_what_is_no_model_and_no_image_is_refused(there, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         load_model(tmp_path / "model.pt")
@@ -540,6 +618,12 @@ def test_what_is_no_model_and_no_image_is_refused(there, tmp_path):
     torch.save({"state_dict": {}}, tmp_path / "model.pt")
     with pytest.raises(UserError, match=r"is not a model"):
         load_model(tmp_path / "model.pt")
+    for other in (b"", b"text", "a string", [1], 5):
+        torch.save(other, tmp_path / "model.pt")
+        if isinstance(other, bytes):
+            (tmp_path / "model.pt").write_bytes(other)
+        with pytest.raises(UserError, match=r"is not a model"):
+            load_model(tmp_path / "model.pt")
     (tmp_path / "note.png").write_text("no image")
     with pytest.raises(UserError, match=r"note\.png cannot be read"):
         load_model(there / "model.pt").logits(tmp_path / "note.png")
