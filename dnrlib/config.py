@@ -28,11 +28,11 @@ class Config:
     """One run: a method on a dataset with a seed. Primitives only; see `meanings()`."""
 
     dataset: str = knob("digits", "root", "name of the dataset: bundled, official, or folder:PATH")
-    method: str = knob("dnr", "plan", "name of the method, one of methods.METHODS")
+    method: str = knob("dnr", "plan", "name of the method")
     seed: int = knob(0, "root", "seed of the split, the initial weights and every later draw")
     per_class: int = knob(10, "root", "training images per class; 0 means all of the training pool")
     pool: str = knob("test", "root", "images that accuracy is measured on: test, or tuning")
-    model: str = knob("resnet18", "root", "network, one of models.MODELS")
+    model: str = knob("resnet18", "root", "network")
     width: int = knob(8, "root", "channels of the first stage; 64 is the published network")
     stem: str = knob("3x3", "root", "first layers: 3x3 (stride 1, no pooling) or 7x7 (and pooling)")
     generations: int = knob(
@@ -46,11 +46,11 @@ class Config:
     momentum: float = knob(0.9, "training", "momentum of SGD")
     weight_decay: float = knob(1e-4, "training", "L2 penalty on every parameter")
     smoothing: float = knob(0.1, "training", "label smoothing, 0..1")
-    augment: str = knob("shift", "training", "augmentation, one of data.AUGMENTATIONS")
+    augment: str = knob("shift", "training", "augmentation")
     precision: str = knob("fp32", "training", "number format of the training passes: fp32 or bf16")
     threads: int = knob(1, "training", "CPU threads of one run; they change the last bits")
     keep: float = knob(0.8, "plan", "share of weights that DNR keeps, 0..1")
-    criterion: str = knob("snip", "plan", "saliency of DNR, one of masks.CRITERIA")
+    criterion: str = knob("snip", "plan", "saliency of DNR")
     scope: str = knob(
         "global", "plan", "DNR keeps its share of the whole network (global) or of each layer"
     )
@@ -64,10 +64,7 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        from .data import AUGMENTATIONS, dataset
-        from .masks import CRITERIA, SCOPES
-        from .methods import METHODS
-        from .models import MODELS, STEMS
+        from .data import dataset
 
         for spec in fields(self):
             value = getattr(self, spec.name)
@@ -79,18 +76,7 @@ class Config:
                     f"({spec.metadata['meaning']})"
                 )
         dataset(self.dataset)
-        one_of = {
-            "method": METHODS,
-            "pool": ("test", "tuning"),
-            "model": MODELS,
-            "stem": STEMS,
-            "schedule": ("cosine", "step"),
-            "augment": AUGMENTATIONS,
-            "precision": ("fp32", "bf16"),
-            "criterion": CRITERIA,
-            "scope": SCOPES,
-        }
-        for name, valid in one_of.items():
+        for name, valid in choices().items():
             if getattr(self, name) not in valid:
                 raise UserError(
                     f"{name}={getattr(self, name)!r} is unknown; choose one of: {', '.join(valid)}"
@@ -116,6 +102,26 @@ class Config:
     def part(self, name: str) -> dict[str, Any]:
         """The fields of one part of the key (`root`, `training` or `plan`), by name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["part"] == name}
+
+
+def choices() -> dict[str, Iterable[str]]:
+    """The valid values of each field of `Config` that is a name, by field."""
+    from .data import AUGMENTATIONS
+    from .masks import CRITERIA, SCOPES
+    from .methods import METHODS
+    from .models import MODELS, STEMS
+
+    return {
+        "method": METHODS,
+        "pool": ("test", "tuning"),
+        "model": MODELS,
+        "stem": STEMS,
+        "schedule": ("cosine", "step"),
+        "augment": AUGMENTATIONS,
+        "precision": ("fp32", "bf16"),
+        "criterion": CRITERIA,
+        "scope": SCOPES,
+    }
 
 
 def meanings() -> dict[str, str]:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import nbformat
 import pytest
 
 from dnrlib import UserError, cli, pages, records
+from dnrlib.config import choices, configure
 from dnrlib.methods import MAIN, METHODS
 from dnrlib.pages import Parameters, control, gate, parameters, reproduce, to_come, verdicts
 from dnrlib.records import ROOT
@@ -159,6 +161,26 @@ def test_help_has_examples(capsys):
     said = capsys.readouterr().out
     assert "dnr run --dataset digits --method dnr --seed 0" in said
     assert "share of weights that DNR keeps, 0..1" in said
+
+
+@pytest.mark.parametrize("command", ["run", "export"])
+def test_help_names_the_choices_of_every_setting(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for setting, names in choices().items():
+        _, text = said.rsplit(f" --{setting} ", 1)
+        for name in names:
+            assert re.search(rf"[ (]{name}[,) ]", text.partition(" --")[0] + " "), setting
+    assert "METHODS" not in said
+
+
+def test_a_run_begins_with_its_settings(capsys):
+    given = ["--dataset", "digits-hard", "--width", "4", "--lr", "0.25", "--method", "plain"]
+    assert cli.main(["run", "--budget", "smoke", *given]) == 0
+    said = " ".join(capsys.readouterr().out.split("generation ")[0].split())
+    config = configure("digits-hard", "smoke", width=4, lr=0.25, method="plain")
+    assert ", ".join(f"{name}={value}" for name, value in vars(config).items()) in said
 
 
 def test_run_prints_a_line_per_generation_and_the_record(capsys):
