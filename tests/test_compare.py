@@ -24,7 +24,8 @@ from dnrlib.export import export, load_model
 from dnrlib.methods import label
 from dnrlib.run import Session, chain
 from dnrlib.stats import LEVEL, seeds_needed
-from tests.test_folder import build
+from tests.test_figures import Page
+from tests.test_folder import build, image
 
 BASE = configure("digits", pool="tuning")
 ONE = Speed(workers=1, epoch=1.0, generation=0.0)
@@ -470,6 +471,47 @@ def test_the_tables_hold_their_rows(there):
 def test_class_names_cannot_write_html():
     assert "&lt;b&gt;" in report.html_table(["<b>"], [["<b>"]], "<b>").data
     assert "<b>" not in report.html_table(["<b>"], [["<b>"]], "<b>").data
+
+
+def test_no_name_of_a_folder_class_or_file_is_markup_in_the_report(tmp_path):
+    """The names are those of images that someone else has given away."""
+    root = tmp_path / "<img src=x onerror=alert(1)>\n```\n# `*a*_b_"
+    classes = ["<script>alert(2)", "| $c$ [d](javascript:e) &lt;"]
+    name = build(root, dict.fromkeys(classes, 9))
+    for folder in classes:
+        image(root / folder / '<b onclick="f">.png', 99)
+    base = configure(name, pool="tuning", width=4)
+    labels = read(name)["test"].labels.numpy()
+    found = compare.Comparison(
+        base=base,
+        plan=compare.Plan(5, 3, 2, 1, ONE, 1.0),
+        hours=1.0,
+        seconds=1.0,
+        done=5,
+        device="cpu",
+        scores=scores().assign(test=75.0, balanced=75.0),
+        curves=scores()
+        .assign(generation=1, epochs=2)
+        .rename(columns={"validation": "test_accuracy"}),
+        predictions={(method, 0): 1 - labels for method in METHODS},
+    )
+    output = root.with_name(f"{root.name}-compared")
+    compare.save(output, found)
+    page = Page(report.write(output).read_text())
+    names = {name for _, *attributes in page.tags for name in attributes}
+    assert not [each for each in names if each.startswith("on")]
+    tags = {tag for tag, *_ in page.tags}
+    assert not tags & {"script", "b", "i"}
+    assert page.links
+    assert all(link.startswith(("data:image/png;", "#")) for link in page.links)
+    said = " ".join(page.words.split())
+    for words in (
+        root.name,
+        *classes,
+        f'{root / classes[0]}/<b onclick="f">.png',
+        f"'folder:{root}'",
+    ):
+        assert " ".join(words.split()) in said, words
 
 
 def test_confusions_are_counted_over_seeds(there):
