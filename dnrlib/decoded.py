@@ -10,6 +10,7 @@ import io
 import itertools
 import os
 import re
+import shlex
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -100,8 +101,13 @@ def manifest(name: str) -> dict[str, Any] | None:
     try:
         return records.read(path)
     except records.DamagedFile:
-        mend = f"rm '{path}'; dnr data prepare '{name}'"
+        mend = f"{shlex.join(['rm', str(path)])} && {preparing(name)}"
         raise records.DamagedFile(path, "not what was written", mend) from None
+
+
+def preparing(name: str) -> str:
+    """What to type into a shell to decode a dataset."""
+    return shlex.join(["dnr", "data", "prepare", name])
 
 
 def pixels(source: Path | np.ndarray, size: int) -> np.ndarray:
@@ -347,7 +353,7 @@ def pools(name: str) -> dict[str, Split]:
     folder = place(name)
     damaged = _damage(folder, known)
     if damaged:
-        raise records.DamagedFile(damaged, "its content changed", f"dnr data prepare '{name}'")
+        raise records.DamagedFile(damaged, "its content changed", preparing(name))
     shape = _shape(known)
     images = torch.from_numpy(_array(folder / known["key"] / "images.npy", shape))
     labels = torch.from_numpy(np.load(folder / known["key"] / "labels.npy"))

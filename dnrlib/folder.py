@@ -135,7 +135,7 @@ def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> dic
         except CorruptImages as error:
             if not skip_corrupt:
                 raise UserError(
-                    f"{error}\nor go on without them: dnr data prepare '{name}' --skip-corrupt"
+                    f"{error}\nor go on without them: {decoded.preparing(name)} --skip-corrupt"
                 ) from None
             skipped |= error.found
 

@@ -8,6 +8,7 @@ What a set consists of is stated in `OFFICIAL` and every tree is held to it; any
 import functools
 import hashlib
 import os
+import shlex
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
@@ -714,11 +715,12 @@ def _absent(name: str, root: Path, missing: list[Archive]) -> UserError:
     some = 0 < len(lacking) < len(layout)
     found = f" (the extracted files there lack {', '.join(lacking[:3])})" if some else ""
     offered = all(archive.url for archive in missing)
+    fetch = ["dnr", "data", "prepare", name, "--root", str(root), "--download"]
     lines = [
         f"{name} is not in {root}{found}. Put there, under these names, and run the command again:",
         *wanted,
         f"(see {official.page})",
-        *([f"or run: dnr data prepare {name} --root {root} --download"] if offered else []),
+        *([f"or run: {shlex.join(fetch)}"] if offered else []),
     ]
     return UserError("\n".join(lines))
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -40,7 +41,7 @@ class DamagedFile(UserError):
 
     def __init__(self, path: Path, what: str, mend: str | None = None) -> None:
         if mend is None and PUBLISHED in path.parents:
-            mend = f"git checkout -- {path}"
+            mend = shlex.join(["git", "checkout", "--", str(path)])
         again = (
             "delete that file to measure it again"
             if path.name.startswith("evaluation-")

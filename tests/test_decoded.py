@@ -244,7 +244,7 @@ def test_a_damaged_file_is_named_and_made_again(tmp_path, data, which, harm):
             with pytest.raises(records.DamagedFile, match=r"manifest\.json.*rm "):
                 decoded.dataset("squares")
         return
-    with pytest.raises(records.DamagedFile, match=f"{which}.*dnr data prepare 'squares'"):
+    with pytest.raises(records.DamagedFile, match=f"{which}.*dnr data prepare squares"):
         about.pools()
     decode("squares", listed, KIND, 1)
     assert len(about.pools()["train"]) == 9

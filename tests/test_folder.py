@@ -1,5 +1,7 @@
 """Folders of the user's own images."""
 
+import shlex
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dnrlib import UserError, cli, decoded, folder, records, study
+from dnrlib import UserError, cli, decoded, folder, official, records, study
 from dnrlib.config import configure
 from dnrlib.data import _read, dataset, load, read
 from dnrlib.run import chain
@@ -123,6 +125,46 @@ def test_corrupt_images_are_listed_and_on_request_skipped(tmp_path, capsys):
         configure(name)
 
 
+STRANGE = "my 'photos'; touch PWN $(x) `y`"
+
+
+def corrupt(name, root):
+    (root / "cat" / "bad.png").write_text("no image")
+    dataset(name)
+
+
+def without_manifest(name, root):
+    (decoded.place(name) / "manifest.json").write_text("x")
+    decoded.manifest(name)
+
+
+def without_array(name, root):
+    next(decoded.place(name).rglob("images.npy")).write_bytes(b"x")
+    decoded.pools(name)
+
+
+@pytest.mark.parametrize(
+    ("harm", "command"),
+    [
+        (corrupt, ["dnr", "data", "prepare", "{name}", "--skip-corrupt"]),
+        (without_manifest, ["rm", "{manifest}", "&&", "dnr", "data", "prepare", "{name}"]),
+        (without_array, ["dnr", "data", "prepare", "{name}"]),
+        (
+            lambda *_: official.prepare("flower102", Path("/no", STRANGE)),
+            ["dnr", "data", "prepare", "flower102", "--root", f"/no/{STRANGE}", "--download"],
+        ),
+    ],
+)
+def test_a_command_that_an_error_names_can_be_typed(tmp_path, harm, command):
+    name = build(tmp_path / STRANGE, {"cat": 4, "dog": 4})
+    dataset(name)
+    with pytest.raises(UserError) as error:
+        harm(name, tmp_path / STRANGE)
+    typed = str(error.value).splitlines()[-1].split(": ", 1)[1]
+    known = {"name": name, "manifest": str(decoded.place(name) / "manifest.json")}
+    assert shlex.split(typed) == [word.format(**known) for word in command]
+
+
 def test_a_damaged_array_is_made_again_by_the_command_that_is_named(tmp_path):
     name = build(tmp_path / "mine", {"cat": 10, "dog": 10})
     prepare = ["data", "prepare", name]
@@ -132,7 +174,7 @@ def test_a_damaged_array_is_made_again_by_the_command_that_is_named(tmp_path):
     content[-1] ^= 1
     path.write_bytes(content)
     _read.cache_clear()
-    with pytest.raises(records.DamagedFile, match=f"dnr data prepare '{name}'"):
+    with pytest.raises(records.DamagedFile, match=f"dnr data prepare {name}"):
         read(name)
     assert cli.main(prepare) == 0
     assert len(read(name)["train"]) == 12

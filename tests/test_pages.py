@@ -1,9 +1,11 @@
 """Parameters, papermill, nbval and the command line, as a user meets them."""
 
 import gzip
+import html
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from dnrlib.pages import Parameters, control, gate, parameters, reproduce, to_co
 from dnrlib.records import ROOT
 from dnrlib.run import run
 from dnrlib.study import Run, find
+from tests.test_folder import build
 
 BIN = Path(sys.executable).parent
 
@@ -95,6 +98,29 @@ def test_commands_to_reproduce_a_page_by_number_of_seeds(tiny):
     assert "those shown are published" in text
     assert "dnr study --dataset digits --method dnr --seeds 68" in text
     assert "dnr study --dataset digits --method dnr+probe=2 --seeds" in text
+
+
+def test_commands_on_a_folder_of_any_name_can_be_typed(tmp_path):
+    name = build(tmp_path / "my 'photos'; touch PWN\n```\n", {"cat": 8, "dog": 8})
+    page = Parameters(name, methods="plain, tune", seeds=1)
+    said = reproduce(page, "table1", [Run(page.config(method="tune"), [], "runs")]).data
+    (papermill, study) = re.findall(r"(?s)(`{4,})sh\n(.*?)\n\1", said)
+    assert f"-p dataset {shlex.quote(name)} \\\n" in papermill[1]
+    assert shlex.split(papermill[1])[-1] == "plain, tune"
+    assert shlex.split(study[1])[:4] == ["dnr", "study", "--dataset", name]
+
+
+def test_a_folder_of_any_name_is_text_in_the_heading_of_its_page(tmp_path):
+    cells = [nbformat.v4.new_markdown_cell("# A page"), nbformat.v4.new_code_cell("dataset = 1")]
+    cells[1].metadata["tags"] = ["parameters"]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    pages.execute(tmp_path / "a.ipynb", tmp_path / "b.ipynb", {"dataset": "folder:/<img src=x>"})
+    heading = nbformat.read(tmp_path / "b.ipynb", as_version=4).cells[0].source
+    assert heading.startswith("# A page (folder")
+    assert "<" not in heading
+    assert "folder:/<img src=x>" in html.unescape(heading)
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,13 @@ def test_a_damaged_published_file_is_named(tiny, published, harm):
         find(config)
 
 
+def test_the_command_that_restores_a_published_file_can_be_typed(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "PUBLISHED", tmp_path / "my 'records'; touch PWN")
+    path = records.PUBLISHED / "digits" / "seed-0000.jsonl.gz"
+    _, command = str(records.DamagedFile(path, "x")).split("restore it with: ")
+    assert shlex.split(command) == ["git", "checkout", "--", str(path)]
+
+
 @pytest.mark.parametrize(
     ("what", "value"), [("device", "cuda"), ("results", 0)], ids=["device", "results version"]
 )
