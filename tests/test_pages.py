@@ -1,6 +1,7 @@
 """Parameters, papermill, nbval and the command line, as a user meets them."""
 
 import gzip
+import hashlib
 import html
 import json
 import os
@@ -366,7 +367,7 @@ def test_nbval_is_green_on_an_unchanged_copy(checkout):
 
 @pytest.mark.slow
 def test_nbval_is_red_when_a_record_changes(checkout):
-    """One seed's DNR gains a point, under a new and valid seal."""
+    """One seed's DNR gains a point, under a new and valid seal and in a new manifest."""
     path = checkout / "data" / "records" / "digits" / "seed-0000.jsonl.gz"
     found = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     for record in found:
@@ -374,6 +375,9 @@ def test_nbval_is_red_when_a_record_changes(checkout):
             record["result"]["test_accuracy"] += 1
     lines = "".join(json.dumps(records.seal(record)) + "\n" for record in found)
     path.write_bytes(gzip.compress(lines.encode()))
+    listed = checkout / "data" / "records" / "manifest.json"
+    digest = {"digits/seed-0000.jsonl.gz": hashlib.sha256(path.read_bytes()).hexdigest()}
+    listed.write_text(json.dumps(json.loads(listed.read_text()) | digest))
     done = nbval(checkout)
     assert done.returncode == 1, done.stdout
 

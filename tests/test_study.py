@@ -20,6 +20,7 @@ from dnrlib.evaluations import Attack, Predictions, evaluations_of
 from dnrlib.methods import METHODS
 from dnrlib.run import chain, run
 from dnrlib.study import StudyFailed, agreement, find, generations, layers
+from tests import publish as tests_publish
 
 
 @pytest.fixture
@@ -226,43 +227,130 @@ def test_publishing_twice_gives_the_same_file(tiny, published):
     )
 
 
-@pytest.mark.parametrize("seal", ["old", "new"])
-def test_a_changed_published_record_is_noticed(tiny, published, seal):
-    """A number changed by hand breaks its seal; with a new seal it shows in the frame."""
+def rewrite(path, change):
+    """Writes a published file anew, each record changed."""
+    found = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    lines = [json.dumps(record) for record in map(change, found)]
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+
+
+def test_a_changed_published_record_is_noticed(tiny, published):
+    """A number changed by hand does not fit the manifest, nor the seal of its record; under a new
+    seal and in a new manifest it shows in the frame."""
     config = tiny(method="plain")
     publish(study.study([config], workers=1))
     path = published / "digits" / "seed-0000.jsonl.gz"
-    record = json.loads(gzip.decompress(path.read_bytes()))
     before = generations([find(config)])["test_accuracy"][0]
-    record["result"]["test_accuracy"] += 1
-    if seal == "new":
-        record = records.seal(record)
-    path.write_bytes(gzip.compress(json.dumps(record).encode()))
-    if seal == "old":
-        with pytest.raises(
-            records.DamagedFile, match=r"seed-0000.jsonl.gz is damaged .* git checkout"
-        ):
-            find(config)
-    else:
-        assert generations([find(config)])["test_accuracy"][0] == before + 1
+
+    def better(record):
+        record["result"]["test_accuracy"] += 1
+        return record
+
+    rewrite(path, better)
+    with pytest.raises(records.DamagedFile, match=r"not the file that manifest.json lists"):
+        find(config)
+    with pytest.raises(records.DamagedFile, match=r"does not fit its seal"):
+        records.list_copied("digits")
+    rewrite(path, records.seal)
+    records.list_copied("digits")
+    assert generations([find(config)])["test_accuracy"][0] == before + 1
 
 
-@pytest.mark.parametrize("harm", ["cut short", "not compressed", "flipped"])
+HARMS = {
+    "empty": lambda content: b"",
+    "cut short": lambda content: content[:-9],
+    "shortened": lambda content: gzip.compress(gzip.decompress(content).splitlines()[0]),
+    "not compressed": gzip.decompress,
+    "flipped": lambda content: content[:99] + bytes([content[99] ^ 1]) + content[100:],
+    "missing": None,
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_a_damaged_published_file_is_named(tiny, published, harm):
-    config = tiny(method="plain")
+    config = tiny(method="dnr")
     publish(study.study([config], workers=1))
     path = published / "digits" / "seed-0000.jsonl.gz"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(
-        {
-            "cut short": path.read_bytes()[:-9],
-            "not compressed": gzip.decompress(path.read_bytes()),
-            "flipped": bytes(content),
-        }[harm]
-    )
+    content = path.read_bytes()
+    path.unlink()
+    if HARMS[harm]:
+        path.write_bytes(HARMS[harm](content))
     with pytest.raises(records.DamagedFile, match=r"seed-0000.jsonl.gz is damaged .* git checkout"):
         find(config)
+    assert records.published_seeds("digits") == 1
+    if harm in ("cut short", "not compressed", "flipped"):
+        with pytest.raises(
+            records.DamagedFile, match=r"seed-0000.jsonl.gz is damaged .not gzipped"
+        ):
+            records.list_copied("digits")
+
+
+def test_a_published_file_is_read_in_its_place_only(tiny, published):
+    configs = [tiny(method="dnr", seed=seed) for seed in (0, 1)]
+    publish(study.study(configs, workers=1))
+    one, other = (published / "digits" / f"seed-000{seed}.jsonl.gz" for seed in (0, 1))
+    contents = one.read_bytes(), other.read_bytes()
+    one.write_bytes(contents[1])
+    other.write_bytes(contents[0])
+    with pytest.raises(records.DamagedFile, match=r"seed-0001.jsonl.gz is damaged .not the file"):
+        find(configs[1])
+    with pytest.raises(
+        records.DamagedFile, match=r"seed-0000.jsonl.gz is damaged .record \w+ is of"
+    ):
+        records.list_copied("digits")
+
+
+@pytest.mark.parametrize("wrong", [{"dataset": "digits-hard"}, {"seed": 1}, None])
+def test_a_record_in_the_wrong_file_is_an_error(tiny, published, wrong):
+    """A generation of another dataset or seed, or a mask of none that is there."""
+    found = study.study([tiny(method="dnr")], workers=1)
+    moved = [
+        records.seal(record | {"config": record["config"] | (wrong or {})})
+        if record["kind"] == "generation"
+        else record
+        for record in found[0].records
+    ]
+    if wrong is None:
+        moved = moved[:1] + moved[3:4]
+    with pytest.raises(records.DamagedFile, match="is of another dataset or seed"):
+        records.publish("digits", 0, moved)
+    assert not (published / "digits").exists()
+
+
+def test_a_file_that_is_not_listed_is_refused_until_it_is(tiny, published, monkeypatch, tmp_path):
+    config = tiny(method="plain", seed=1)
+    publish(study.study([config], workers=1))
+    (published / "manifest.json").unlink()
+    for ask in (lambda: records.published_seeds("digits"), lambda: find(config)):
+        with pytest.raises(
+            UserError, match=r"not listed .*python -m tests.publish digits --copied"
+        ):
+            ask()
+    monkeypatch.setattr(sys, "argv", ["publish", "digits", "--copied"])
+    tests_publish.main()
+    assert records.published_seeds("digits") == 1
+    assert find(config).source == "published"
+    (published / "manifest.json").write_text("[1]")
+    with pytest.raises(records.DamagedFile, match=r"manifest.json is damaged .* git checkout"):
+        find(config)
+
+
+def test_the_manifest_is_whole_after_two_published_at_once(tiny, published):
+    """The seeds of one study, by as many processes."""
+    found = study.study([tiny(method="plain", seed=seed) for seed in range(6)], workers=1)
+    children = []
+    for run_ in found:
+        children.append(os.fork())
+        if not children[-1]:
+            try:
+                records.publish("digits", run_.config.seed, run_.records)
+                os._exit(0)
+            finally:
+                os._exit(1)
+    for child in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert records.published_seeds("digits") == 6
+    assert all(find(run_.config, own=False) for run_ in found)
 
 
 def test_the_command_that_restores_a_published_file_can_be_typed(tmp_path, monkeypatch):
