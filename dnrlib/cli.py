@@ -3,16 +3,17 @@
 import argparse
 import os
 import sys
+import textwrap
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import UserError, __version__, records
-from .config import Config
+from .config import ONE_OF, Config
 from .methods import MAIN, METHODS
 from .paper import ANALOGUE, ROWS, arms
-from .recipes import BUDGETS, RECIPES, configure, grid, parse_arm
+from .recipes import BUDGETS, NAMES, RECIPES, configure, grid, parse_arm, recipe
 
 if TYPE_CHECKING:
     from .study import Run
@@ -195,9 +196,17 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of a text, with names whole, which have hyphens."""
+    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False)
+
+
 class _Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return _wrapped(text, width)
 
 
 def _common(command: argparse.ArgumentParser) -> None:
@@ -215,18 +224,25 @@ def _common(command: argparse.ArgumentParser) -> None:
 def _settings(command: argparse.ArgumentParser) -> None:
     """The options of a command about one run: every setting of `Config`."""
     _common(command)
+    command.description = (
+        "Settings that are not given are those of the dataset's recipe; all are printed first."
+    )
+    valid = NAMES | ONE_OF
     for spec in fields(Config):
         if spec.name != "dataset":
+            said, names = spec.metadata["meaning"], valid.get(spec.name, ())
+            # Some meanings explain each choice.
+            said += "" if all(name in said for name in names) else f": {', '.join(names)}"
             command.add_argument(
                 f"--{spec.name.replace('_', '-')}",
                 type=spec.type,
                 metavar=spec.type.__name__.upper(),
-                help=f"{spec.metadata['meaning']} (default: the recipe's)",
+                help=said,
             )
 
 
 def _config(options: argparse.Namespace) -> Config:
-    """The run that these options name; says so."""
+    """The run that these options name; says so, with all its settings."""
     from .run import chain
     from .train import device_named, has_bf16
 
@@ -239,6 +255,8 @@ def _config(options: argparse.Namespace) -> Config:
     print(
         f"{config.method} on {config.dataset}, seed {config.seed}: {len(chain(config))} generations"
     )
+    listed = (f"{name}={value}" for name, value in vars(config).items())
+    print(textwrap.indent("\n".join(_wrapped(", ".join(listed), 98)), "  "))
     if config.precision == "bf16" and not has_bf16(device_named(options.device)):
         print("this device imitates bf16, which takes longer than fp32")
     return config
@@ -404,6 +422,7 @@ def _data_prepare(options: argparse.Namespace) -> int:
 def _compare(options: argparse.Namespace) -> int:
     from . import folder
     from .compare import compare
+    from .data import UNFLIPPED
     from .train import device_named
 
     path = Path(options.path).expanduser().resolve()
@@ -416,7 +435,7 @@ def _compare(options: argparse.Namespace) -> int:
     if size != native:
         name = f"{name}@{size}"
     folder.prepare(name, options.skip_corrupt)
-    settings = {"augment": "crop"} if options.no_flip else None
+    settings = {"augment": UNFLIPPED[recipe(name)["augment"]]} if options.no_flip else None
     compare(
         name,
         options.output or path.with_name(f"{path.name}-compared"),

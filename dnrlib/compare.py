@@ -484,6 +484,8 @@ def compared(
             runs = _train(base, planned, device, start + hours * 3600)
         finally:
             used()
+        if dataset(name).fingerprint != made_for["images"]:
+            raise UserError(f"the images of {name} changed during the comparison; compare again")
         comparison = Comparison(
             base=base,
             plan=planned,

@@ -77,11 +77,11 @@ class Config(Settings):
     """One run: a method on a dataset with a seed. Primitives only; see `meanings()`."""
 
     dataset: str = knob("digits", "root", "name of the dataset: bundled, official, or folder:PATH")
-    method: str = knob("dnr", "plan", "name of the method, one of methods.METHODS")
+    method: str = knob("dnr", "plan", "name of the method")
     seed: int = knob(0, "root", "seed of the split, the initial weights and every later draw")
     per_class: int = knob(10, "root", "training images per class; 0 means all of the training pool")
     pool: str = knob("test", "root", "images that accuracy is measured on: test, or tuning")
-    model: str = knob("resnet18", "root", "network, one of models.MODELS")
+    model: str = knob("resnet18", "root", "network")
     width: int = knob(8, "root", "channels of the first stage; 64 is the published network")
     stem: str = knob("3x3", "root", "first layers: 3x3 (stride 1, no pooling) or 7x7 (and pooling)")
     generations: int = knob(
@@ -89,10 +89,10 @@ class Config(Settings):
     )
     epochs: int = knob(30, "training", "epochs per generation")
     batch: int = knob(50, "training", "largest number of images per step")
-    augment: str = knob("shift", "training", "augmentation, one of data.AUGMENTATIONS")
+    augment: str = knob("shift", "training", "augmentation")
     threads: int = knob(1, "training", "CPU threads of one run; they change the last bits")
     keep: float = knob(0.8, "plan", "share of weights that DNR keeps, 0..1")
-    criterion: str = knob("snip", "plan", "saliency of DNR, one of rules.CRITERIA")
+    criterion: str = knob("snip", "plan", "saliency of DNR")
     scope: str = knob(
         "global", "plan", "DNR keeps its share of the whole network (global) or of each layer"
     )

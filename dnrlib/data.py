@@ -306,9 +306,14 @@ def dataset(name: str) -> Dataset:
     return found if view is None else view(found)
 
 
-@functools.lru_cache(maxsize=4)
 def read(name: str) -> dict[str, Split]:
-    """The pools of a dataset, read once per process; raises `UserError` if they have changed."""
+    """The pools of a dataset, read once per process; raises `UserError` if those of a bundled one
+    have changed. A folder that has changed is read again."""
+    return _read(name, dataset(name).fingerprint)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(name: str, identity: str) -> dict[str, Split]:
     about = dataset(name)
     pools = about.pools()
     if name in DATASETS:
@@ -398,8 +403,9 @@ class Crop:
 
 @dataclass(frozen=True)
 class ResizedCrop:
-    """A random part of the image, resized to 7/8 of its side (224 of 256), and a horizontal flip of
-    every other image: torchvision's `RandomResizedCrop` with parameters per image."""
+    """A random part of the image, resized to 7/8 of its side (224 of 256), and with `flip` a
+    horizontal flip of every other image: torchvision's `RandomResizedCrop` with parameters per
+    image."""
 
     area: tuple[float, float] = (0.08, 1.0)
     """Least and largest share of the image's area."""
@@ -407,12 +413,13 @@ class ResizedCrop:
     """Least and largest width of the part divided by its height."""
     tries: int = 10
     """Parts that are drawn until one lies within the image; if none does, it is the whole image."""
+    flip: bool = True
 
     def __call__(self, images: Tensor, draw: torch.Generator) -> Tensor:
         """The images (uint8, n x c x side x side) as n x c x 7/8 side x 7/8 side, on the same
         device; pixels within one grey level of Pillow's antialiased bilinear resize."""
         boxes = self.boxes(len(images), images.shape[-1], draw)
-        flipped = torch.rand(len(images), generator=draw) < 0.5
+        flipped = torch.rand(len(images), generator=draw) < 0.5 * self.flip
         resize = resize_each if images.device.type == "cpu" else resize_batch
         return resize(images, boxes, flipped, images.shape[-1] * 7 // 8)
 
@@ -476,8 +483,12 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "crop": Crop(pad=4, flip=False),
     "crop-flip": Crop(pad=4, flip=True),
     "resized-crop": ResizedCrop(),
+    "resized-crop-no-flip": ResizedCrop(flip=False),
 }
 """Training augmentations by name; each gives every image of a batch parameters of its own."""
+
+UNFLIPPED = {"crop-flip": "crop", "resized-crop": "resized-crop-no-flip"}
+"""By augmentation that mirrors images, the same without that."""
 
 
 def as_pixels(images: Tensor, dataset: Dataset) -> Tensor:

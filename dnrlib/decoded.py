@@ -11,6 +11,7 @@ import io
 import itertools
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -113,8 +114,13 @@ def manifest(name: str) -> Record | None:
     try:
         return records.read(path)
     except records.DamagedFile:
-        mend = f"rm '{path}'; dnr data prepare '{name}'"
+        mend = f"{shlex.join(['rm', str(path)])} && {preparing(name)}"
         raise records.DamagedFile(path, "not what was written", mend) from None
+
+
+def preparing(name: str) -> str:
+    """What to type into a shell to decode a dataset."""
+    return shlex.join(["dnr", "data", "prepare", name])
 
 
 def pixels(source: Path | np.ndarray, size: int) -> np.ndarray:
@@ -371,7 +377,7 @@ def pools(name: str) -> dict[str, Split]:
     if verified is None or verified["looks"] != looks:
         damaged = _damage(folder, known)
         if damaged:
-            raise records.DamagedFile(damaged, "its content changed", f"dnr data prepare '{name}'")
+            raise records.DamagedFile(damaged, "its content changed", preparing(name))
         # A folder that cannot be written to is read through by every process.
         with contextlib.suppress(OSError):
             records.save(stamp, {"looks": looks})

@@ -97,7 +97,7 @@ class Corruptions(Evaluation):
                 if self.official:
                     images = official[severity, chosen.cpu()]
                 else:
-                    of = config.dataset, config.pool, self.per_class
+                    of = about.fingerprint, config.dataset, config.pool, self.per_class
                     images = _generated(*of, name, severity + 1)
                 split = Split(images.to(labels.device), labels[chosen])
                 accuracy, _ = evaluate(model, evaluation_batches(split, about))
@@ -114,8 +114,10 @@ def _first(labels: Tensor, per_class: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=len(CORRUPTIONS) * SEVERITIES)
-def _generated(dataset: str, pool: str, per_class: int, name: str, severity: int) -> Tensor:
-    """Our corrupted images (uint8, n x 3 x 32 x 32), made once per process."""
+def _generated(
+    fingerprint: str, dataset: str, pool: str, per_class: int, name: str, severity: int
+) -> Tensor:
+    """Our corrupted images (uint8, n x 3 x 32 x 32), made once per process and `fingerprint`."""
     split = read(dataset)[pool]
     images = split.images[_first(split.labels, per_class)]
     pixels = corrupted(images.permute(0, 2, 3, 1).numpy(), name, severity)

@@ -9,6 +9,7 @@ import errno
 import functools
 import hashlib
 import os
+import shlex
 import shutil
 import tomllib
 from collections import Counter, defaultdict
@@ -248,7 +249,7 @@ def _absent(official: Official, root: Path, missing: list[Archive]) -> UserError
         f"(see {official.page})",
     ]
     if all(archive.url for archive in missing):
-        lines.append(f"or run: dnr data prepare {name} --root {root} --download")
+        lines.append(f"or run: dnr data prepare {name} --root {shlex.quote(str(root))} --download")
     return UserError("\n".join(lines))
 
 

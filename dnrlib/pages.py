@@ -3,6 +3,7 @@
 import ast
 import itertools
 import os
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -29,7 +30,7 @@ from .paper import ALL_EXHIBITS, ANALOGUE, EXHIBITS, PLANNED, ROWS, arms, made_f
 from .recipes import BUDGETS, RECIPES, arm_of, configure, grid, parse_arm, scope
 from .records import ROOT
 from .study import Archive, Run, agreement, command
-from .tables import table, titled
+from .tables import escaped, fenced, table, titled
 
 NOTEBOOKS = ROOT / "notebooks"
 BOOK = ROOT / "book"
@@ -162,14 +163,13 @@ def control(page: Parameters, arm: str) -> Parameters:
 
 def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
     """The end of every page: the commands that make it, and where its runs came from."""
-    lines = [
-        "```sh",
-        f"papermill notebooks/{notebook}.ipynb out.ipynb -p dataset {page.dataset} \\",
-        f"  -p budget {page.budget} -p seeds {page.seeds} \\",
-        f"  -p methods {page.methods}",
-        "```",
-        "",
-    ]
+    dataset, methods = shlex.quote(page.dataset), shlex.quote(str(page.methods))
+    given = (
+        f"papermill notebooks/{notebook}.ipynb out.ipynb -p dataset {dataset} \\\n"
+        f"  -p budget {page.budget} -p seeds {page.seeds} \\\n"
+        f"  -p methods {methods}"
+    )
+    lines = [fenced(given, "sh"), ""]
     if not found:
         return Markdown("\n".join([*lines, "None of its runs is on disk."]))
     made = Counter(
@@ -202,9 +202,7 @@ def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
         f"This page shows {len(found)} runs; their {work} took {seconds / 60:.0f} minutes in "
         "all, one after the other. To train them yourself, from nothing and whatever is published:",
         "",
-        "```sh",
-        *(command(configs, of[1]) for of, configs in by_seeds.items()),
-        "```",
+        fenced("\n".join(command(of, each[1]) for each, of in by_seeds.items()), "sh"),
         "",
         "Their records:",
         "",
@@ -384,7 +382,7 @@ def execute(notebook: Path, output: Path, given: dict[str, Any], progress: bool 
             cell.metadata["tags"] = ["injected-parameters"]
     if "dataset" in given:
         heading, *rest = page.cells[0].source.split("\n")
-        page.cells[0].source = "\n".join([f"{heading} ({given['dataset']})", *rest])
+        page.cells[0].source = "\n".join([f"{heading} ({escaped(given['dataset'])})", *rest])
     # Its absolute paths and times would differ from machine to machine.
     page.metadata.pop("papermill", None)
     gate(page, notebook.name)

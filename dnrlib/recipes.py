@@ -166,7 +166,7 @@ NAMES = {
     "criterion": CRITERIA,
     "scope": SCOPES,
 }
-"""What each setting that is a name may be called."""
+"""The valid values of each setting that is a name of something registered."""
 BUDGETS = ("smoke", "embedded", "photographs", "paper")
 
 
@@ -234,7 +234,8 @@ def arm_of(config: Config) -> str:
     for budget in (None, "smoke"):
         base = configure(config.dataset, budget, method=config.method, seed=config.seed)
         differing = [
-            f"{name}={value}".removesuffix(".0")
+            # An arm has a plus sign before every setting, and nowhere else.
+            f"{name}={value}".removesuffix(".0").replace("e+", "e")
             for name, value in sorted(vars(config).items())
             if value != getattr(base, name)
         ]
@@ -254,7 +255,8 @@ def grid(
     parsed = [parse_arm(arm) for arm in arms]
     settings = [overrides | arm for arm in parsed]
     for chosen, arm in zip(settings, parsed, strict=True):
-        _refuse_idle(configure(dataset, budget, **chosen), arm)
+        for name in idle(configure(dataset, budget, **chosen), arm):
+            raise UserError(f"{name}={arm[name]} changes nothing in {arm['method']}")
     configs = (
         configure(dataset, budget, seed=seed, **chosen)
         for seed in range(seeds)
@@ -263,11 +265,13 @@ def grid(
     return list(dict.fromkeys(configs))
 
 
-def _refuse_idle(config: Config, arm: dict[str, Any]) -> None:
-    """Raises `UserError` if a setting of an arm leaves the plan of its method as it is: the arm
-    would be the same method under another name."""
+def idle(config: Config, arm: dict[str, Any]) -> list[str]:
+    """The settings of an arm that leave the plan of its method as it is: with them it would be the
+    same method under another name."""
+    found = []
     for name in arm.keys() & config.part("plan").keys() - {"method"}:
         default = getattr(configure(config.dataset, method=config.method), name)
         without = dataclasses.replace(config, **{name: default})
         if without != config and plan(without) == plan(config):
-            raise UserError(f"{name}={arm[name]} changes nothing in {config.method}")
+            found.append(name)
+    return found

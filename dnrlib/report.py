@@ -26,7 +26,7 @@ from .export import SNIPPET
 from .methods import budget, label
 from .recipes import configure
 from .stats import LEVEL, Estimate, against, comparisons, estimate
-from .tables import MISSING, interval, number, spread
+from .tables import MISSING, escaped, fenced, interval, number, spread
 
 POOLS = {"train": "training", "tuning": "validation", "test": "test"}
 """What each pool is called here."""
@@ -509,7 +509,7 @@ def use(found: Comparison) -> Markdown:
         "`dnr compare` writes the network of the advised method to `model.pt` beside its report, "
         "and `use_model.py`, which names what it sees in images: `python use_model.py IMAGE`. It "
         "is that of seed 0: the best one would only look better. To train it again, here or "
-        f"elsewhere:\n\n```sh\n{shlex.join(words)}\n```\n\nThis is `use_model.py`; it needs "
+        f"elsewhere:\n\n{fenced(shlex.join(words), 'sh')}\n\nThis is `use_model.py`; it needs "
         f"`dnrlib` installed:\n\n```python\n{SNIPPET.format(model='model.pt')}```"
     )
 
@@ -536,7 +536,7 @@ def as_html(page: nbformat.NotebookNode, title: str) -> str:
     page.cells = [
         cell for cell in page.cells if "not-in-report" not in cell.metadata.get("tags", [])
     ]
-    page.cells[0].source = f"# {title}"
+    page.cells[0].source = f"# {escaped(title)}"
     for cell in page.cells:
         if cell.cell_type != "code":
             continue

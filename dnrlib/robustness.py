@@ -21,7 +21,7 @@ from .official import SEVERITIES
 from .paper import ROWS, wide
 from .stats import LEVEL, clustered, estimate
 from .study import Run
-from .tables import NOT_RUN, interval, number, spread, table
+from .tables import NOT_RUN, escaped, interval, number, spread, table
 
 # --------------------------------------------------------------------------------------------------
 # Corrupted images (DNR Fig. 5)
@@ -133,9 +133,9 @@ def corruption_table(frame: pd.DataFrame, dataset: str, name: str) -> Markdown:
     images = ", ".join(f"{n:,}" for n in frame["images"].unique())
     files = "the official files" if frame["official"].any() else "corruptions made here"
     caption = (
-        f"Accuracy on {dataset} in %, on {images} clean test images and on the same under {files}, "
-        "mean ± standard deviation over n seeds; lost: clean minus mCA 19. Paper: mCA of Fig. 5, "
-        "on CIFAR-10-C, whose level cannot be compared with that of another dataset."
+        f"Accuracy on {escaped(dataset)} in %, on {images} clean test images and on the same under "
+        f"{files}, mean ± standard deviation over n seeds; lost: clean minus mCA 19. Paper: mCA of "
+        "Fig. 5, on CIFAR-10-C, whose level cannot be compared with that of another dataset."
     )
     return table(["method", "n", *wanted, "lost", "paper"], rows, caption, name)
 

@@ -63,7 +63,6 @@ class Link:
         return Entry("evaluation", key, self.generation, self.key)
 
 
-@functools.cache
 def chain(config: Config) -> tuple[Link, ...]:
     """The links of a run.
 
@@ -71,10 +70,12 @@ def chain(config: Config) -> tuple[Link, ...]:
     the images, the network and the seed. Methods that begin alike therefore share links, and fewer
     generations are a prefix of more.
     """
-    key = digest(
-        {"results": RESULTS_VERSION, "fingerprint": dataset(config.dataset).fingerprint}
-        | config.part("root")
-    )
+    return _chain(config, dataset(config.dataset).fingerprint)
+
+
+@functools.cache
+def _chain(config: Config, fingerprint: str) -> tuple[Link, ...]:
+    key = digest({"results": RESULTS_VERSION, "fingerprint": fingerprint} | config.part("root"))
     stages, training = plan(config), config.part("training")
     keeps = [stage.keep for stage in stages[1:]] + [stages[-1].keep]
     links = []

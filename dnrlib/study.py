@@ -2,9 +2,11 @@
 
 import functools
 import os
+import shlex
 import statistics
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from .data import dataset, read
 from .evaluations import Evaluation, evaluations_of
 from .paper import ROWS, made_for
 from .paper import arms as paper_arms
-from .recipes import arm_of, grid
+from .recipes import arm_of, configure, idle, parse_arm
 from .records import Record
 from .run import chain, check_descent, entries, parent_digests, run
 from .stats import estimate
@@ -123,6 +125,11 @@ def study(
     if missing and train:
         _train(missing, workers, device, runs, evaluations)
         found |= {config: archive.find(config, evaluations) for config in missing}
+        if None in found.values():
+            names = ", ".join({config.dataset: None for config in missing})
+            raise UserError(
+                f"the images of {names} changed while they were trained on; run it again"
+            )
     elif missing:
         how = command(missing, evaluations)
         print(f"not run: {len(missing)} of {len(configs)} runs; to run them: {how}")
@@ -135,25 +142,45 @@ def study(
     return complete
 
 
-def command(configs: list[Config], evaluations: Sequence[Evaluation] = ()) -> str:
-    """A command that trains (at least) these configs of one dataset and evaluates them; the
-    evaluations are those of an exhibit."""
-    arms = dict.fromkeys(arm_of(config) for config in configs)
-    seeds = max(config.seed for config in configs) + 1
-    dataset = configs[0].dataset
-    chosen = "".join(f" --method {arm}" for arm in arms)
+def command(configs: Iterable[Config], evaluations: Sequence[Evaluation] = ()) -> str:
+    """What to type into a shell to train (at least) these configs, and to evaluate them if the
+    evaluations are those of exhibits: one command per dataset and budget."""
+    seeds: dict[tuple[str, bool], int] = {}
+    arms: dict[tuple[str, bool], dict[str, None]] = {}
+    for config in configs:
+        arm = arm_of(config)
+        settings = parse_arm(arm)
+        # Arms are named against the recipe, or the recipe cut to the smoke budget.
+        smoke = configure(config.dataset, seed=config.seed, **settings) != config
+        for name in idle(config, settings):
+            arm = "+".join(part for part in arm.split("+") if not part.startswith(f"{name}="))
+        group = config.dataset, smoke
+        arms.setdefault(group, {})[arm] = None
+        seeds[group] = max(seeds.get(group, 0), config.seed + 1)
+    commands = []
+    for (of, smoke), chosen in arms.items():
+        words = ["dnr", "study", "--dataset", of]
+        words += ["--budget", "smoke"] if smoke else []
+        words += _chosen(of, list(chosen), set(evaluations))
+        commands.append(shlex.join([*words, "--seeds", str(seeds[of, smoke])]))
+    return " &&\n  ".join(commands)
+
+
+def _chosen(dataset: str, arms: list[str], evaluations: set[Evaluation]) -> list[str]:
+    """The options that name these arms and evaluations."""
+    measured = {name: set(evaluations_of(name, dataset)) for name in ROWS}
     # One word for many arms, if they are those of an exhibit.
-    alike = [name for name in ROWS if evaluations_of(name, dataset) == tuple(evaluations)]
-    alike.sort(key=lambda name: name not in made_for(dataset))
-    exhibits = [name for name in alike if arms.keys() == set(paper_arms(name, dataset))]
-    if exhibits and (evaluations or len(arms) > 3):
-        chosen = f" --exhibit {exhibits[0]}"
-    elif evaluations and alike:
-        chosen += f" --evaluate {alike[0]}"
-    # Arms are named against the recipe, or the recipe cut to the smoke budget.
-    smoke = not set(configs) <= set(grid(dataset, arms, seeds))
-    budget = " --budget smoke" if smoke else ""
-    return f"dnr study --dataset {dataset}{budget}{chosen} --seeds {seeds}"
+    exhibits = sorted(ROWS, key=lambda name: name not in made_for(dataset))
+    for name in exhibits if evaluations or len(arms) > 3 else ():
+        if measured[name] == evaluations and set(arms) == set(paper_arms(name, dataset)):
+            return ["--exhibit", name]
+    words = [word for arm in arms for word in ("--method", arm)]
+    exhibits.sort(key=lambda name: measured[name] != evaluations)
+    for name in exhibits:
+        if measured[name] & evaluations:
+            words += ["--evaluate", name]
+            evaluations = evaluations - measured[name]
+    return words
 
 
 def _same_conditions(found: list[Run]) -> None:
@@ -270,7 +297,9 @@ def _attempt(
     study: int,
     evaluations: Sequence[Evaluation],
 ) -> tuple[Config, list[str], str | None]:
-    """Runs a config, or only its first generation, for the process `study`; never raises."""
+    """Runs a config, or only its first generation, for the process `study`; never raises. Returns
+    the config, the keys of what was made, and what went wrong: a line for a `UserError`, the whole
+    traceback for any other."""
     keys: list[str] = []
     if os.getpid() != study:
         _live_with(study)
@@ -283,8 +312,10 @@ def _attempt(
             first_only,
             evaluations,
         )
-    except Exception as error:
+    except UserError as error:
         return config, keys, f"{type(error).__name__}: {error}"
+    except Exception:
+        return config, keys, traceback.format_exc().rstrip()
     return config, keys, None
 
 

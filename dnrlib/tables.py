@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,8 @@ def table(
     name: str,
     words: bool = False,
 ) -> Markdown:
-    """A MyST table, its first column left-aligned; the others too if they hold `words`."""
+    """A MyST table, its first column left-aligned; the others too if they hold `words`. Cells and
+    caption are Markdown; names from outside in them must be `escaped`."""
     if not rows:
         return Markdown(NOT_RUN)
     lines = [
@@ -51,7 +53,22 @@ def table(
         "|:---" + ("|:---" if words else "|---:") * (len(header) - 1) + "|",
     ]
     lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    # The name of a folder may be part of it.
+    name = re.sub(r"[^A-Za-z0-9-]+", "-", name)
     return Markdown(f":::{{table}} {caption}\n:name: {name}\n\n" + "\n".join(lines) + "\n:::")
+
+
+def escaped(name: str) -> str:
+    """A name from outside, such as that of a folder, as text in Markdown and HTML: characters that
+    could be markup become character references."""
+    return re.sub(r"[^\w .,()/-]|_", lambda found: f"&#{ord(found[0])};", name)
+
+
+def fenced(text: str, language: str) -> str:
+    """A block of code in Markdown, between fences that nothing in it can close."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
@@ -93,8 +110,8 @@ def accuracy_table(
     ]
     header = ["method", "n", "ours", "interval"]
     caption = (
-        f"{MEASURES[column].capitalize()} on {dataset} in %: mean ± standard deviation over n "
-        f"seeds, and the {LEVEL:.0%} interval of the mean."
+        f"{MEASURES[column].capitalize()} on {escaped(dataset)} in %: mean ± standard deviation "
+        f"over n seeds, and the {LEVEL:.0%} interval of the mean."
     )
     if ours["n"].nunique() > 1:
         caption += " Rows of different n have different seeds: compare them by paired differences."
@@ -201,7 +218,7 @@ def ledger_table(
     three kinds that are never merged."""
     rows = []
     of = scope(dataset)
-    where = "photographs" if of == "photographs" else dataset
+    where = "photographs" if of == "photographs" else escaped(dataset)
     column, seen = SEEN.get(of, ("", ""))
     for claim, stated in claims().iterrows():
         place = f"{stated['place']}{'' if stated['source'] == 'dnr' else ' of the preprint'}"
@@ -357,8 +374,8 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
             lines[-1] += f" {stated['note']}"
     if scope(dataset) == "embedded":
         lines.append(
-            f"\nThis is said of {dataset} with a narrow network. It neither confirms nor refutes "
-            "what the paper says of its own datasets, which were not run here."
+            f"\nThis is said of {escaped(dataset)} with a narrow network. It neither confirms nor "
+            "refutes what the paper says of its own datasets, which were not run here."
         )
     elif scope(dataset) == "photographs":
         lines.append(
@@ -466,7 +483,7 @@ def overlap_findings(previous: pd.DataFrame, chance: pd.DataFrame, dataset: str)
         f"three stages and the classifier, and {number(in_last, 1, sign=True)} points in the last "
         "stage (means over layers and generations). A layer that is kept nearly whole overlaps "
         "with itself whatever the masks do.\n"
-        f"- This is said of {dataset} with a narrow network."
+        f"- This is said of {escaped(dataset)} with a narrow network."
     )
 
 
@@ -535,8 +552,8 @@ def causes(frame: pd.DataFrame, layers: pd.DataFrame) -> Markdown:
         sums = part[["size", "kept", "zero_saliency"]].sum()
         share = min(1, sums["zero_saliency"] / (sums["size"] - sums["kept"]))
         lines.append(
-            f"- On {dataset}, weights of exactly zero saliency make up {number(100 * share, 0)} % "
-            "of what SNIP resets after the first generation."
+            f"- On {escaped(dataset)}, weights of exactly zero saliency make up "
+            f"{number(100 * share, 0)} % of what SNIP resets after the first generation."
         )
     return Markdown("\n".join(lines) or NOT_RUN)
 
@@ -552,7 +569,7 @@ def dead_table(layers: pd.DataFrame, name: str) -> Markdown:
         share = estimate(100 * by_seed["zero_saliency"].clip(upper=reset) / reset)
         rows.append(
             [
-                dataset,
+                escaped(dataset),
                 zero.n,
                 spread(zero.mean, zero.sd),
                 spread(share.mean, share.sd),
@@ -662,8 +679,8 @@ def sparse_table(
         for arm in listed
     ]
     caption = (
-        f"Test accuracy in % of the whole network and of the sparse one on {dataset} (mean ± "
-        "standard deviation over n seeds), and as printed for CUB."
+        "Test accuracy in % of the whole network and of the sparse one on "
+        f"{escaped(dataset)} (mean ± standard deviation over n seeds), and as printed for CUB."
     )
     header = ["method", "n", "whole", "sparse", "paper, whole", "paper, sparse"]
     return table(header, rows, caption, name)

@@ -127,8 +127,8 @@ def train(
     `peak` scales their learning rate. `after` is called with the number of every epoch, from 1.
     `step` is the training step of this network, which knows its task (without one it learns from
     labels); `parent` is the network that a distillation learns from, and weights outside the mask
-    `held` stay at zero; `clock` is told where the time goes. Raises `UserError` if the loss stops
-    being finite.
+    `held` stay at zero; `clock` is told where the time goes. Raises `UserError` for no epoch, and
+    if the loss stops being finite.
     """
     if epochs < 1:
         raise UserError(f"epochs={epochs!r} must be at least 1")

@@ -613,8 +613,8 @@ MUTANTS = [
     Mutant(
         "command-for-another-budget",
         "dnrlib/study.py",
-        "smoke = not set(configs) <= set(grid(dataset, arms, seeds))",
-        "smoke = configs[0].epochs == 2",
+        "smoke = configure(config.dataset, seed=config.seed, **settings) != config",
+        "smoke = config.epochs == 2",
         "tests/test_study.py -k the_command_trains",
     ),
     Mutant(
@@ -1415,7 +1415,7 @@ MUTANTS = [
         "dnrlib/folder.py",
         'known and known["notes"]["signature"] == signature',
         "known",
-        "tests/test_folder.py -k new_images",
+        "tests/test_folder.py -k new_and_changed",
     ),
     Mutant(
         "validation-images-are-tested-on",
@@ -1733,7 +1733,7 @@ MUTANTS = [
     Mutant(
         "command-without-evaluations",
         "dnrlib/study.py",
-        'chosen += f" --evaluate {alike[0]}"',
+        'words += ["--evaluate", name]',
         "pass",
         "tests/test_evaluations.py -k command_trains_and",
     ),

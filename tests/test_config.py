@@ -31,7 +31,7 @@ from dnrlib.rules import (
     Wels,
     Zeros,
 )
-from dnrlib.run import chain
+from dnrlib.run import _chain, chain
 from dnrlib.train import learning_rate
 
 
@@ -175,10 +175,10 @@ def test_a_key_depends_on_every_setting_that_matters():
 
 
 def test_results_version_is_in_every_key(monkeypatch):
-    uncached = inspect.unwrap(chain)
-    before = uncached(Config())
+    uncached = inspect.unwrap(_chain)
+    before = uncached(Config(), "images")
     monkeypatch.setattr("dnrlib.run.RESULTS_VERSION", 999)
-    after = uncached(Config())
+    after = uncached(Config(), "images")
     assert not {link.key for link in before} & {link.key for link in after}
 
 

@@ -15,7 +15,7 @@ from sklearn.datasets import load_sample_images
 from torchvision import transforms
 
 from dnrlib import UserError, decoded, records
-from dnrlib.data import load, read
+from dnrlib.data import _read, load
 from dnrlib.decoded import CorruptImages, Kind, Listing, Picture, decode
 from dnrlib.recipes import configure
 from tests import POSIX
@@ -26,7 +26,7 @@ KIND = Kind("squares", size=16, crop=16)
 @pytest.fixture(autouse=True)
 def data(tmp_path, monkeypatch):
     monkeypatch.setattr(decoded, "CHUNK", 4)
-    read.cache_clear()
+    _read.cache_clear()
     return tmp_path / "data"
 
 
@@ -247,7 +247,7 @@ def test_a_damaged_file_is_named_and_made_again(tmp_path, data, which, harm):
             with pytest.raises(records.DamagedFile, match=r"manifest\.json.*rm "):
                 decoded.dataset("squares")
         return
-    with pytest.raises(records.DamagedFile, match=f"{which}.*dnr data prepare 'squares'"):
+    with pytest.raises(records.DamagedFile, match=f"{which}.*dnr data prepare squares"):
         about.pools()
     decode("squares", listed, KIND, 1)
     assert len(about.pools()["train"]) == 9

@@ -28,7 +28,7 @@ from dnrlib import (
 )
 from dnrlib.config import canonical
 from dnrlib.corruptions import CORRUPTIONS
-from dnrlib.data import Split, as_pixels, evaluation_batches, read
+from dnrlib.data import Split, as_pixels, evaluation_batches
 from dnrlib.evaluations import (
     BEYOND,
     EVALUATED,
@@ -85,7 +85,7 @@ def colour(tmp_path_factory):
 def _forget():
     """Datasets of one name have other images in other tests."""
     yield
-    for cached in (read, evaluations._generated):
+    for cached in (data._read, evaluations._generated):
         cached.cache_clear()
 
 

@@ -1,6 +1,7 @@
 """The published records: whole, sound, and exactly the committed tables."""
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 
@@ -78,6 +79,14 @@ def committed_tables(dataset):
 def test_published_records_give_exactly_the_committed_table(dataset):
     """Golden. After publishing anew: python -m tests.test_published"""
     assert committed_tables(dataset) == (GOLDEN / f"table1-{dataset}.csv").read_text()
+
+
+def test_the_manifest_lists_every_file():
+    digests = {
+        f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in PUBLISHED.glob("*/*")
+    }
+    assert json.loads((PUBLISHED / "manifest.json").read_text()) == digests
 
 
 @pytest.mark.parametrize("dataset", SEEDS)

@@ -182,6 +182,13 @@ def test_cuda_and_cpu_make_the_same_mask_of_the_same_weights(tiny):
 PARTS = {"data", "evaluation", "files", "forward and backward", "optimiser", "start", "switch"}
 
 
+@pytest.mark.parametrize("epochs", [0, -1])
+def test_a_training_of_no_epoch_is_refused(tiny, epochs):
+    config = tiny()
+    with pytest.raises(UserError, match=f"epochs={epochs} must be at least 1"):
+        train.train(build(config), load(config), config, generation=1, epochs=epochs)
+
+
 def test_every_record_says_where_its_time_went(tiny):
     start = time.perf_counter()
     found = run.run(tiny(method="dnr", epochs=3))
