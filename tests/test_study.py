@@ -335,11 +335,21 @@ def test_a_file_that_is_not_listed_is_refused_until_it_is(tiny, published, monke
         find(config)
 
 
-def test_the_manifest_is_whole_after_two_published_at_once(tiny, published):
-    """The seeds of one study, by as many processes."""
-    found = study.study([tiny(method="plain", seed=seed) for seed in range(6)], workers=1)
+def test_the_manifest_lists_what_was_published_at_once(tiny, published, monkeypatch):
+    """The seeds of one study, by as many processes, each slow to write the manifest."""
+    written = records.write
+
+    def slowly(path, content):
+        time.sleep(0.3 * (path.name == "manifest.json"))
+        written(path, content)
+        # As on a file system that counts time in seconds.
+        os.utime(path, (1, 1))
+
+    found = study.study([tiny(method="plain", seed=seed) for seed in range(4)], workers=1)
+    monkeypatch.setattr(records, "write", slowly)
+    publish(found[3:])
     children = []
-    for run_ in found:
+    for run_ in found[:2]:
         children.append(os.fork())
         if not children[-1]:
             try:
@@ -349,7 +359,8 @@ def test_the_manifest_is_whole_after_two_published_at_once(tiny, published):
                 os._exit(1)
     for child in children:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert records.published_seeds("digits") == 6
+    publish(found[2:3])
+    assert records.published_seeds("digits") == 4
     assert all(find(run_.config, own=False) for run_ in found)
 
 
