@@ -16,10 +16,10 @@ import nbformat
 import pytest
 
 from dnrlib import UserError, cli, pages, records
-from dnrlib.config import choices
+from dnrlib.config import ONE_OF
 from dnrlib.methods import MAIN, METHODS
 from dnrlib.pages import Parameters, control, gate, parameters, reproduce, to_come, verdicts
-from dnrlib.recipes import configure
+from dnrlib.recipes import NAMES, configure
 from dnrlib.records import ROOT
 from dnrlib.run import run
 from dnrlib.study import Archive, Run
@@ -196,7 +196,7 @@ def test_help_names_the_choices_of_every_setting(command, capsys):
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])
     said = " ".join(capsys.readouterr().out.split())
-    for setting, names in choices().items():
+    for setting, names in (NAMES | ONE_OF).items():
         _, text = said.rsplit(f" --{setting} ", 1)
         for name in names:
             assert re.search(rf"[ (]{name}[,) ]", text.partition(" --")[0] + " "), setting

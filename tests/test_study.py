@@ -169,7 +169,7 @@ def _broken(*arguments):
 def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
     """SIGKILL gives it no chance to stop them."""
     program = (
-        "from dnrlib.config import grid; from dnrlib.study import study;"
+        "from dnrlib.recipes import grid; from dnrlib.study import study;"
         "study(grid('digits', ['plain+epochs=2000'], 2), published=False, workers=2)"
     )
     killed = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
@@ -340,11 +340,21 @@ def test_a_file_that_is_not_listed_is_refused_until_it_is(tiny, published, monke
         Archive().find(config)
 
 
-def test_the_manifest_is_whole_after_two_published_at_once(tiny, published):
-    """The seeds of one study, by as many processes."""
-    found = study.study([tiny(method="plain", seed=seed) for seed in range(6)], workers=1)
+def test_the_manifest_lists_what_was_published_at_once(tiny, published, monkeypatch):
+    """The seeds of one study, by as many processes, each slow to write the manifest."""
+    written = records.write
+
+    def slowly(path, content):
+        time.sleep(0.3 * (path.name == "manifest.json"))
+        written(path, content)
+        # As on a file system that counts time in seconds.
+        os.utime(path, (1, 1))
+
+    found = study.study([tiny(method="plain", seed=seed) for seed in range(4)], workers=1)
+    monkeypatch.setattr(records, "write", slowly)
+    publish(found[3:])
     children = []
-    for run_ in found:
+    for run_ in found[:2]:
         children.append(os.fork())
         if not children[-1]:
             try:
@@ -354,7 +364,8 @@ def test_the_manifest_is_whole_after_two_published_at_once(tiny, published):
                 os._exit(1)
     for child in children:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    assert records.published_seeds("digits") == 6
+    publish(found[2:3])
+    assert records.published_seeds("digits") == 4
     assert all(Archive(own=False).find(run_.config) for run_ in found)
 
 
