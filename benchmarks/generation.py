@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.data import MEAN, STD, photographs
+from benchmarks.data import MEAN, RESULTS, STD, photographs
 from benchmarks.reference import Reference
 from dnrlib import data, decoded, models, records, train
 from dnrlib.config import Config, configure
@@ -42,7 +42,9 @@ from dnrlib.graphs import Replayed, captured, warm_up
 from dnrlib.losses import Labels
 from dnrlib.models import prunable
 from dnrlib.run import run
-from dnrlib.speed import BUNDLED, LARGE, RESULTS, SMALL
+
+LARGE, SMALL = "ResNet18, 224 pixels", "ResNet18, 32 pixels"
+BUNDLED = "embedded (digits, width 8)"
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The committed notebooks: what they may hold, and that they were executed as they stand."""
 
 import ast
+import html
 import re
 
 import nbformat
@@ -8,6 +9,7 @@ import pytest
 
 from dnrlib.config import RECIPES
 from dnrlib.pages import EXHIBITS, NOTEBOOKS, contents, gate, known_parameters, source
+from dnrlib.paper import discrepancies
 
 COMMITTED = sorted(NOTEBOOKS.glob("*.ipynb"))
 LONGEST = 25
@@ -149,6 +151,15 @@ def test_committed_notebooks_hold_nothing_of_their_machine(notebook):
         assert "execution" not in cell.metadata
         for output in cell.get("outputs", []):
             assert output.get("name") != "stderr", output.text
+
+
+def test_the_list_of_discrepancies_is_escaped_and_searchable():
+    page = read(NOTEBOOKS / "discrepancies.ipynb")
+    text = page.cells[-1].outputs[0].data["text/html"]
+    listed = discrepancies()
+    assert text.count("<tr id=") == len(listed) >= 50
+    assert all(html.escape(what) in text for what in listed["what"])
+    assert 'type="search"' in text
 
 
 def test_the_book_has_a_page_for_every_exhibit():
