@@ -19,7 +19,7 @@ import pandas as pd
 
 from benchmarks.data import RESULTS
 from benchmarks.generation import BUNDLED, LARGE, SMALL, rounded
-from dnrlib.config import RECIPES
+from dnrlib.recipes import RECIPES
 from dnrlib.stats import line
 
 Result = dict[str, Any]

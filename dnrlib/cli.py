@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import UserError, __version__, records
-from .config import BUDGETS, RECIPES, Config, configure, grid, parse_arm
+from .config import Config
 from .methods import MAIN, METHODS
 from .paper import ANALOGUE, ROWS, arms
+from .recipes import BUDGETS, RECIPES, configure, grid, parse_arm
 
 if TYPE_CHECKING:
     from .study import Run
@@ -287,8 +288,9 @@ def _line(record: records.Record) -> None:
 
 def _study(options: argparse.Namespace) -> int:
     from .evaluations import EVALUATED, evaluations_of
+    from .frames import generations
     from .stats import summary
-    from .study import generations, study
+    from .study import study
 
     if options.dataset is None:
         exhibits = options.exhibit + options.evaluate

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import UserError, models, records, train
+from . import UserError, models, records
 from .config import Config
 from .data import dataset, normalised, read
 from .decoded import pixels
-from .run import Session, chain, run, threads
+from .run import finished, run
 
 FORMAT = 1
 
@@ -76,19 +76,14 @@ def export(config: Config, output: Path, device: str = "auto") -> dict[str, Any]
     `network` (what `load_model` builds it from), `config`, `provenance` and `format`; plain types
     and tensors only, so that `torch.load(weights_only=True)` reads it.
     """
-    where = train.device_named(device)
     found = run(config, device=device)
-    session = Session(config, records.runs_root(), where)
-    links = chain(config)
-    with threads(config.threads):
-        session.open(links, len(links) - 1)
+    model = finished(config, device).model
     about = dataset(config.dataset)
     last = [record for record in found if record["kind"] == "generation"][-1]
     written = {
         "format": FORMAT,
         "state_dict": {
-            name: value.detach().cpu().contiguous()
-            for name, value in session.model.state_dict().items()
+            name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
         },
         "labels": list(about.classes),
         "preprocessing": {

@@ -9,9 +9,9 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from scipy import stats
 
-from .config import configure
 from .methods import label
 from .paper import arms
+from .recipes import configure
 from .stats import LEVEL, MARGIN, comparisons, estimate
 from .tables import MEASURES
 

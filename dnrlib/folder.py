@@ -106,13 +106,9 @@ def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> dic
             problems.append(f"not an image, or in no class: {_few(others)}")
         size = size or native(path)
         crop = size if size <= 64 else size * 7 // 8
+        listing.notes.update(signature=signature, problems=problems)
         try:
-            return decoded.decode(
-                name,
-                listing,
-                Kind(f"images of {path.name}", size, crop),
-                notes={"signature": signature, "problems": problems},
-            )
+            return decoded.decode(name, listing, Kind(f"images of {path.name}", size, crop))
         except CorruptImages as error:
             if not skip_corrupt:
                 raise UserError(

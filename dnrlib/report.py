@@ -21,10 +21,10 @@ from matplotlib.axes import Axes
 
 from . import UserError, figures, folder, records
 from .compare import METHODS, Comparison, above, compared, load, time_in_words
-from .config import configure
 from .data import dataset, read
 from .export import SNIPPET
 from .methods import budget, label
+from .recipes import configure
 from .stats import LEVEL, Estimate, against, comparisons, estimate
 from .tables import MISSING, interval, number, spread
 

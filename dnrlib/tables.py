@@ -9,9 +9,9 @@ from IPython.display import Markdown
 
 from . import paper
 from .claims import claims
-from .config import scope
 from .methods import label
 from .paper import beside_paper
+from .recipes import scope
 from .stats import LEVEL, MARGIN, comparisons, summary
 
 MISSING = "–"
@@ -173,8 +173,6 @@ def _of_losses(verdict: str) -> str:
 
 def measured(row: Any) -> str:
     """The evidence for a verdict: the value of the part that decides, with interval and n."""
-    if row.verdict == "not run":
-        return MISSING
     text = f"{row.part}: " if row.part else ""
     text += f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}, n = {row.n}"
     if row.verdict == "undecided" and (row.low > 0 or row.high < 0):
@@ -208,7 +206,7 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
         row = verdicts.loc[claim]
         word = row.verdict.capitalize()
         lines.append(f"- **{word}**: {stated['words']}")
-        if row.verdict != "not run":
+        if row.n:
             lines[-1] += f" ({measured(row)}.)"
         if stated["note"]:
             lines[-1] += f" {stated['note']}"

@@ -12,9 +12,9 @@ import argparse
 
 from dnrlib import records
 from dnrlib.cli import refuse_publishing
-from dnrlib.config import arm_of, grid
 from dnrlib.paper import PLANNED
-from dnrlib.study import find, study
+from dnrlib.recipes import arm_of, grid
+from dnrlib.study import Archive, study
 from tests.test_published import SEEDS, evaluated
 
 
@@ -60,7 +60,7 @@ def go_on(dataset: str, workers: int) -> None:
                 missing = [
                     config
                     for config in configs
-                    if find(config, own=False, evaluations=evaluations) is None
+                    if Archive(own=False).find(config, evaluations) is None
                 ]
                 found = study(missing, published=False, workers=workers, evaluations=evaluations)
                 refuse_publishing(found, None)

@@ -12,7 +12,6 @@ from sklearn.datasets import load_digits, load_sample_images
 from torchvision.transforms import CenterCrop, RandomResizedCrop
 
 from dnrlib import UserError, data, official
-from dnrlib.config import configure
 from dnrlib.data import (
     AUGMENTATIONS,
     DATASETS,
@@ -27,6 +26,7 @@ from dnrlib.data import (
     resize_batch,
     resize_each,
 )
+from dnrlib.recipes import configure
 from dnrlib.run import chain
 from dnrlib.streams import stream
 

@@ -10,9 +10,9 @@ from matplotlib import pyplot as plt
 
 from dnrlib import figures, tables
 from dnrlib.claims import ledger
+from dnrlib.frames import COLUMNS, generations
 from dnrlib.methods import METHODS
 from dnrlib.stats import PRIMARY
-from dnrlib.study import COLUMNS, generations
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from dnrlib import UserError, cli, decoded, folder, records
-from dnrlib.config import configure
 from dnrlib.data import dataset, load, read
+from dnrlib.recipes import configure
 from dnrlib.run import chain
 from dnrlib.study import Run
 

@@ -4,9 +4,8 @@ import pandas as pd
 import pytest
 
 from dnrlib import UserError
-from dnrlib.frames import dead, overlaps, shocks
+from dnrlib.frames import dead, generations, layers, overlaps, shocks
 from dnrlib.models import LAYERS
-from dnrlib.study import generations, layers
 
 
 def masks_of_three_generations():

@@ -7,9 +7,9 @@ import re
 import nbformat
 import pytest
 
-from dnrlib.config import RECIPES
 from dnrlib.pages import EXHIBITS, NOTEBOOKS, contents, gate, known_parameters, source
 from dnrlib.paper import discrepancies
+from dnrlib.recipes import RECIPES
 
 COMMITTED = sorted(NOTEBOOKS.glob("*.ipynb"))
 LONGEST = 25
@@ -44,28 +44,31 @@ def inside(tree, chosen):
     return {id(part) for node in ast.walk(tree) if chosen(node) for part in ast.walk(node)}
 
 
-def draws(node):
-    """Whether a node is a call that draws: of axes, matplotlib or seaborn, or with `ax=`."""
+def builds(node):
+    """Whether a node is a call that draws (of axes, matplotlib or seaborn, or with `ax=`) or that
+    builds a layer of a network."""
     if not isinstance(node, ast.Call):
         return False
     owner = node.func
     while isinstance(owner, ast.Attribute | ast.Subscript | ast.Call):
         owner = owner.func if isinstance(owner, ast.Call) else owner.value
-    named = isinstance(owner, ast.Name) and owner.id in {"ax", "axes", "plt", "sns"}
+    named = isinstance(owner, ast.Name) and owner.id in {"ax", "axes", "plt", "sns", "nn"}
     return named or any(keyword.arg == "ax" for keyword in node.keywords)
 
 
 def typed(tree):
-    """Numbers that may be results: outside of calls that draw, every fraction, and whole numbers
-    but 0, 1, 2 and 100 that are not in a keyword argument or a slice."""
-    drawn = inside(tree, draws)
-    small = inside(tree, lambda node: isinstance(node, ast.keyword | ast.Slice))
-    numbers = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and id(n) not in drawn]
+    """Numbers that may be results: outside of calls that draw or build, all but 0, 1, 2 and 100,
+    and, in slices, keyword arguments and defaults, whole numbers and fractions below 1."""
+    inside_calls = inside(tree, builds)
+    settings = inside(tree, lambda node: isinstance(node, ast.keyword | ast.arguments | ast.Slice))
+    numbers = [n for n in ast.walk(tree) if isinstance(n, ast.Constant)]
     return [
         node.value
         for node in numbers
-        if isinstance(node.value, float)
-        or (type(node.value) is int and node.value not in (0, 1, 2, 100) and id(node) not in small)
+        if type(node.value) in (int, float)
+        and id(node) not in inside_calls
+        and node.value not in (0, 1, 2, 100)
+        and not (id(node) in settings and (node.value < 1 or node.value == int(node.value)))
     ]
 
 
@@ -82,6 +85,7 @@ def test_no_result_is_typed(notebook):
         ("ax.plot(x, 100 * y, lw=0.5)\nplt.subplots(1, 2, figsize=(7, 2.8))", []),
         ("sns.heatmap(frame)\nframe.plot(ax=axes[0], alpha=0.3)\naxes[1].text(0.5, 3, 'x')", []),
         ("frame[:5].round(1)\nshow(frame, digits=3)", []),
+        ("def train(model, epochs=20):\n    SGD(lr=0.1)\nnn.Conv2d(16, 64, 3)", []),
     ],
 )
 def test_what_counts_as_a_typed_result(line, numbers):

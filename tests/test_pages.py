@@ -16,7 +16,7 @@ from dnrlib.methods import MAIN, METHODS
 from dnrlib.pages import Parameters, control, gate, parameters, reproduce, to_come, verdicts
 from dnrlib.records import ROOT
 from dnrlib.run import run
-from dnrlib.study import Run, find
+from dnrlib.study import Archive, Run
 
 BIN = Path(sys.executable).parent
 
@@ -88,7 +88,7 @@ def test_commands_to_reproduce_a_page_by_number_of_seeds(tiny):
     page = Parameters("digits", methods="dnr,dnr+probe=2")
     text = reproduce(page, "table7", []).data
     assert "None of its runs is on disk." in text
-    found = [run for run in map(find, page.configs()) if run is not None]
+    found = [run for run in map(Archive().find, page.configs()) if run is not None]
     text = reproduce(page, "table7", found).data
     assert "those shown are published" in text
     assert "dnr study --dataset digits --method dnr --seeds 68" in text

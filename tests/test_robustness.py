@@ -11,11 +11,11 @@ import pytest
 from matplotlib import pyplot as plt
 
 from dnrlib import robustness
-from dnrlib.config import configure
 from dnrlib.corruptions import CORRUPTIONS, DEVIATIONS, GROUPS, corrupt
 from dnrlib.data import read
 from dnrlib.evaluations import BEYOND, FIGURE, attack_frame, corruption_frame, recall_frame
 from dnrlib.paper import wide
+from dnrlib.recipes import configure
 from dnrlib.stats import clustered, estimate
 from dnrlib.study import Run
 from dnrlib.tables import NOT_RUN, comparison_table

@@ -13,9 +13,10 @@ from benchmarks.generation import BUNDLED, LARGE, SMALL, Bare, Setting
 from benchmarks.reference import Reference
 from benchmarks.summary import summaries, summary
 from dnrlib import data, models
-from dnrlib.config import configure
-from dnrlib.models import prunable
+from dnrlib.masks import prunable
+from dnrlib.recipes import configure
 from dnrlib.run import run
+from tests import POSIX
 
 TINY = {"dataset": "cifar10", "model": "resnet18", "width": 8, "batch": 8, "epochs": 2, "lr": 0.01}
 
@@ -53,6 +54,7 @@ def test_bare_passes_are_those_of_a_generation(prepared, monkeypatch, tmp_path):
     assert ours[True, True] == 2 * 20
 
 
+@POSIX
 def test_the_reference_does_the_work_of_a_generation(prepared, monkeypatch):
     """But for the second sample of images that are scored."""
     config = configure(**TINY, generations=2, warmup=0)
@@ -75,6 +77,7 @@ def test_the_reference_does_the_work_of_a_generation(prepared, monkeypatch):
         )
 
 
+@POSIX
 def test_whole_generations_are_measured_in_rounds(prepared, monkeypatch):
     monkeypatch.setattr("benchmarks.reference.WORKERS", 1)
     found = generation.whole("tiny", "fp32", torch.device("cpu"), prepared)

@@ -13,11 +13,13 @@ import psutil
 import pytest
 
 from dnrlib import UserError, cli, paper, records, study
-from dnrlib.config import arm_of, configure, grid
 from dnrlib.evaluations import Attack, Predictions
+from dnrlib.frames import generations, layers
 from dnrlib.methods import METHODS
+from dnrlib.recipes import arm_of, configure, grid
 from dnrlib.run import chain, run
-from dnrlib.study import StudyFailed, agreement, find, generations, layers
+from dnrlib.study import Archive, StudyFailed, agreement
+from tests import POSIX
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ def test_failures_are_collected_and_the_rest_is_done(tiny, published):
         study.study([bad, good], workers=2)
     said = str(error.value)
     assert f"1 of 2 runs failed:\n  digits {arm_of(bad)} seed 5: UserError: the training" in said
-    assert find(good) is not None
+    assert Archive().find(good) is not None
 
 
 def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
@@ -139,6 +141,7 @@ def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
     assert not alive
 
 
+@POSIX
 def test_a_killed_worker_is_an_error_that_says_what_to_do(tiny, published, monkeypatch):
     monkeypatch.setattr(study, "_attempt", _die)
     with pytest.raises(StudyFailed, match=r"a worker process was killed.*run it again"):
@@ -154,11 +157,13 @@ def test_published_records_are_found_first_and_are_a_run_of_their_own(tiny, publ
     own = study.study([config], workers=1)
     assert own[0].source == "runs"
     publish(own)
-    assert find(config).source == "published"
-    assert find(config, published=False).source == "runs"
-    assert find(config).records == own[0].records
-    assert find(tiny(method="dnr", generations=2)) is not None, "a prefix is published too"
-    assert find(tiny(method="dnr", generations=4)) is None
+    assert Archive().find(config).source == "published"
+    assert Archive(published=False).find(config).source == "runs"
+    assert Archive().find(config).records == own[0].records
+    assert Archive().find(tiny(method="dnr", generations=2)) is not None, (
+        "a prefix is published too"
+    )
+    assert Archive().find(tiny(method="dnr", generations=4)) is None
 
 
 def test_publishing_twice_gives_the_same_file(tiny, published):
@@ -181,7 +186,7 @@ def test_a_changed_published_record_is_noticed(tiny, published, seal):
     publish(study.study([config], workers=1))
     path = published / "digits" / "seed-0000.jsonl.gz"
     record = json.loads(gzip.decompress(path.read_bytes()))
-    before = generations([find(config)])["test_accuracy"][0]
+    before = generations([Archive().find(config)])["test_accuracy"][0]
     record["result"]["test_accuracy"] += 1
     if seal == "new":
         record = records.seal(record)
@@ -190,9 +195,9 @@ def test_a_changed_published_record_is_noticed(tiny, published, seal):
         with pytest.raises(
             records.DamagedFile, match=r"seed-0000.jsonl.gz is damaged .* git checkout"
         ):
-            find(config)
+            Archive().find(config)
     else:
-        assert generations([find(config)])["test_accuracy"][0] == before + 1
+        assert generations([Archive().find(config)])["test_accuracy"][0] == before + 1
 
 
 @pytest.mark.parametrize("harm", ["cut short", "not compressed", "flipped"])
@@ -210,7 +215,7 @@ def test_a_damaged_published_file_is_named(tiny, published, harm):
         }[harm]
     )
     with pytest.raises(records.DamagedFile, match=r"seed-0000.jsonl.gz is damaged .* git checkout"):
-        find(config)
+        Archive().find(config)
 
 
 @pytest.mark.parametrize(
