@@ -94,6 +94,12 @@ def test_everything_draws_and_says_not_run_without_runs():
     )
 
 
+def test_a_low_figure_says_not_run_without_a_warning(recwarn):
+    ax = figures.not_run(plt.subplots(figsize=(10, 0.6), layout="constrained")[1])
+    ax.figure.canvas.draw()
+    assert not recwarn.list
+
+
 def test_frames_as_tables():
     frame = pd.DataFrame(
         {
