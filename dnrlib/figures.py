@@ -53,8 +53,8 @@ def axes(ax: Axes | None, width: float = 7, height: float = 4) -> Axes:
 def not_run(ax: Axes) -> Axes:
     """Axes that say that nothing was run."""
     ax.set_axis_off()
-    ax.figure.set_layout_engine("none")  # Low figures have no room for it, and it would warn.
-    ax.text(0.5, 0.5, "not run", ha="center", va="center", color="0.4")
+    middle = {"ha": "center", "va": "center", "transform": ax.transAxes}
+    ax.text(0.5, 0.5, "not run", color="0.4", **middle)
     return ax
 
 

@@ -94,10 +94,12 @@ def test_everything_draws_and_says_not_run_without_runs():
     )
 
 
-def test_a_low_figure_says_not_run_without_a_warning(recwarn):
-    ax = figures.not_run(plt.subplots(figsize=(10, 0.6), layout="constrained")[1])
-    ax.figure.canvas.draw()
-    assert not recwarn.list
+def test_not_run_stands_in_the_middle_of_the_axes_whatever_their_limits():
+    ax = plt.subplots()[1]
+    ax.set(xlim=(10, 20), ylim=(-5, 0))
+    (text,) = figures.not_run(ax).texts
+    place = text.get_transform().transform(text.get_position())
+    assert place == pytest.approx(ax.transAxes.transform((0.5, 0.5)))
 
 
 def test_frames_as_tables():
