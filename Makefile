@@ -56,6 +56,7 @@ test-slow: $(READY)  ## slow tests, and the mistakes that the suite must notice
 bench: $(READY)  ## measure this machine, which should do nothing else, into benchmarks/results
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.summary
 
 lint: $(READY)  ## what CI checks of the style
 	$(BIN)/ruff format --check .
