@@ -338,7 +338,7 @@ def test_images_are_mapped_not_copied(tmp_path):
 def test_a_folder_called_like_a_published_dataset_has_nothing_published(tmp_path):
     config = configure(build(tmp_path / "digits", {"cat": 4, "dog": 4}))
     assert records.published_seeds(config.dataset) == 0
-    assert study.find(config) is None
+    assert study.Archive().find(config) is None
 
 
 def test_runs_on_a_folder_are_not_published(tmp_path):
