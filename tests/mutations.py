@@ -1094,8 +1094,8 @@ MUTANTS = [
     Mutant(
         "interval-with-n-degrees-of-freedom",
         "dnrlib/stats.py",
-        "half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1))",
-        "half = float(stats.t.ppf((1 + LEVEL) / 2, n))",
+        "half = float(stats.t.ppf((1 + level) / 2, n - 1))",
+        "half = float(stats.t.ppf((1 + level) / 2, n))",
         "tests/test_stats.py -k estimate_is_the_t_interval",
     ),
     Mutant(

@@ -149,7 +149,6 @@ def test_everything_draws_and_says_not_run_without_runs():
     figures.curves(frame, list(METHODS))
     figures.differences(frame, PRIMARY)
     figures.forest(verdicts)
-    figures.sweep(frame, "digits")
     figures.shock(frame)
     figures.zero_by_layer(none)
     figures.mask_noise(frame)
@@ -177,9 +176,6 @@ def test_everything_draws_and_says_not_run_without_runs():
     ):
         assert said.data == tables.NOT_RUN
     assert "not run" in tables.ledger_table(verdicts, verdicts, "digits", "t").data
-    assert "| KE (KELS) | not run | – | – | 66.51 | 66.21 |" in (
-        tables.sparse_table(frame, ["ke"], "table6", "digits", "t").data
-    )
 
 
 def reset_runs():
@@ -236,9 +232,17 @@ def test_cost_of_a_mask_and_of_a_generation():
     assert "than 0.0 % of the total" in said
 
 
-def test_sparse_table_has_both_networks():
-    text = tables.sparse_table(reset_runs(), [], "table6", "digits", "t").data
-    assert "| DNR | 2 | 80.00 ± 0.00 | 60.50 ± 0.71 | 71.37 | 70.08 |" in text
+def test_what_is_lost_is_not_called_better():
+    rows = [
+        (method, seed, value + seed)
+        for seed in range(3)
+        for method, value in (("dnr", 1), ("tune", 9.5))
+    ]
+    frame = pd.DataFrame(rows, columns=["method", "seed", "mca_drop"]).assign(last=True)
+    frame.loc[0, "mca_drop"] += 0.1
+    text = tables.comparison_table(frame, [("dnr", "tune"), ("tune", "dnr")], "t", "mca_drop").data
+    assert "| loses less |" in text.splitlines()[-3]
+    assert "| loses more |" in text.splitlines()[-2]
 
 
 def test_dead_weights_are_counted_among_the_reset_ones():
@@ -252,24 +256,6 @@ def test_dead_weights_are_counted_among_the_reset_ones():
     text = tables.dead_table(frame, "t").data
     assert "| digits | 1 | 10.00 | 50.00 |" in text
     assert "| fine | 1 | 70.00 | 100.00 |" in text
-
-
-def test_sweep_draws_dnr_minus_the_others_by_size():
-    rows = [
-        {
-            "method": f"{name}+generations=3{size}",
-            "seed": seed,
-            "last": True,
-            "test_accuracy": value,
-        }
-        for size, gain in (("", 1.0), ("+per_class=5", 2.0))
-        for name, value in (("dnr", 50 + gain), ("long", 50.0))
-        for seed in (0, 1)
-    ]
-    ax = figures.sweep(pd.DataFrame(rows), "digits")
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["5", "10"]
-    marks = [line.get_ydata() for line in ax.get_lines() if line.get_marker() == "o"]
-    assert [mark[0] for mark in marks if len(mark)] == [2.0, 1.0]
 
 
 def test_forest_draws_a_row_per_claim_that_was_run():
