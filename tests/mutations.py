@@ -1430,6 +1430,13 @@ MUTANTS = [
         "tests/test_compare.py -k beat_the_short",
     ),
     Mutant(
+        "names-write-html",
+        "dnrlib/report.py",
+        "{html.escape(str(cell))}",
+        "{cell}",
+        "tests/test_compare.py -k names_from_outside",
+    ),
+    Mutant(
         "deadline-ignored",
         "dnrlib/compare.py",
         "if done and time.monotonic() + expected > deadline:",

@@ -350,3 +350,24 @@ def test_an_unexecuted_cell_is_red(tmp_path):
     change(path, reset)
     with pytest.raises(UserError, match="was not executed"):
         gate(nbformat.read(path, as_version=4), path.name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "notebook",
+    [
+        path
+        for path in sorted(pages.NOTEBOOKS.glob("*.ipynb"))
+        if "train = True" in path.read_text()
+    ],
+    ids=lambda path: path.stem,
+)
+def test_a_page_without_runs_says_so(notebook, tmp_path):
+    pages.execute(notebook, tmp_path / "page.ipynb", {"budget": "smoke", "train": False})
+    outputs = [
+        output
+        for cell in nbformat.read(tmp_path / "page.ipynb", 4).cells
+        for output in cell.get("outputs", [])
+    ]
+    assert any("not run: " in output.get("text", "") for output in outputs)
+    assert not [output.text for output in outputs if output.get("name") == "stderr"]
