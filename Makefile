@@ -6,8 +6,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 MAIN := --method plain --method long --method tune --method ke --method dnr
+FAST := $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
+# What torch and oneDNN may use at most, and what a processor must have for it.
+LEVELS := default:SSE41:sse4_1 default:AVX:avx avx2:AVX2:avx2 avx512:AVX512_CORE:avx512_dq \
+  avx512:AVX512_CORE_BF16:avx512_bf16
 
-.PHONY: book book-only book-full notebooks test test-slow bench lint format clean
+.PHONY: book book-only book-full notebooks test test-portable test-slow bench lint format clean
 
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -33,9 +37,17 @@ notebooks: $(READY)  ## execute the committed notebooks again, on the published 
 	  --ExecutePreprocessor.record_timing=False
 
 test: $(READY)  ## tests and notebooks, minutes
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
+	$(FAST)
 	DNRLIB_RUNS=$$(mktemp -d) $(BIN)/python -m pytest --nbval --nbval-current-env \
 	  --nbval-cell-timeout 300 -p no:cacheprovider -n 2 --dist loadfile notebooks
+
+test-portable: $(READY)  ## the fast tests with the rounding of older processors
+	for level in $(LEVELS); do \
+	  IFS=:; set -- $$level; unset IFS; \
+	  $(BIN)/python -c "import torch; exit(not torch.cpu.get_capabilities().get('$$3'))" \
+	    || { echo "not run: $$2, for this processor has no $$3"; continue; }; \
+	  ATEN_CPU_CAPABILITY=$$1 ONEDNN_MAX_CPU_ISA=$$2 $(FAST) || exit; \
+	done
 
 test-slow: $(READY)  ## slow tests, and the mutants that the suite must catch
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m slow

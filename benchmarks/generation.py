@@ -36,11 +36,12 @@ from torch import Tensor
 from benchmarks.data import MEAN, STD, photographs
 from benchmarks.reference import Reference
 from dnrlib import data, decoded, models, records, train
-from dnrlib.config import Config, configure
+from dnrlib.config import Config
 from dnrlib.decoded import Kind, Listing, Picture, slug
 from dnrlib.graphs import Replayed, captured, warm_up
 from dnrlib.losses import Labels
-from dnrlib.models import prunable
+from dnrlib.masks import prunable
+from dnrlib.recipes import configure
 from dnrlib.run import run
 from dnrlib.speed import BUNDLED, LARGE, RESULTS, SMALL
 
@@ -84,7 +85,7 @@ class Bare:
         self.config, self.device = config, device
         self.model = models.build(config).to(device)
         images = data.load(config)
-        together = train.evaluated_together(images.dataset)
+        together = data.evaluated_together(images.dataset)
         scored = round(config.probe * len(images.train))
         self.passes = [
             ("evaluation", 3, sizes(len(images.evaluation), together)),
@@ -228,7 +229,7 @@ def steps(config: Config, device: torch.device, rounds: int) -> dict[str, list[f
         model = models.build(config).to(device)
         step = make(model, Labels(), config)
         ways[way] = lambda model=model, step=step: train.train(
-            model, images, config, 1, config.epochs, step=step
+            model, data.Training(images, config, 1), config.epochs, config, step=step
         )["seconds"]
     rates: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(rounds + 1):
@@ -244,9 +245,10 @@ def _one_process(config: Config, barrier: Any, rates: Any) -> None:
     images = data.load(config).to(device)
     model = models.build(config).to(device)
     step = Replayed(model, Labels(), config)
-    train.train(model, images, config, 1, config.epochs, step=step)
+    train.train(model, data.Training(images, config, 1), config.epochs, config, step=step)
     barrier.wait()
-    trained = train.train(model, images, config, 2, 10 * config.epochs, step=step)
+    second = data.Training(images, config, 2)
+    trained = train.train(model, second, 10 * config.epochs, config, step=step)
     rates.put(trained["images"] / trained["seconds"])
 
 

@@ -21,7 +21,8 @@ from torchvision.datasets import ImageFolder
 
 from dnrlib.config import Config
 from dnrlib.data import Dataset
-from dnrlib.models import build, prunable
+from dnrlib.masks import prunable
+from dnrlib.models import build
 from dnrlib.train import learning_rate
 
 WORKERS = 10

@@ -1,14 +1,34 @@
 """Dynamic Neural Regeneration and Knowledge Evolution, made checkable.
 
-The parts, in the order in which an experiment uses them: `config` says what is run, `methods`
-what each method does per generation, `data`, `models`, `masks`, `fills`, `losses` and `train` do
-it, `run` walks a chain of generations, `records` stores what came out, `study` runs many and gives
-one data frame, `stats`, `paper`, `claims`, `tables` and `figures` turn frames into answers, `audit`
-asks the paper's numbers alone, `pages` turns notebooks into a book.
+For a network and a training loop of your own: `snip`, `fisher`, `magnitude` and `chance` score its
+weights, `top` makes an exact mask of the scores, `reinitialise` resets what the mask does not keep,
+and `regenerate` is the loop around a training. `train.train` is the trainer of the experiments.
+
+The experiments stand on these: `config` and `recipes` say what is run, `methods` what each method
+does per generation, `run` walks a chain of generations, `store` and `records` keep what came out,
+`study` runs many, `frames` and `stats` turn them into answers, `paper` and `claims` hold what the
+papers say, `pages` turns notebooks into a book.
 """
+
+import importlib
 
 __version__ = "0.1.0"
 
 
 class UserError(ValueError):
     """Something the user can mend; the message says what is wrong and what to do."""
+
+
+_PUBLIC = {
+    **dict.fromkeys(("snip", "fisher", "magnitude", "chance", "top", "kels", "wels"), "masks"),
+    **dict.fromkeys(("reinitialise", "regenerate"), "reinit"),
+    "Settings": "config",
+}
+__all__ = ["UserError", *_PUBLIC]
+
+
+def __getattr__(name: str) -> object:
+    """What is public, from its module, which is imported when first asked for."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_PUBLIC[name]}", __name__), name)

@@ -2,6 +2,7 @@
 and extracted so that no member lands outside its folder.
 """
 
+import functools
 import gzip
 import hashlib
 import http.client
@@ -10,7 +11,6 @@ import re
 import shutil
 import stat
 import tarfile
-import urllib.error
 import urllib.request
 import zipfile
 import zlib
@@ -23,6 +23,7 @@ from . import UserError, __version__
 
 BLOCK = 1 << 20
 """Bytes that are read, hashed or written at once."""
+_bytes_bar = functools.partial(tqdm, unit="B", unit_scale=True, leave=False)
 
 
 @dataclass(frozen=True)
@@ -30,34 +31,25 @@ class Archive:
     """One file that an official set is distributed as: a tar, a zip, or a plain label file."""
 
     file: str
-    url: str | None
+    url: str | None = None
     """Address that `prepare` downloads from; None: no longer offered by its authors."""
     md5: str | None = None
     sha256: str | None = None
     """Without either, the archive is proved by the counts of what comes out of it alone."""
     size: int | None = None
     """In bytes."""
-    into: str = ""
-    """Folder of the tree that it is extracted or copied into."""
 
     @property
     def checksum(self) -> tuple[str, str] | None:
         """Name of the hash function and hex digest, or None if none is known."""
-        if self.sha256:
-            return "sha256", self.sha256
-        return ("md5", self.md5) if self.md5 else None
+        known = ("sha256", self.sha256), ("md5", self.md5)
+        return next((each for each in known if each[1]), None)
 
 
 def digest(path: Path, function: str) -> str:
     """The hex digest of a file."""
-    sha = hashlib.new(function, usedforsecurity=False)
-    size = path.stat().st_size
-    with (
-        path.open("rb") as file,
-        tqdm(
-            total=size, unit="B", unit_scale=True, desc=f"checking {path.name}", leave=False
-        ) as bar,
-    ):
+    sha, size = hashlib.new(function, usedforsecurity=False), path.stat().st_size
+    with path.open("rb") as file, _bytes_bar(total=size, desc=f"checking {path.name}") as bar:
         while block := file.read(BLOCK):
             sha.update(block)
             bar.update(len(block))
@@ -66,12 +58,9 @@ def digest(path: Path, function: str) -> str:
 
 def verify(path: Path, archive: Archive) -> None:
     """Raises `UserError` unless an archive is the published one, as far as that is known."""
-    if archive.checksum is not None:
-        function, wanted = archive.checksum
-        found = digest(path, function)
-    else:
-        # Not asked where a checksum decides: a size that somebody noted wrongly would refuse it.
-        function, wanted, found = "size", archive.size, path.stat().st_size
+    # Where a checksum decides, the size is not asked: a wrong note of it must not refuse the file.
+    function, wanted = archive.checksum or ("size", archive.size)
+    found = path.stat().st_size if function == "size" else digest(path, function)
     if wanted not in (None, found):
         raise UserError(
             f"{path} has {function} {found} instead of {wanted}: it was fetched in part, damaged, "
@@ -104,18 +93,8 @@ def _unsafe(path: Path, member: str) -> UserError:
 
 
 def _untar(path: Path, to: Path) -> None:
-    with (
-        path.open("rb") as file,
-        tarfile.open(fileobj=file) as archive,
-        tqdm(
-            total=path.stat().st_size,
-            unit="B",
-            unit_scale=True,
-            desc=f"extracting {path.name}",
-            leave=False,
-        ) as bar,
-    ):
-        for member in archive:
+    with tarfile.open(path) as archive:
+        for member in tqdm(archive, f"extracting {path.name}", unit="file", leave=False):
             # The filter would take the leading slash away and go on.
             if member.name.startswith("/"):
                 raise _unsafe(path, member.name)
@@ -123,7 +102,6 @@ def _untar(path: Path, to: Path) -> None:
                 archive.extract(member, to, filter="data")
             except tarfile.FilterError:
                 raise _unsafe(path, member.name) from None
-            bar.update(file.tell() - bar.n)
 
 
 def _unzip(path: Path, to: Path) -> None:
@@ -134,71 +112,59 @@ def _unzip(path: Path, to: Path) -> None:
             kind = stat.S_IFMT(member.external_attr >> 16)
             if (
                 ".." in parts
-                or member.filename.startswith(("/", "\\"))
-                or re.match("[A-Za-z]:", member.filename)
+                or re.match(r"[A-Za-z]:|/|\\", member.filename)
                 or kind not in (0, stat.S_IFREG, stat.S_IFDIR)
             ):
                 raise _unsafe(path, member.filename)
-        for member in tqdm(members, unit="file", desc=f"extracting {path.name}", leave=False):
+        for member in tqdm(members, f"extracting {path.name}", unit="file", leave=False):
             archive.extract(member, to)
 
 
 def download(archive: Archive, root: Path) -> None:
     """Fetches an archive to `root`; what an earlier call got of it is not fetched again. Raises
-    `UserError` if the server does not give it, or breaks off."""
-    part = root / f"{archive.file}.part"
+    `UserError` if the server does not give it, the connection is lost, or it is another file, which
+    is not kept."""
+    path, part = root / archive.file, root / f"{archive.file}.part"
     have = part.stat().st_size if part.exists() else 0
-    again = f"{archive.url} for {root / archive.file}"
-    request = urllib.request.Request(archive.url, headers={"User-Agent": f"dnrlib/{__version__}"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
+    asked = {"User-Agent": f"dnrlib/{__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
+    lost, broken = (OSError, http.client.HTTPException), ""
     try:
+        request = urllib.request.Request(archive.url, headers=asked)
         response = urllib.request.urlopen(request, timeout=60)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416 and have:
+    except lost as error:
+        code, why = getattr(error, "code", None), getattr(error, "reason", error)
+        if code == 416 and have:
             # There is nothing from there on: the part belongs to another file, or is the whole.
             part.unlink()
             return download(archive, root)
+        said = f"the server answers {code} ({why})" if code else f"no connection ({why})"
         raise UserError(
-            f"{again}: the server answers {error.code} ({error.reason}); fetch it by hand and run "
-            "the command again"
+            f"{archive.url} for {path}: {said}; run the command again, or fetch it by hand"
         ) from None
-    except (OSError, http.client.HTTPException) as error:
-        raise UserError(
-            f"{again}: no connection ({getattr(error, 'reason', error)}); run the command again, "
-            "or fetch it by hand"
-        ) from None
-    with response:
-        if response.status != 206:
-            have = 0
-        length = response.headers.get("Content-Length")
-        total = have + int(length) if length else None
-        with (
-            part.open("ab" if have else "wb") as file,
-            tqdm(
-                total=total,
-                initial=have,
-                unit="B",
-                unit_scale=True,
-                desc=f"fetching {archive.file}",
-                leave=False,
-            ) as bar,
-        ):
-            broken = ""
-            while True:
-                try:
-                    block = response.read(BLOCK)
-                except (OSError, http.client.HTTPException) as error:
-                    broken, block = f" ({error})", b""
-                if not block:
-                    break
-                file.write(block)
-                bar.update(len(block))
+    if response.status != 206:
+        have = 0
+    total = None if response.length is None else have + response.length
+    bar = _bytes_bar(total=total, initial=have, desc=f"fetching {archive.file}")
+    with response, part.open("ab" if have else "wb") as file, bar:
+        while True:
+            try:
+                # What has arrived, not a whole block: it is there when the connection is lost.
+                block = response.read1(BLOCK)
+            except lost as error:
+                broken, block = f" ({error})", b""
+            if not block:
+                break
+            file.write(block)
+            bar.update(len(block))
     found = part.stat().st_size
     if broken or total not in (None, found):
         raise UserError(
-            f"{again}: the connection broke after {found:,} bytes{broken}; run the command again, "
-            "it goes on from there"
+            f"{archive.url} for {path}: the connection broke after {found:,} bytes{broken}; run "
+            "the command again, it goes on from there"
         )
-    os.replace(part, root / archive.file)
+    os.replace(part, path)
+    try:
+        verify(path, archive)
+    except UserError:
+        path.unlink()
+        raise

@@ -8,11 +8,13 @@ import seaborn as sns
 from IPython.display import Markdown
 from matplotlib.axes import Axes
 
-from .config import RECIPES, Config
+from .config import Config
 from .corruptions import EXTRA
 from .figures import axes
-from .models import LAYERS, prunable
+from .masks import prunable
+from .models import LAYERS
 from .paper import PAPER, numbers, overlap_printed, resnet18, wide
+from .recipes import RECIPES
 from .tables import number, table
 
 KEEP, PROBE, EPOCHS = Config.keep, Config.probe, RECIPES["cub200"]["epochs"]

@@ -9,8 +9,8 @@ Statements (columns `embedded`, `photographs` and `full` of data/paper/claims.cs
     rise dnr@overlap_previous by generation
     dnr - long > ke - long          differences may be compared too
 
-An arm is METHOD+setting=value (`config.arm_of`); `arm@column` names another column of
-`study.generations` than the test accuracy, of the run's last generation.
+An arm is METHOD+setting=value (`recipes.arm_of`); `arm@column` names another column of
+`frames.generations` than the test accuracy, of the run's last generation.
 """
 
 import functools
@@ -25,9 +25,9 @@ import pandas as pd
 from scipy import stats as scipy_stats
 
 from . import UserError
-from .config import arm_of, configure, parse_arm
 from .methods import label
 from .paper import ANALOGUE, COLUMNS, PAPER, PLANNED, photographs, wide
+from .recipes import arm_of, configure, parse_arm
 from .stats import LEVEL, MARGIN, estimate, holm, seeds_needed
 
 
@@ -146,9 +146,9 @@ def p_values(part: Part, values: pd.Series) -> tuple[float, float]:
 def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.DataFrame:
     """One row per claim with a statement in `column`, by id, and its verdict.
 
-    `frames` holds frames of `study.generations` by dataset. In the column `embedded` a statement is
-    made of the bundled dataset of the claim's exhibit where it has its own (`paper.ANALOGUE`), else
-    of each of the others; in `photographs`, of each of the exhibit's (`paper.photographs`); in
+    `frames` holds frames of `frames.generations` by dataset. In the column `embedded` a statement
+    is made of the bundled dataset of the claim's exhibit where it has its own (`paper.ANALOGUE`),
+    else of each of the others; in `photographs`, of each of the exhibit's (`paper.photographs`); in
     `full`, of each dataset of the exhibit in the paper. Columns:
     rank; part, n, value, low, high (which part decides, in words if there are several, and its
     seeds, mean and 95 % interval in points: the one most clearly refuted where the claim fails,
@@ -161,7 +161,10 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
     - `holds` if the adjusted support is below 5 %,
     - `fails` if the adjusted refutation is,
     - `undecided` otherwise; `not finished` where photographs lack seeds that are planned
-      (`paper.PLANNED`), and `not run` where an arm has no runs. Both count with p = 1.
+      (`paper.PLANNED`), and `not run` where an arm has no runs. Both count with p = 1;
+    - `not testable here` in the column `embedded` where the claim is marked `untestable`, for the
+      reason in its note. It has no value, but its p-values count as they were published: a family
+      that changed with what was found would move the verdicts of the other claims.
     """
     rows = []
     for claim, stated in claims().iterrows():
@@ -188,6 +191,7 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
                 else 1.0,
                 "evidence": evidence if complete else [],
                 "finished": finished,
+                "untestable": column == "embedded" and stated["untestable"],
             }
         )
     for rank in {row["rank"] for row in rows}:
@@ -222,10 +226,13 @@ LEDGER = [
 
 def _judged(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the ledger with its verdict, and the part that decided it."""
-    evidence, finished = row.pop("evidence"), row.pop("finished")
-    if not evidence:
+    evidence, finished, untestable = (
+        row.pop(name) for name in ("evidence", "finished", "untestable")
+    )
+    if untestable or not evidence:
         unknown = dict.fromkeys(("value", "low", "high", "seeds_needed"), math.nan)
-        return row | unknown | {"n": 0, "verdict": "not run", "part": ""}
+        verdict = "not testable here" if evidence else "not run"
+        return row | unknown | {"n": 0, "verdict": verdict, "part": ""}
     holds, fails = row["support"] < 1 - LEVEL, row["refute"] < 1 - LEVEL
     verdict = "holds" if holds else "fails" if fails else "undecided"
     verdict = verdict if finished else "not finished"

@@ -3,15 +3,17 @@
 import argparse
 import os
 import sys
+import textwrap
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from . import UserError, __version__, records
-from .config import BUDGETS, RECIPES, Config, configure, grid, parse_arm
+from .config import ONE_OF, Config
 from .methods import MAIN, METHODS
 from .paper import ANALOGUE, ROWS, arms
+from .recipes import BUDGETS, NAMES, RECIPES, configure, grid, parse_arm, recipe
 
 if TYPE_CHECKING:
     from .study import Run
@@ -194,9 +196,17 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _wrapped(text: str, width: int) -> list[str]:
+    """Lines of a text, with names whole, which have hyphens."""
+    return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False)
+
+
 class _Formatter(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return _wrapped(text, width)
 
 
 def _common(command: argparse.ArgumentParser) -> None:
@@ -214,18 +224,25 @@ def _common(command: argparse.ArgumentParser) -> None:
 def _settings(command: argparse.ArgumentParser) -> None:
     """The options of a command about one run: every setting of `Config`."""
     _common(command)
+    command.description = (
+        "Settings that are not given are those of the dataset's recipe; all are printed first."
+    )
+    valid = NAMES | ONE_OF
     for spec in fields(Config):
         if spec.name != "dataset":
+            said, names = spec.metadata["meaning"], valid.get(spec.name, ())
+            # Some meanings explain each choice.
+            said += "" if all(name in said for name in names) else f": {', '.join(names)}"
             command.add_argument(
                 f"--{spec.name.replace('_', '-')}",
                 type=spec.type,
                 metavar=spec.type.__name__.upper(),
-                help=f"{spec.metadata['meaning']} (default: the recipe's)",
+                help=said,
             )
 
 
 def _config(options: argparse.Namespace) -> Config:
-    """The run that these options name; says so."""
+    """The run that these options name; says so, with all its settings."""
     from .run import chain
     from .train import device_named, has_bf16
 
@@ -238,6 +255,8 @@ def _config(options: argparse.Namespace) -> Config:
     print(
         f"{config.method} on {config.dataset}, seed {config.seed}: {len(chain(config))} generations"
     )
+    listed = (f"{name}={value}" for name, value in vars(config).items())
+    print(textwrap.indent("\n".join(_wrapped(", ".join(listed), 98)), "  "))
     if config.precision == "bf16" and not has_bf16(device_named(options.device)):
         print("this device imitates bf16, which takes longer than fp32")
     return config
@@ -287,8 +306,9 @@ def _line(record: records.Record) -> None:
 
 def _study(options: argparse.Namespace) -> int:
     from .evaluations import EVALUATED, evaluations_of
+    from .frames import generations
     from .stats import summary
-    from .study import generations, study
+    from .study import study
 
     if options.dataset is None:
         exhibits = options.exhibit + options.evaluate
@@ -409,6 +429,7 @@ def _prepare_folder(name: str, skip_corrupt: bool) -> None:
 def _compare(options: argparse.Namespace) -> int:
     from . import folder
     from .compare import compared
+    from .data import UNFLIPPED
     from .export import export
     from .report import answer, write
     from .train import device_named
@@ -431,7 +452,7 @@ def _compare(options: argparse.Namespace) -> int:
         seeds=options.seeds,
         device=options.device,
         workers=options.workers,
-        settings={"augment": "crop"} if options.no_flip else None,
+        settings={"augment": UNFLIPPED[recipe(name)["augment"]]} if options.no_flip else None,
     )
     # The lowest seed: the best on the test images would look better than it is.
     export(found.config(found.choice.method), output / "model.pt", options.device)

@@ -25,14 +25,17 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from scipy import optimize, stats
 from tqdm.auto import tqdm
 
-from . import UserError, methods, models, records, train
-from .config import RESULTS_VERSION, Config, configure, digest
-from .data import Data, dataset, read
+from . import UserError, methods, records, train
+from .config import RESULTS_VERSION, Config, digest
+from .data import Data, dataset, evaluation_batches, read
 from .data import load as load_images
 from .evaluations import recalls
-from .run import Session, born_of, chain, threads
+from .frames import generations
+from .recipes import configure
+from .run import Walk, chain, finished, parent_digests, threads
 from .stats import LEVEL, POWER, Estimate, estimate
-from .study import Run, find, generations, study
+from .store import Store
+from .study import Archive, Run, study
 
 METHODS = ("plain", "long", "tune", "llf", "ke", "dnr")
 """What is compared, the simplest first: where means are equal the simpler one is advised."""
@@ -251,18 +254,16 @@ def _trial(config: Config, device: str) -> tuple[float, float]:
     where = train.device_named(device)
     with tempfile.TemporaryDirectory() as folder, threads(config.threads):
         start = time.perf_counter()
-        session = Session(config, Path(folder), where)
+        walk = Walk(config, Store(Path(folder)), where)
         data = load_images(config)
         some = data.train[torch.linspace(0, len(data.train) - 1, TRIAL_IMAGES).long().unique()]
-        session.data = Data(data.dataset, some.to(where), data.evaluation.to(where))
-        session.model = models.build(config).to(where)
-        links = chain(config)
-        found = [session.generation(links, 0, []), session.mask(links, 0)]
-        found.append(session.generation(links, 1, born_of(found)))
+        walk.trainee.data = Data(data.dataset, some, data.evaluation).to(where)
+        found = [walk.generation(0, []), walk.mask(0)]
+        found.append(walk.generation(1, parent_digests(found)))
         passed = time.perf_counter() - start
     if torch.cuda.is_available():
         # Idle processes must not keep memory from those that are tried next.
-        del session
+        del walk
         torch.cuda.empty_cache()
     seconds = [r["timing"]["seconds"] for r in found if r["kind"] == "generation"]
     return seconds[-1] / config.epochs, max(0.0, passed - sum(seconds)) / len(seconds)
@@ -379,7 +380,7 @@ class Comparison:
     scores: pd.DataFrame
     """One row per method and seed: validation, test and balanced (accuracies in %)."""
     curves: pd.DataFrame
-    """`study.generations` by method, of the validation images."""
+    """`frames.generations` by method, of the validation images."""
     predictions: dict[tuple[str, int], np.ndarray]
     """By method and seed: predicted labels of the test images, in their order."""
     demonstration: bool = False
@@ -473,6 +474,8 @@ def compared(
             runs = _train(base, planned, device, start + hours * 3600)
         finally:
             used()
+        if dataset(name).fingerprint != made_for["images"]:
+            raise UserError(f"the images of {name} changed during the comparison; compare again")
         comparison = Comparison(
             base=base,
             plan=planned,
@@ -540,7 +543,7 @@ def _train(base: Config, planned: Plan, device: str, deadline: float) -> list[Ru
     pace = 1.0
     for block in planned.blocks():
         configs = planned.configs(base, block)
-        if any(find(config, published=False) is None for config in configs):
+        if any(Archive(published=False).find(config) is None for config in configs):
             expected = pace * duration(configs, planned.speed)
             if done and time.monotonic() + expected > deadline:
                 print(
@@ -599,13 +602,10 @@ def _tested(runs: list[Run], device: str) -> dict[str, Any]:
 def predict(config: Config, device: str = "auto") -> np.ndarray:
     """The labels that a finished run gives to the test images, from its weights on disk; raises
     `DamagedFile` if they are not those of its record."""
-    where = train.device_named(device)
-    session = Session(config, records.runs_root(), where)
-    links = chain(config)
-    session.open(links, len(links) - 1)
-    split = read(config.dataset)["test"].to(where)
+    model = finished(config, device).model
+    images = evaluation_batches(read(config.dataset)["test"], dataset(config.dataset))
     with threads(config.threads):
-        found = train.outputs(session.model, dataset(config.dataset), split)
+        found = train.outputs(model, images)
         return torch.cat([logits.argmax(1).cpu() for logits, _ in found]).numpy()
 
 

@@ -1,12 +1,16 @@
-"""What an experiment is: one frozen, flat `Config`, recipes per dataset, budgets and grids."""
+"""What an experiment is: one frozen, flat `Config`, and the keys made of it.
+
+A `Config` is a value: it knows types and ranges, and opens no file. Names (of datasets, methods,
+networks) are checked by `recipes.configure`.
+"""
 
 import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, dataclass_transform
 
 from . import UserError
 
@@ -23,16 +27,61 @@ def knob(default: Any, part: str, meaning: str) -> Any:
     return field(default=default, metadata={"part": part, "meaning": meaning})
 
 
-@dataclass(frozen=True)
-class Config:
+AT_LEAST = {
+    **dict.fromkeys(("per_class", "warmup", "lr", "weight_decay", "seed"), 0),
+    **dict.fromkeys(("width", "generations", "epochs", "batch", "threads"), 1),
+}
+ONE_OF = {
+    "pool": ("test", "tuning"),
+    "schedule": ("cosine", "step"),
+    "precision": ("fp32", "bf16"),
+}
+SHARES = ("keep", "split_rate", "momentum", "smoothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a network is trained with `train.train`. Raises `UserError` for a value of another type
+    or out of range."""
+
+    lr: float = knob(0.1, "training", "peak learning rate")
+    schedule: str = knob("cosine", "training", "learning-rate schedule: cosine or step")
+    warmup: int = knob(0, "training", "epochs of linear warm-up at the start of a generation")
+    momentum: float = knob(0.9, "training", "momentum of SGD")
+    weight_decay: float = knob(1e-4, "training", "L2 penalty on every parameter")
+    smoothing: float = knob(0.1, "training", "label smoothing, 0..1")
+    precision: str = knob("fp32", "training", "number format of the training passes: fp32 or bf16")
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            name, value = spec.name, getattr(self, spec.name)
+            if spec.type is float and type(value) is int:
+                object.__setattr__(self, name, float(value))
+            elif type(value) is not spec.type:
+                raise UserError(
+                    f"{name}={value!r} is not of type {spec.type.__name__} "
+                    f"({spec.metadata['meaning']})"
+                )
+            elif name in ONE_OF and value not in ONE_OF[name]:
+                raise UserError(not_one_of(name, value, ONE_OF[name]))
+            elif spec.type is float and not math.isfinite(value):
+                raise UserError(f"{name}={value!r} must be a finite number")
+            elif name in AT_LEAST and value < AT_LEAST[name]:
+                raise UserError(f"{name}={value!r} must be at least {AT_LEAST[name]}")
+            elif name in SHARES and not 0 <= value <= 1:
+                raise UserError(f"{name}={value!r} must lie between 0 and 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
     """One run: a method on a dataset with a seed. Primitives only; see `meanings()`."""
 
     dataset: str = knob("digits", "root", "name of the dataset: bundled, official, or folder:PATH")
-    method: str = knob("dnr", "plan", "name of the method, one of methods.METHODS")
+    method: str = knob("dnr", "plan", "name of the method")
     seed: int = knob(0, "root", "seed of the split, the initial weights and every later draw")
     per_class: int = knob(10, "root", "training images per class; 0 means all of the training pool")
     pool: str = knob("test", "root", "images that accuracy is measured on: test, or tuning")
-    model: str = knob("resnet18", "root", "network, one of models.MODELS")
+    model: str = knob("resnet18", "root", "network")
     width: int = knob(8, "root", "channels of the first stage; 64 is the published network")
     stem: str = knob("3x3", "root", "first layers: 3x3 (stride 1, no pooling) or 7x7 (and pooling)")
     generations: int = knob(
@@ -40,17 +89,10 @@ class Config:
     )
     epochs: int = knob(30, "training", "epochs per generation")
     batch: int = knob(50, "training", "largest number of images per step")
-    lr: float = knob(0.1, "training", "peak learning rate")
-    schedule: str = knob("cosine", "training", "learning-rate schedule: cosine or step")
-    warmup: int = knob(0, "training", "epochs of linear warm-up at the start of a generation")
-    momentum: float = knob(0.9, "training", "momentum of SGD")
-    weight_decay: float = knob(1e-4, "training", "L2 penalty on every parameter")
-    smoothing: float = knob(0.1, "training", "label smoothing, 0..1")
-    augment: str = knob("shift", "training", "augmentation, one of data.AUGMENTATIONS")
-    precision: str = knob("fp32", "training", "number format of the training passes: fp32 or bf16")
+    augment: str = knob("shift", "training", "augmentation")
     threads: int = knob(1, "training", "CPU threads of one run; they change the last bits")
     keep: float = knob(0.8, "plan", "share of weights that DNR keeps, 0..1")
-    criterion: str = knob("snip", "plan", "saliency of DNR, one of masks.CRITERIA")
+    criterion: str = knob("snip", "plan", "saliency of DNR")
     scope: str = knob(
         "global", "plan", "DNR keeps its share of the whole network (global) or of each layer"
     )
@@ -64,48 +106,7 @@ class Config:
     )
 
     def __post_init__(self) -> None:
-        from .data import AUGMENTATIONS, dataset
-        from .masks import CRITERIA, SCOPES
-        from .methods import METHODS
-        from .models import MODELS, STEMS
-
-        for spec in fields(self):
-            value = getattr(self, spec.name)
-            if spec.type is float and type(value) is int:
-                object.__setattr__(self, spec.name, float(value))
-            elif type(value) is not spec.type:
-                raise UserError(
-                    f"{spec.name}={value!r} is not of type {spec.type.__name__} "
-                    f"({spec.metadata['meaning']})"
-                )
-        dataset(self.dataset)
-        one_of = {
-            "method": METHODS,
-            "pool": ("test", "tuning"),
-            "model": MODELS,
-            "stem": STEMS,
-            "schedule": ("cosine", "step"),
-            "augment": AUGMENTATIONS,
-            "precision": ("fp32", "bf16"),
-            "criterion": CRITERIA,
-            "scope": SCOPES,
-        }
-        for name, valid in one_of.items():
-            if getattr(self, name) not in valid:
-                raise UserError(
-                    f"{name}={getattr(self, name)!r} is unknown; choose one of: {', '.join(valid)}"
-                )
-        for name, value in vars(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise UserError(f"{name}={value!r} must be a finite number")
-        at_least = {"per_class": 0, "warmup": 0, "lr": 0.0, "weight_decay": 0.0, "seed": 0}
-        at_least |= dict.fromkeys(("width", "generations", "epochs", "batch", "threads"), 1)
-        for name, least in at_least.items():
-            if not getattr(self, name) >= least:
-                raise UserError(f"{name}={getattr(self, name)!r} must be at least {least}")
-        for name in ("keep", "split_rate", "momentum", "smoothing"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}={getattr(self, name)!r} must lie between 0 and 1")
+        super().__post_init__()
         if self.probe <= 0 or self.split_rate == 0:
             raise UserError("probe and split_rate must be greater than 0")
         if self.probe > 1 and self.probe != int(self.probe):
@@ -118,16 +119,37 @@ class Config:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["part"] == name}
 
 
+def not_one_of(name: str, value: Any, valid: Any) -> str:
+    """The message for a setting whose value is none of `valid`."""
+    return f"{name}={value!r} is unknown; choose one of: {', '.join(valid)}"
+
+
 def meanings() -> dict[str, str]:
     """What each field of `Config` means, by name."""
     return {spec.name: spec.metadata["meaning"] for spec in fields(Config)}
 
 
-def canonical(thing: Any) -> Any:
-    """`thing` as JSON-ready data; a dataclass becomes {class name: its non-default fields}.
+# --------------------------------------------------------------------------------------------------
+# Keys
 
-    Defaults of *stages* are no-ops by rule, so leaving them out means that a new field does not
-    move old keys. `Config` is never passed here whole: its fields enter keys explicitly.
+
+@dataclass_transform(frozen_default=True)
+def stored(name: str) -> Callable[[type], type]:
+    """A frozen dataclass whose instances enter keys and records under `name`. The class can be
+    renamed; `name`, the names of its fields and their defaults cannot without moving keys."""
+
+    def decorate(cls: type) -> type:
+        cls.stored_as = name
+        return dataclass(frozen=True)(cls)
+
+    return decorate
+
+
+def canonical(thing: Any) -> Any:
+    """`thing` as JSON-ready data; what is `stored` becomes {name: its non-default fields}.
+
+    Defaults of stages are no-ops by rule, so leaving them out means that a new field does not move
+    old keys. `Config` is never passed here whole: its fields enter keys explicitly.
     """
     if dataclasses.is_dataclass(thing):
         inside = {
@@ -135,7 +157,7 @@ def canonical(thing: Any) -> Any:
             for spec in fields(thing)
             if getattr(thing, spec.name) != spec.default
         }
-        return {type(thing).__name__: inside}
+        return {thing.stored_as: inside}
     return thing
 
 
@@ -143,254 +165,3 @@ def digest(thing: Any) -> str:
     """The first 20 hex digits of the SHA-256 of `thing` as canonical JSON."""
     text = json.dumps(thing, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-# --------------------------------------------------------------------------------------------------
-# Recipes. The paper's are DNR section 4, tables and appendix A.12; what it leaves open is in OURS.
-
-_SMALL = {
-    "model": "resnet18",
-    "width": 64,
-    "stem": "7x7",
-    "per_class": 0,
-    "augment": "resized-crop",
-    "epochs": 200,
-    "generations": 10,
-    "batch": 32,
-    "lr": 0.256,
-    "schedule": "cosine",
-    "warmup": 5,
-    "weight_decay": 1e-4,
-    "smoothing": 0.1,
-}
-_CIFAR = _SMALL | {
-    "model": "resnet50",
-    "stem": "3x3",
-    "augment": "crop-flip",
-    "epochs": 160,
-    "batch": 64,
-    "lr": 0.1,
-    "schedule": "step",
-    "warmup": 0,
-    "weight_decay": 5e-4,
-}
-_FLOWER_64 = _SMALL | {
-    "width": 16,
-    "augment": "crop-flip",
-    "epochs": 40,
-    "generations": 5,
-    "warmup": 0,
-}
-_CIFAR_FEW = _FLOWER_64 | {"stem": "3x3", "per_class": 50, "epochs": 50, "lr": 0.03}
-_TINY = _CIFAR | {"stem": "7x7", "batch": 32, "warmup": 20}
-_PAPILA = _SMALL | {
-    "model": "resnet50",
-    "generations": 3,
-    "lr": 0.001,
-    "warmup": 0,
-    "smoothing": 0.0,
-}
-_DIGITS: dict[str, Any] = {}
-_HARD: dict[str, Any] = {"per_class": 20, "epochs": 20}
-_ALL: dict[str, Any] = {"per_class": 0}
-
-RECIPES: dict[str, dict[str, Any]] = {
-    "flower102": _SMALL,
-    "flower102-64": _FLOWER_64,
-    "cub200": _SMALL,
-    "aircraft": _SMALL,
-    "mit67": _SMALL,
-    "dogs": _SMALL,
-    "cifar10": _CIFAR,
-    "cifar10-few": _CIFAR_FEW,
-    "cifar100": _CIFAR,
-    "tinyimagenet": _TINY,
-    "papila": _PAPILA,
-    "cars196": _SMALL,
-    "cifar10-imbalanced": _CIFAR,
-    "cifar10-few-imbalanced": _CIFAR_FEW | {"per_class": 0},
-    "papila-binary": _PAPILA,
-    "digits": _DIGITS,
-    "digits-32": _DIGITS,
-    "digits-hard": _HARD,
-    "digits-hard-32": _HARD,
-    "digits-colour": {"lr": 0.2, "epochs": 20, "generations": 5},
-    "digits-imbalanced": _ALL,
-    "digits-binary": _ALL | {"generations": 3},
-}
-"""Settings per dataset that differ from the defaults of `Config`, which are those of `digits`."""
-
-PHOTOGRAPHS = ("flower102-64", "cifar10-few", "cifar10-few-imbalanced")
-"""Real photographs of the paper's datasets, with fewer pixels or images and a narrow network, so
-that a CPU can train on them."""
-OF_THE_PAPERS = tuple(
-    name for name in RECIPES if not name.startswith("digits") and name not in PHOTOGRAPHS
-)
-"""The papers' datasets, whose recipe is the paper's; the digits named here are bundled."""
-
-
-def scope(dataset: str) -> str:
-    """Of what a dataset's runs are said: `full` (the paper's own setting), `photographs`, or
-    `embedded` (the digits, and folders of the user's own images)."""
-    if dataset in OF_THE_PAPERS:
-        return "full"
-    return "photographs" if dataset in PHOTOGRAPHS else "embedded"
-
-
-_FOLDER = {"per_class": 0, "augment": "crop-flip", "width": 16, "generations": 5, "epochs": 40}
-FOLDER = {
-    32: _FOLDER,
-    64: _FOLDER,
-    256: _SMALL | {"generations": 5, "lr": 0.1},
-}
-"""Settings of a folder of the user's own images, by the largest side in pixels that they are for.
-Our choice: the paper's setting for photographs, a narrow network for what a CPU can train."""
-
-
-def recipe(dataset: str) -> dict[str, Any]:
-    """The settings of a dataset that differ from the defaults of `Config`; raises `UserError` for
-    an unknown dataset."""
-    if dataset in RECIPES:
-        return RECIPES[dataset]
-    from .data import dataset as named
-
-    size = named(dataset).size
-    return next((FOLDER[most] for most in FOLDER if size <= most), FOLDER[256])
-
-
-_OPEN_SMALL = {
-    "lr": "the paper gives 0.1 and 0.256 for unnamed 'specific datasets'; 0.256 is KE's",
-    "warmup": "not mentioned in the paper; 5 in KE's and LLF's code, 20 by default in DNR's (D23)",
-    "augment": "'flip and random crop' after a resize to 256 x 256; the crop of 224 is the code's",
-    "generations": "11, 10 and f10 all occur (D18); ten generations are f1..f10 here",
-}
-_OPEN_CIFAR = {
-    "stem": "not stated; the released code uses 3x3 without pooling on CIFAR (D22)",
-    "generations": _OPEN_SMALL["generations"],
-}
-OURS: dict[str, dict[str, str]] = {
-    "flower102": _OPEN_SMALL,
-    "cub200": _OPEN_SMALL,
-    "aircraft": _OPEN_SMALL,
-    "mit67": _OPEN_SMALL,
-    "dogs": _OPEN_SMALL,
-    "cifar10": _OPEN_CIFAR,
-    "cifar100": _OPEN_CIFAR,
-    "tinyimagenet": {
-        "lr": "not stated; 0.1 as for CIFAR",
-        "stem": "not stated; the released code keeps 7x7 and pooling on 64-pixel images (D22)",
-        "generations": _OPEN_SMALL["generations"],
-    },
-    "papila": {
-        "schedule": "not stated; cosine as for the other small sets",
-        "warmup": "not stated; none",
-        "weight_decay": "not stated; 1e-4 as for the other small sets",
-        "smoothing": "not stated; none",
-        "augment": "not stated; as for the other small sets",
-    },
-}
-"""Per dataset: each setting that the paper leaves open, what is known of it, and our choice."""
-
-BUDGETS = ("smoke", "embedded", "photographs", "paper")
-
-
-def configure(dataset: str, budget: str | None = None, **overrides: Any) -> Config:
-    """The `Config` of one run: the dataset's recipe, cut to the budget, then `overrides`.
-
-    `paper` is the recipe of the papers' datasets and their default, `photographs` that of the small
-    versions of two of them, `embedded` that of all others. `smoke` is the recipe cut to two
-    generations of two epochs, for seconds-long trials.
-    Raises `UserError` for unknown names, bad values, and a budget that a dataset does not have.
-    """
-    overrides = {name: value for name, value in overrides.items() if value is not None}
-    unknown = overrides.keys() - meanings().keys()
-    if unknown:
-        raise UserError(
-            f"unknown setting {', '.join(sorted(unknown))}; settings: {', '.join(meanings())}"
-        )
-    if dataset not in RECIPES:
-        from .folder import canonical
-
-        dataset = canonical(dataset)
-    settings = recipe(dataset) | {"dataset": dataset}
-    own = "paper" if scope(dataset) == "full" else scope(dataset)
-    if budget not in (None, "smoke", own):
-        if budget not in BUDGETS:
-            raise UserError(f"budget={budget!r} is unknown; choose one of: {', '.join(BUDGETS)}")
-        raise UserError(f"budget={budget!r} does not exist for {dataset!r}; use {own} or smoke")
-    if budget == "smoke":
-        settings |= {"epochs": 2, "generations": 2, "warmup": 0}
-    return Config(**(settings | overrides))
-
-
-def parse_arm(text: str) -> dict[str, Any]:
-    """The settings of an arm of a study, METHOD or METHOD+setting=value+..., such as
-    `dnr+keep=0.6`; raises `UserError` if it cannot be read."""
-    method, *rest = text.strip().split("+")
-    types = {spec.name: spec.type for spec in fields(Config)}
-    settings: dict[str, Any] = {"method": method}
-    for part in rest:
-        name, _, value = part.partition("=")
-        if name not in types or name in ("method", "dataset", "seed"):
-            valid = sorted(types.keys() - {"method", "dataset", "seed"})
-            raise UserError(
-                f"{text!r}: {name!r} is no setting of an arm; METHOD+setting=value, with settings: "
-                f"{', '.join(valid)}"
-            )
-        if name in settings:
-            raise UserError(f"{text!r}: {name} is given twice")
-        try:
-            settings[name] = types[name](value)
-        except ValueError:
-            raise UserError(
-                f"{text!r}: {name}={value!r} is not of type {types[name].__name__}"
-            ) from None
-    return settings
-
-
-def arm_of(config: Config) -> str:
-    """The arm that a config belongs to: its method, and by name what differs from the recipe of its
-    dataset (or from that recipe cut to the smoke budget, if that says it in fewer words)."""
-    named = []
-    for budget in (None, "smoke"):
-        base = configure(config.dataset, budget, method=config.method, seed=config.seed)
-        differing = [
-            f"{name}={value}".removesuffix(".0")
-            for name, value in sorted(vars(config).items())
-            if value != getattr(base, name)
-        ]
-        named.append([config.method, *differing])
-    return "+".join(min(named, key=len))
-
-
-def grid(
-    dataset: str, arms: Iterable[str], seeds: int, budget: str | None = None, **overrides: Any
-) -> list[Config]:
-    """One config per arm and seed 0..seeds-1, each once, seeds outermost, arms in the order given.
-
-    Raises `UserError` for an arm with a setting that its method does not read.
-    """
-    if seeds < 1:
-        raise UserError(f"seeds={seeds!r} must be at least 1")
-    parsed = [parse_arm(arm) for arm in arms]
-    settings = [overrides | arm for arm in parsed]
-    for chosen, arm in zip(settings, parsed, strict=True):
-        _refuse_idle(configure(dataset, budget, **chosen), arm)
-    configs = (
-        configure(dataset, budget, seed=seed, **chosen)
-        for seed in range(seeds)
-        for chosen in settings
-    )
-    return list(dict.fromkeys(configs))
-
-
-def _refuse_idle(config: Config, arm: dict[str, Any]) -> None:
-    """Raises `UserError` if a setting of an arm leaves the plan of its method as it is: the arm
-    would be the same method under another name."""
-    from .methods import plan
-
-    for name in arm.keys() & config.part("plan").keys() - {"method"}:
-        default = getattr(configure(config.dataset, method=config.method), name)
-        without = dataclasses.replace(config, **{name: default})
-        if without != config and plan(without) == plan(config):
-            raise UserError(f"{name}={arm[name]} changes nothing in {config.method}")

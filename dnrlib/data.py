@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,11 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import UserError
-from .config import RECIPES
+from .config import Config
 from .streams import stream
-
-if TYPE_CHECKING:
-    from .config import Config
 
 
 @dataclass(frozen=True)
@@ -296,20 +292,28 @@ def dataset(name: str) -> Dataset:
     if name.startswith(folder.PREFIX):
         return folder.dataset(name)
     of, view = VIEWS.get(name, (name, None))
-    found = official.dataset(of) if name in RECIPES else None
+    if of not in official.sets():
+        known = ", ".join([*official.sets(), *VIEWS, *DATASETS])
+        raise UserError(
+            f"dataset={name!r} is unknown; choose one of: {known}, or {folder.PREFIX}PATH for a "
+            "folder with a subfolder of images per class"
+        )
+    found = official.dataset(of)
     if found is None:
         raise UserError(
             f"dataset={name!r} is not on this machine; to get it: dnr data prepare {of}"
-            if name in RECIPES
-            else f"dataset={name!r} is unknown; choose one of: {', '.join(RECIPES)}, or "
-            f"{folder.PREFIX}PATH for a folder with a subfolder of images per class"
         )
     return found if view is None else view(found)
 
 
-@functools.lru_cache(maxsize=4)
 def read(name: str) -> dict[str, Split]:
-    """The pools of a dataset, read once per process; raises `UserError` if they have changed."""
+    """The pools of a dataset, read once per process; raises `UserError` if those of a bundled one
+    have changed. A folder that has changed is read again."""
+    return _read(name, dataset(name).fingerprint)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(name: str, identity: str) -> dict[str, Split]:
     about = dataset(name)
     pools = about.pools()
     if name in DATASETS:
@@ -323,7 +327,7 @@ def read(name: str) -> dict[str, Split]:
     return pools
 
 
-def load(config: "Config") -> Data:
+def load(config: Config) -> Data:
     """The images of one run, on the CPU.
 
     The training split holds `per_class` images of each class, drawn from the training pool by the
@@ -399,8 +403,9 @@ class Crop:
 
 @dataclass(frozen=True)
 class ResizedCrop:
-    """A random part of the image, resized to 7/8 of its side (224 of 256), and a horizontal flip of
-    every other image: torchvision's `RandomResizedCrop` with parameters per image."""
+    """A random part of the image, resized to 7/8 of its side (224 of 256), and with `flip` a
+    horizontal flip of every other image: torchvision's `RandomResizedCrop` with parameters per
+    image."""
 
     area: tuple[float, float] = (0.08, 1.0)
     """Least and largest share of the image's area."""
@@ -408,12 +413,13 @@ class ResizedCrop:
     """Least and largest width of the part divided by its height."""
     tries: int = 10
     """Parts that are drawn until one lies within the image; if none does, it is the whole image."""
+    flip: bool = True
 
     def __call__(self, images: Tensor, draw: torch.Generator) -> Tensor:
         """The images (uint8, n x c x side x side) as n x c x 7/8 side x 7/8 side, on the same
         device; pixels within one grey level of Pillow's antialiased bilinear resize."""
         boxes = self.boxes(len(images), images.shape[-1], draw)
-        flipped = torch.rand(len(images), generator=draw) < 0.5
+        flipped = torch.rand(len(images), generator=draw) < 0.5 * self.flip
         resize = resize_each if images.device.type == "cpu" else resize_batch
         return resize(images, boxes, flipped, images.shape[-1] * 7 // 8)
 
@@ -477,8 +483,12 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "crop": Crop(pad=4, flip=False),
     "crop-flip": Crop(pad=4, flip=True),
     "resized-crop": ResizedCrop(),
+    "resized-crop-no-flip": ResizedCrop(flip=False),
 }
 """Training augmentations by name; each gives every image of a batch parameters of its own."""
+
+UNFLIPPED = {"crop-flip": "crop", "resized-crop": "resized-crop-no-flip"}
+"""By augmentation that mirrors images, the same without that."""
 
 
 def as_pixels(images: Tensor, dataset: Dataset) -> Tensor:
@@ -533,3 +543,43 @@ def batches(
     index = torch.arange(n) if order is None else torch.randperm(n, generator=order)
     for chosen in index.to(split.labels.device).tensor_split(-(-n // size)):
         yield split.images[chosen], split.labels[chosen]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training inputs of one generation: float images and labels, batch by batch, shuffled,
+    augmented and normalised anew every time it is iterated."""
+
+    data: Data
+    config: Config
+    generation: int
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        augment = AUGMENTATIONS[self.config.augment]
+        for images, labels in batches(self.data.train, self.config.batch, self.order):
+            yield normalised(augment(images, self.draw), self.data.dataset), labels
+
+    @functools.cached_property
+    def order(self) -> torch.Generator:
+        """The stream of the order of the images."""
+        return stream(self.config.seed, self.generation, "order")
+
+    @functools.cached_property
+    def draw(self) -> torch.Generator:
+        """The stream of the augmentation."""
+        return stream(self.config.seed, self.generation, "augment")
+
+
+EVALUATION_BATCH = 1000
+"""Images of at most 64 x 64 pixels that are evaluated together; of larger ones fewer."""
+
+
+def evaluated_together(dataset: Dataset) -> int:
+    """The number of images in a batch of an evaluation."""
+    return min(EVALUATION_BATCH, max(1, EVALUATION_BATCH * 64**2 // dataset.size**2))
+
+
+def evaluation_batches(split: Split, dataset: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+    """A split once, in order, as a network is evaluated on it: normalised images, and labels."""
+    for images, labels in batches(split, evaluated_together(dataset)):
+        yield normalised(images, dataset), labels

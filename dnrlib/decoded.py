@@ -4,14 +4,17 @@ The paper resizes every photograph to 256 x 256 before anything else. So that is
 every method, seed and generation reads the same uint8 array.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
 import itertools
 import os
 import re
+import shlex
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from tqdm.auto import tqdm
 from . import UserError, records
 from .config import digest
 from .data import Dataset, Split
+from .records import Record
 
 FORMAT = 1
 CHUNK = 256
@@ -52,6 +56,14 @@ class Picture:
     label: int
     """Number of its class, from 0."""
 
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Hex digest of the file or, if there is none, of the pixels (rows, then columns, then
+        RGB)."""
+        pixels = isinstance(self.source, np.ndarray)
+        raw = self.source.tobytes() if pixels else self.source.read_bytes()
+        return hashlib.sha256(raw).hexdigest()
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -60,6 +72,8 @@ class Listing:
 
     classes: tuple[str, ...]
     pools: dict[str, list[Picture]]
+    notes: dict[str, Any] = field(default_factory=dict)
+    """What else its manifest is to hold."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +108,19 @@ def place(name: str) -> Path:
     return root() / "decoded" / slug(name)
 
 
-def manifest(name: str) -> dict[str, Any] | None:
+def manifest(name: str) -> Record | None:
     """What is known of a decoded dataset, or None if it was not decoded; raises `DamagedFile`."""
     path = place(name) / "manifest.json"
     try:
         return records.read(path)
     except records.DamagedFile:
-        mend = f"rm '{path}'; dnr data prepare '{name}'"
+        mend = f"{shlex.join(['rm', str(path)])} && {preparing(name)}"
         raise records.DamagedFile(path, "not what was written", mend) from None
+
+
+def preparing(name: str) -> str:
+    """What to type into a shell to decode a dataset."""
+    return shlex.join(["dnr", "data", "prepare", name])
 
 
 def pixels(source: Path | np.ndarray, size: int) -> np.ndarray:
@@ -132,21 +151,15 @@ def pixels(source: Path | np.ndarray, size: int) -> np.ndarray:
         raise ValueError(str(error)) from None
 
 
-def decode(
-    name: str,
-    listing: Listing,
-    kind: Kind,
-    workers: int = 0,
-    notes: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+def decode(name: str, listing: Listing, kind: Kind, workers: int = 0) -> Record:
     """Decodes a dataset into its `place` unless that was done before; returns its manifest.
 
     The array is keyed by its sources (path, size and time of change of every file, or pixels), the
     size it is resized to and the version of the decoder. It counts as there when its manifest is,
     which is written last; a killed call goes on from the chunks that it had finished, and of
-    several at once one works and the others wait. Nothing that was decoded before is lost until
-    the new array is whole. `notes` is kept in the manifest. Raises `CorruptImages`, and `UserError`
-    if the disk is full or read-only.
+    several at once one works and the others wait. An array that is there is read through, and made
+    again if it is damaged; nothing that was decoded before is lost until the new one is whole.
+    Raises `CorruptImages`, and `UserError` if the disk is full or read-only.
     """
     ordered = [picture for pictures in listing.pools.values() for picture in pictures]
     about = {
@@ -162,10 +175,10 @@ def decode(
     try:
         with records.lock(folder):
             known = manifest(name)
-            if known is None or known["key"] != key or _damage(folder, known):
+            if known is None or known["key"] != key or not whole(name, known):
                 known = about | {"key": key} | _fill(folder / key, about, ordered, workers)
                 known["fingerprint"] = digest([known["chunks"], known["labels"], about["counts"]])
-            known |= {"kind": asdict(kind), "notes": notes or {}}
+            known |= {"kind": asdict(kind), "notes": listing.notes}
             known = records.save(folder / "manifest.json", known)
             for old in folder.iterdir():
                 if old.is_dir() and old.name != key:
@@ -192,9 +205,7 @@ def _sources(ordered: list[Picture]) -> str:
     return sha.hexdigest()
 
 
-def _fill(
-    folder: Path, about: dict[str, Any], ordered: list[Picture], workers: int
-) -> dict[str, Any]:
+def _fill(folder: Path, about: Record, ordered: list[Picture], workers: int) -> Record:
     """Decodes what a folder does not hold yet; returns the digests of its `chunks` and `labels`,
     and `mean` and `std` of the training pool per channel."""
     images, journal = folder / "images.npy", folder / "journal"
@@ -202,27 +213,28 @@ def _fill(
     if _array(images, shape) is None:
         records.write(journal, b"")
         np.lib.format.open_memmap(images, "w+", np.uint8, shape)
-    done = dict(line.split() for line in journal.read_text().splitlines() if line.count(" ") == 1)
+    lines = journal.read_text().splitlines()
+    done = {row: found for row, at, found in (line.partition(" ") for line in lines) if at}
     array = _array(images, shape)
     chunks = {row: ordered[row : row + CHUNK] for row in range(0, len(ordered), CHUNK)}
-    missing = [row for row in chunks if _digest(array[row : row + CHUNK]) != done.get(str(row))]
+    missing = [
+        row
+        for row in chunks
+        if str(row) not in done or _digest(array[row : row + CHUNK]) != done[str(row)]
+    ]
     corrupt: dict[Path, str] = {}
     workers = min(workers or os.cpu_count() or 1, len(missing)) or 1
     made = Parallel(n_jobs=workers, return_as="generator_unordered")(
         delayed(_chunk)(images, row, chunks[row], about["size"]) for row in missing
     )
-    with (
-        tqdm(total=len(ordered), unit="image", desc="decoding", leave=False) as bar,
-        journal.open("a") as file,
-    ):
-        bar.update(len(ordered) - sum(len(chunks[row]) for row in missing))
-        for row, found, wrong in made:
+    shown = {"unit": "image", "unit_scale": CHUNK, "leave": False, "total": len(missing)}
+    with journal.open("a") as file:
+        for row, found, wrong in tqdm(made, "decoding", **shown):
             corrupt |= wrong
             if not wrong:
                 done[str(row)] = found
                 file.write(f"{row} {found}\n")
                 file.flush()
-            bar.update(len(chunks[row]))
     if corrupt:
         raise CorruptImages(corrupt)
     labels = np.array([picture.label for picture in ordered], np.int64)
@@ -259,12 +271,11 @@ def _chunk(
             block[number] = pixels(picture.source, size)
         except ValueError as error:
             wrong[picture.source] = str(error)
+    start = np.load(images, mmap_mode="r").offset
     # Written, not mapped: on a full disk a mapped page would kill the process.
     with images.open("r+b") as file:
-        np.lib.format.read_magic(file)
-        np.lib.format.read_array_header_1_0(file)
-        file.seek(row * block[0].nbytes, os.SEEK_CUR)
-        file.write(block.tobytes())
+        file.seek(start + row * block[0].nbytes)
+        file.write(block)
         file.flush()
         os.fsync(file.fileno())
     return row, _digest(block), wrong
@@ -280,7 +291,7 @@ def _ranges(counts: list[list]) -> dict[str, slice]:
     return {pool: slice(end - n, end) for (pool, n), end in zip(counts, ends, strict=True)}
 
 
-def _shape(known: dict[str, Any]) -> tuple[int, int, int, int]:
+def _shape(known: Record) -> tuple[int, int, int, int]:
     return (sum(count for _, count in known["counts"]), known["size"], known["size"], 3)
 
 
@@ -298,24 +309,29 @@ def _moments(array: np.ndarray, rows: slice) -> tuple[list[float], list[float]]:
     return mean.round(4).tolist(), std.round(4).tolist()
 
 
-def _damage(folder: Path, known: dict[str, Any]) -> Path | None:
+def _damage(folder: Path, known: Record) -> Path | None:
     """The file of a decoded dataset that is not what was written, or None if all are."""
     images, labels = (folder / known["key"] / name for name in ("images.npy", "labels.npy"))
     array = _array(images, _shape(known))
-    rows = [row for row, _ in known["chunks"]] + [_shape(known)[0]]
-    if array is None or any(
-        _digest(array[row:end]) != found
-        for (row, found), end in zip(known["chunks"], rows[1:], strict=True)
-    ):
+    rows = [*(row for row, _ in known["chunks"]), _shape(known)[0]]
+    if array is None or known["chunks"] != [
+        [row, _digest(array[row:end])] for row, end in itertools.pairwise(rows)
+    ]:
         return images
-    try:
-        found = hashlib.sha256(np.load(labels).tobytes()).hexdigest()
-    except (OSError, ValueError, EOFError):
-        return labels
-    return None if found == known["labels"] else labels
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        if hashlib.sha256(np.load(labels).tobytes()).hexdigest() == known["labels"]:
+            return None
+    return labels
 
 
-def whole(name: str, known: dict[str, Any]) -> bool:
+def _looks(folder: Path, known: Record) -> list[Any]:
+    """What would differ if a file of a decoded dataset were written to: sizes and times of change;
+    with the seal of the manifest, which holds their digests."""
+    states = [path.stat() for path in sorted((folder / known["key"]).glob("*.npy"))]
+    return [known["seal"], [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in states]]
+
+
+def whole(name: str, known: Record) -> bool:
     """Whether the arrays of a decoded dataset are what was written; reads them all."""
     return _damage(place(name), known) is None
 
@@ -323,8 +339,11 @@ def whole(name: str, known: dict[str, Any]) -> bool:
 def dataset(name: str) -> Dataset | None:
     """A dataset that was decoded, as the rest of the library knows datasets; else None."""
     known = manifest(name)
-    if known is None:
-        return None
+    return known and described(known, functools.partial(pools, name))
+
+
+def described(known: Record, pools: Callable[[], dict[str, Split]]) -> Dataset:
+    """The dataset that a manifest is of."""
     kind = known["kind"]
     return Dataset(
         title=kind["title"],
@@ -335,19 +354,33 @@ def dataset(name: str) -> Dataset | None:
         # A channel without any contrast must not be divided by 0.
         std=tuple(max(value, 1 / 255) for value in kind["std"] or known["std"]),
         fingerprint=known["fingerprint"],
-        pools=functools.partial(pools, name),
+        pools=pools,
         groups=(lambda: known["notes"]["patients"]) if "patients" in known["notes"] else None,
     )
 
 
 def pools(name: str) -> dict[str, Split]:
     """The pools of a decoded dataset, mapped from disk, images as n x 3 x size x size (channels
-    last in memory); raises `DamagedFile` if a pixel or a label is not what was written."""
-    known = manifest(name)
-    folder = place(name)
-    damaged = _damage(folder, known)
-    if damaged:
-        raise records.DamagedFile(damaged, "its content changed", f"dnr data prepare '{name}'")
+    last in memory); raises `DamagedFile` if a pixel or a label is not what was written.
+
+    The files are read through and held to their digests once, which is noted beside them in
+    `verified.json`; from then on only if a size or a time of change is another than it was. So a
+    process starts at once, and whatever writes to a file is still noticed. What is not noticed is a
+    bit that flips on the disk while nobody writes: `dnr data prepare` reads everything each time.
+    """
+    known, folder = manifest(name), place(name)
+    looks, stamp = _looks(folder, known), folder / "verified.json"
+    try:
+        verified = records.read(stamp)
+    except UserError:
+        verified = None
+    if verified is None or verified["looks"] != looks:
+        damaged = _damage(folder, known)
+        if damaged:
+            raise records.DamagedFile(damaged, "its content changed", preparing(name))
+        # A folder that cannot be written to is read through by every process.
+        with contextlib.suppress(OSError):
+            records.save(stamp, {"looks": looks})
     shape = _shape(known)
     images = torch.from_numpy(_array(folder / known["key"] / "images.npy", shape))
     labels = torch.from_numpy(np.load(folder / known["key"] / "labels.npy"))

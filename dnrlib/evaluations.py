@@ -7,7 +7,6 @@ An evaluation is a frozen dataclass: its name and settings enter the key of its 
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -17,17 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import UserError
-from .config import scope
+from .config import Config, stored
 from .corruptions import CORRUPTIONS, EXTRA, GROUPED, corrupted
-from .data import VIEWS, Data, Dataset, Split, as_pixels, read
+from .data import VIEWS, Data, Dataset, Split, as_pixels, evaluation_batches, read
 from .official import SEVERITIES, corruptions_here, verified_corruption
 from .paper import ANALOGUE
+from .recipes import scope
 from .stats import clustered
 from .streams import stream
 from .train import evaluate, outputs
 
 if TYPE_CHECKING:
-    from .config import Config
     from .study import Run
 
 
@@ -35,22 +34,23 @@ class Evaluation(Protocol):
     """One way to measure a finished network. Every evaluation derives from it."""
 
     def check(self, about: Dataset) -> None:
-        """Raises `UserError` for a dataset that the evaluation is not defined for; unless it says
-        otherwise, for none."""
+        """Raises `UserError` for a dataset that the evaluation is not defined for, or if files that
+        it needs are not on this machine; unless it says otherwise, for none."""
 
-    def result(self, model: nn.Module, data: Data, config: "Config") -> dict[str, Any]:
+    def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
         """What is found, ready for JSON; the network stays as it is."""
 
 
-@dataclass(frozen=True)
+@stored("Predictions")
 class Predictions(Evaluation):
     """The class that is named for every evaluation image, from which any metric follows: balanced
     accuracy (DNR Fig. 7), sensitivity and specificity (DNR Table 8)."""
 
-    def result(self, model: nn.Module, data: Data, config: "Config") -> dict[str, Any]:
+    def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
         """`labels` and `predicted` (numbers of classes, in the order of the pool), and `groups`,
         whose image each is, where the dataset says so."""
-        named = [logits.argmax(1) for logits, _ in outputs(model, data.dataset, data.evaluation)]
+        images = evaluation_batches(data.evaluation, data.dataset)
+        named = [logits.argmax(1) for logits, _ in outputs(model, images)]
         found = {
             "labels": data.evaluation.labels.tolist(),
             "predicted": torch.cat(named).tolist(),
@@ -60,7 +60,7 @@ class Predictions(Evaluation):
         return found
 
 
-@dataclass(frozen=True)
+@stored("Corruptions")
 class Corruptions(Evaluation):
     """Accuracy under the 19 corruptions of CIFAR-10-C at 5 severities (DNR Fig. 5 and Eq. 7)."""
 
@@ -78,26 +78,30 @@ class Corruptions(Evaluation):
                 f"the corruptions are defined for colour images of 32 x 32 pixels, not for "
                 f"{about.title}; use {ANALOGUE['fig5']} or cifar10"
             )
+        if self.official:
+            corruptions_here()
 
-    def result(self, model: nn.Module, data: Data, config: "Config") -> dict[str, Any]:
+    def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
         """Accuracies in %: `clean`, and `accuracy` by corruption as a list over severities."""
         about = data.dataset
         if not self.normalised:
             zero, one = (0.0,) * about.channels, (1.0,) * about.channels
             about = dataclasses.replace(about, mean=zero, std=one)
-        data, labels = dataclasses.replace(data, dataset=about), data.evaluation.labels
+        labels = data.evaluation.labels
         chosen = _first(labels, self.per_class)
-        clean, _ = evaluate(model, data, data.evaluation[chosen])
+        clean, _ = evaluate(model, evaluation_batches(data.evaluation[chosen], about))
         found: dict[str, list[float]] = {}
         for name in CORRUPTIONS:
             found[name] = []
-            for severity in range(1, SEVERITIES + 1):
+            official = _official(name, labels) if self.official else None
+            for severity in range(SEVERITIES):
                 if self.official:
-                    images = _official(name, severity, labels)[chosen.cpu()]
+                    images = official[severity, chosen.cpu()]
                 else:
-                    images = _generated(config.dataset, config.pool, self.per_class, name, severity)
+                    of = about.fingerprint, config.dataset, config.pool, self.per_class
+                    images = _generated(*of, name, severity + 1)
                 split = Split(images.to(labels.device), labels[chosen])
-                accuracy, _ = evaluate(model, data, split)
+                accuracy, _ = evaluate(model, evaluation_batches(split, about))
                 found[name].append(accuracy)
         return {"clean": clean, "images": len(chosen), "accuracy": found}
 
@@ -111,28 +115,30 @@ def _first(labels: Tensor, per_class: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=len(CORRUPTIONS) * SEVERITIES)
-def _generated(dataset: str, pool: str, per_class: int, name: str, severity: int) -> Tensor:
-    """Our corrupted images (uint8, n x 3 x 32 x 32), made once per process."""
+def _generated(
+    fingerprint: str, dataset: str, pool: str, per_class: int, name: str, severity: int
+) -> Tensor:
+    """Our corrupted images (uint8, n x 3 x 32 x 32), made once per process and `fingerprint`."""
     split = read(dataset)[pool]
     images = split.images[_first(split.labels, per_class)]
     pixels = corrupted(images.permute(0, 2, 3, 1).numpy(), name, severity)
     return torch.from_numpy(pixels).permute(0, 3, 1, 2)
 
 
-def _official(name: str, severity: int, labels: Tensor) -> Tensor:
-    """The images of one official file at one severity; raises `UserError` if they are not of the
-    images that the network is evaluated on."""
+def _official(name: str, labels: Tensor) -> Tensor:
+    """The images of one official file (uint8, 5 severities x n x 3 x 32 x 32); raises `UserError`
+    if they are not of the images that the network is evaluated on."""
     images, theirs = verified_corruption(name)
-    rows = slice((severity - 1) * len(labels), severity * len(labels))
-    if len(theirs) != SEVERITIES * len(labels) or theirs[rows].tolist() != labels.tolist():
+    if theirs.tolist() != SEVERITIES * labels.tolist():
         raise UserError(
             "the labels of CIFAR-10-C are not those of the test images; prepare cifar10 and "
             "cifar10c from their official archives"
         )
-    return torch.from_numpy(images[rows].copy()).permute(0, 3, 1, 2)
+    by_severity = torch.from_numpy(np.array(images)).unflatten(0, (SEVERITIES, -1))
+    return by_severity.permute(0, 1, 4, 2, 3)
 
 
-@dataclass(frozen=True)
+@stored("Attack")
 class Attack(Evaluation):
     """Accuracy under projected gradient descent in the L-infinity norm (Madry et al., 2018; DNR
     Fig. 6): on pixels in 0..1, with the normalisation inside the network, in evaluation mode, from
@@ -146,7 +152,7 @@ class Attack(Evaluation):
     per_class: int = 0
     """Test images of each class that are attacked, the first ones; 0: all."""
 
-    def result(self, model: nn.Module, data: Data, config: "Config") -> dict[str, Any]:
+    def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
         """`accuracy` in %, as a list over `epsilons`; `images` attacked; `no_gradient`, the share
         of clean images whose gradient is zero everywhere, as if it were masked."""
         chosen = data.evaluation[_first(data.evaluation.labels, self.per_class)]
@@ -233,8 +239,8 @@ def evaluations_of(exhibit: str, dataset: str) -> tuple[Evaluation, ...]:
     """What an exhibit measures of its networks beyond their test accuracy; nothing for most."""
     said_of = scope(dataset)
     if exhibit in ("fig5", "normalisation"):
-        of_cifar10 = VIEWS.get(dataset, (dataset,))[0] == "cifar10"
-        official = of_cifar10 and corruptions_here() is not None
+        # The question does not depend on the disk: records are found by it.
+        official = VIEWS.get(dataset, (dataset,))[0] == "cifar10"
         each = {"embedded": 20, "photographs": 50, "full": 0}[said_of]
         of = Corruptions(per_class=each, official=official)
         bare = dataclasses.replace(of, normalised=False)
@@ -301,7 +307,7 @@ def _read(record: dict[str, Any]) -> tuple[Evaluation | None, dict[str, Any]]:
     if record["kind"] != "evaluation":
         return None, {}
     ((name, settings),) = record["evaluation"].items()
-    kind = {each.__name__: each for each in Evaluation.__subclasses__()}[name]
+    kind = {each.stored_as: each for each in Evaluation.__subclasses__()}[name]
     # JSON knows no tuples.
     given = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
     return kind(**given), record["result"]

@@ -1,23 +1,24 @@
 """A trained network as one file that says all that is needed to use it."""
 
+import hashlib
 import io
 import json
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import UserError, models, records, train
+from . import UserError, models, records
 from .config import Config
 from .data import dataset, normalised, read
 from .decoded import pixels
-from .run import Session, chain, run, threads
+from .run import finished, run
 
-FORMAT = 1
+FORMAT = 2
 
 SNIPPET = '''"""What is in an image? python use_model.py IMAGE [IMAGE ...]"""
 import sys
@@ -47,11 +48,15 @@ class Model:
     def preprocess(self, image: str | Path) -> Tensor:
         """An image file as input of the network (float32, 1 x channels x crop x crop), exactly as
         images were prepared for training; raises `UserError` for a file that is not an image."""
-        how = self.preprocessing
         try:
-            array = pixels(Path(image), how["resize"])
+            array = pixels(Path(image), self.preprocessing["resize"])
         except ValueError as error:
             raise UserError(f"{image} cannot be read: {error}") from None
+        return self.prepared(array)
+
+    def prepared(self, array: np.ndarray) -> Tensor:
+        """Pixels (uint8, resize x resize x 3) as input of the network."""
+        how = self.preprocessing
         tensor = torch.tensor(array).permute(2, 0, 1)[None, : how["channels"]]
         about = SimpleNamespace(size=how["crop"], mean=how["mean"], std=how["std"])
         return normalised(tensor, about)
@@ -73,22 +78,18 @@ def export(config: Config, output: Path, device: str = "auto") -> dict[str, Any]
     beside it `use_model.py`, which uses it. Returns what was written:
 
     `state_dict` (on the CPU), `labels` (class names in the order of the outputs), `preprocessing`,
-    `network` (what `load_model` builds it from), `config`, `provenance` and `format`; plain types
-    and tensors only, so that `torch.load(weights_only=True)` reads it.
+    `network` (what `load_model` builds it from), `config`, `provenance`, `format` and `seal` (the
+    SHA-256 of all the rest); plain types and tensors only, so that `torch.load(weights_only=True)`
+    reads it.
     """
-    where = train.device_named(device)
     found = run(config, device=device)
-    session = Session(config, records.runs_root(), where)
-    links = chain(config)
-    with threads(config.threads):
-        session.open(links, len(links) - 1)
+    model = finished(config, device).model
     about = dataset(config.dataset)
     last = [record for record in found if record["kind"] == "generation"][-1]
     written = {
         "format": FORMAT,
         "state_dict": {
-            name: value.detach().cpu().contiguous()
-            for name, value in session.model.state_dict().items()
+            name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
         },
         "labels": list(about.classes),
         "preprocessing": {
@@ -110,6 +111,7 @@ def export(config: Config, output: Path, device: str = "auto") -> dict[str, Any]
         "provenance": json.loads(json.dumps(last["provenance"]))
         | {"key": last["key"], "images": about.fingerprint},
     }
+    written["seal"] = _seal(written)
     file = io.BytesIO()
     torch.save(written, file)
     records.write(output, file.getvalue())
@@ -120,24 +122,69 @@ def export(config: Config, output: Path, device: str = "auto") -> dict[str, Any]
 
 def load_model(path: str | Path) -> Model:
     """The network of an exported file, in evaluation mode on the CPU; raises `UserError` if the
-    file is not one."""
+    file is not one, is not as it was written, or holds what this version cannot use."""
     try:
-        stored = torch.load(path, weights_only=True, map_location="cpu")
-        how = stored["network"]
-        known = stored["format"] == FORMAT
+        return _model(torch.load(path, weights_only=True, map_location="cpu"), path)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; write it with: dnr export") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError, TypeError):
-        raise UserError(f"{path} is not a model that dnr export wrote") from None
-    if not known:
-        raise UserError(f"{path} has format {stored['format']}, this version reads {FORMAT}")
+    except UserError:
+        raise
+    # A damaged pickle can raise anything.
+    except Exception as error:
+        raise UserError(
+            f"{path} is not a model that dnr export wrote ({type(error).__name__}); export it again"
+        ) from error
+
+
+def _seal(written: dict[str, Any]) -> str:
+    """The SHA-256 of everything in an exported file but its seal."""
+    about = {name: value for name, value in written.items() if name not in ("state_dict", "seal")}
+    sha = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, value in written["state_dict"].items():
+        sha.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        sha.update(value.contiguous().numpy().tobytes())
+    return sha.hexdigest()
+
+
+def _model(stored: dict[str, Any], path: str | Path) -> Model:
+    """The network of what an exported file holds. It is tried once, on a black image."""
+    if stored["format"] != FORMAT:
+        raise UserError(
+            f"{path} has format {stored['format']}, this version reads {FORMAT}, which has a seal; "
+            "export it again"
+        )
+    if stored["seal"] != _seal(stored):
+        raise UserError(f"{path} is damaged (it does not fit its seal); export it again")
+    how, state = stored["network"], stored["state_dict"]
+    if how["model"] not in models.MODELS or how["stem"] not in models.STEMS:
+        raise UserError(
+            f"{path} holds the network {how['model']} with stem {how['stem']}; this version knows "
+            f"{', '.join(models.MODELS)} with {', '.join(models.STEMS)}"
+        )
+    if not all(value.isfinite().all() for value in state.values()):
+        raise UserError(
+            f"{path} has weights that are not finite numbers: its training diverged; train again "
+            "with a lower lr, and export that"
+        )
     block, depths = models.MODELS[how["model"]]
     network = models.ResNet(
         block, depths, how["classes"], how["channels"], how["width"], how["stem"]
     )
-    models.load_state(network, stored["state_dict"])
-    return Model(
-        network.eval().to(memory_format=torch.channels_last),
-        tuple(stored["labels"]),
-        stored["preprocessing"],
+    models.load_state(network, state)
+    network.eval().to(memory_format=torch.channels_last)
+    model = Model(network, tuple(stored["labels"]), stored["preprocessing"])
+    size, crop = (model.preprocessing[name] for name in ("resize", "crop"))
+    with torch.inference_mode():
+        inputs = model.prepared(np.zeros((size, size, 3), np.uint8))
+        outputs = network(inputs)
+    fits = (
+        all(value.dtype == state[name].dtype for name, value in network.state_dict().items())
+        and type(stored["labels"]) is list
+        and all(type(label) is str for label in model.labels)
+        and inputs.shape == (1, how["channels"], crop, crop)
+        and outputs.shape == (1, len(model.labels))
+        and outputs.isfinite().all()
     )
+    if not fits:
+        raise UserError(f"{path} cannot be used: its parts do not fit each other; export it again")
+    return model

@@ -251,9 +251,9 @@ def loss_curves(losses: dict[str, Sequence[float]], ax: Axes | None = None) -> A
 
 
 def forest(verdicts: pd.DataFrame, ax: Axes | None = None) -> Axes:
-    """The measured value of every claim with its interval, coloured by its verdict; the band is
-    the margin."""
-    shown = verdicts[verdicts["verdict"] != "not run"]
+    """The measured value of every claim that was judged with its interval, coloured by its verdict;
+    the band is the margin."""
+    shown = verdicts[verdicts["verdict"].isin(VERDICT_COLOURS)]
     ax = axes(ax, width=8, height=1.2 + 0.27 * len(shown))
     if shown.empty:
         return not_run(ax)

@@ -6,6 +6,7 @@ hold these. What is not given is split off the training images: a fifth of every
 
 import functools
 import hashlib
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,12 +69,36 @@ class File:
     pool: str | None
 
 
-@functools.cache
 def dataset(name: str) -> Dataset:
     """The dataset of a folder; its images are decoded if they have changed since it was last
     used. Raises `UserError` for what `prepare` refuses."""
+    name = canonical(name)
+    signature, spent = _seen.get(name, ("", 0.0))
+    start = time.monotonic()
+    if spent <= 1 + LOOKING * (start - _BEGIN):
+        signature = _signature(_files(parse(name)[0])[0])
+        _seen[name] = signature, spent + time.monotonic() - start
+    return _dataset(name, signature)
+
+
+LOOKING = 0.05
+"""Share of a process's time, beyond one second, that it may look whether a folder has changed: each
+config asks, and a look at ten thousand files takes a tenth of a second."""
+_BEGIN = time.monotonic()
+_seen: dict[str, tuple[str, float]] = {}
+"""By dataset: its signature when it was last looked at, and the seconds of all looks."""
+
+
+@functools.lru_cache(maxsize=8)
+def _dataset(name: str, signature: str) -> Dataset:
     prepare(name, trusted=True)
-    return decoded.dataset(canonical(name))
+    return decoded.dataset(name)
+
+
+def _signature(files: list[File]) -> str:
+    """Changes with every image file that is added, removed, renamed or written to."""
+    found = [(file.path, file.path.stat()) for file in files]
+    return digest([[str(path), state.st_size, state.st_mtime_ns] for path, state in found])
 
 
 def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> dict[str, Any]:
@@ -87,13 +112,7 @@ def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> dic
     name = canonical(name)
     path, size = parse(name)
     files, others = _files(path)
-    found = [file.path.stat() for file in files]
-    signature = digest(
-        [
-            [str(file.path), state.st_size, state.st_mtime_ns]
-            for file, state in zip(files, found, strict=True)
-        ]
-    )
+    signature = _signature(files)
     known = decoded.manifest(name)
     unchanged = known and known["notes"]["signature"] == signature
     if unchanged and (trusted or decoded.whole(name, known)):
@@ -106,17 +125,13 @@ def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> dic
             problems.append(f"not an image, or in no class: {_few(others)}")
         size = size or native(path)
         crop = size if size <= 64 else size * 7 // 8
+        listing.notes.update(signature=signature, problems=problems)
         try:
-            return decoded.decode(
-                name,
-                listing,
-                Kind(f"images of {path.name}", size, crop),
-                notes={"signature": signature, "problems": problems},
-            )
+            return decoded.decode(name, listing, Kind(f"images of {path.name}", size, crop))
         except CorruptImages as error:
             if not skip_corrupt:
                 raise UserError(
-                    f"{error}\nor go on without them: dnr data prepare '{name}' --skip-corrupt"
+                    f"{error}\nor go on without them: {decoded.preparing(name)} --skip-corrupt"
                 ) from None
             skipped |= error.found
 

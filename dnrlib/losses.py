@@ -1,27 +1,23 @@
 """What a generation learns from."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from .config import Config
+from .config import stored
 
 
-@dataclass(frozen=True)
+@stored("Labels")
 class Labels:
-    """The labels: cross-entropy with the config's label smoothing, mean over the batch."""
+    """The labels: cross-entropy with label smoothing, mean over the batch."""
 
     def loss(
-        self, logits: Tensor, labels: Tensor, inputs: Tensor, parent: nn.Module, config: "Config"
+        self, logits: Tensor, labels: Tensor, inputs: Tensor, parent: nn.Module, smoothing: float
     ) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=config.smoothing)
+        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
-@dataclass(frozen=True)
+@stored("Distilled")
 class Distilled:
     """The parent's outputs and the labels (born-again networks; Furlanello et al., 2018):
 
@@ -37,12 +33,12 @@ class Distilled:
     """`batchmean`: the mean over the batch, the divergence proper. `mean`: over classes as well."""
 
     def loss(
-        self, logits: Tensor, labels: Tensor, inputs: Tensor, parent: nn.Module, config: "Config"
+        self, logits: Tensor, labels: Tensor, inputs: Tensor, parent: nn.Module, smoothing: float
     ) -> Tensor:
         with torch.no_grad():
             target = (parent(inputs) / self.temperature).softmax(1)
         # torch warns of its own reduction "mean", whose meaning it is going to change.
         divergence = F.kl_div((logits / self.temperature).log_softmax(1), target, reduction="sum")
         divergence /= logits.numel() if self.reduction == "mean" else len(logits)
-        by_labels = F.cross_entropy(logits, labels, label_smoothing=config.smoothing)
+        by_labels = F.cross_entropy(logits, labels, label_smoothing=smoothing)
         return self.alpha * self.temperature**2 * divergence + (1 - self.alpha) * by_labels

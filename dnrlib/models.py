@@ -1,17 +1,15 @@
 """Residual networks in torchvision's topology, with a choice of stem and width."""
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 
+from .config import Config
 from .data import dataset
+from .masks import fan_in, prunable
 from .streams import stream
-
-if TYPE_CHECKING:
-    from .config import Config
 
 
 class ResNet(resnet.ResNet):
@@ -62,13 +60,13 @@ MODELS = {
 STEMS = ("3x3", "7x7")
 
 
-def build(config: "Config") -> ResNet:
+def build(config: Config) -> ResNet:
     """The network of a run with its random initial weights, on the CPU."""
     return birth(config, stream(config.seed, 0, "birth"))
 
 
-def birth(config: "Config", draw: torch.Generator) -> ResNet:
-    """A newborn network, on the CPU.
+def birth(config: Config, draw: torch.Generator) -> ResNet:
+    """A new network with random weights, on the CPU.
 
     Convolution and linear weights are Kaiming-normal (fan-in, gain sqrt 2), the bias of `fc` is
     uniform in +-1/sqrt(fan-in), batch normalisation starts at 1 and 0, as in the released code.
@@ -98,7 +96,7 @@ def birth(config: "Config", draw: torch.Generator) -> ResNet:
     return model.to(memory_format=torch.contiguous_format if unsafe else torch.channels_last)
 
 
-def blocks(config: "Config") -> list[str]:
+def blocks(config: Config) -> list[str]:
     """The names of a network's residual blocks, from the input to the output."""
     _, depths = MODELS[config.model]
     return [f"layer{stage}.{block}" for stage, n in enumerate(depths, 1) for block in range(n)]
@@ -147,21 +145,6 @@ def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
         if block != name and not hasattr(model.get_submodule(block), "fixed"):
             insert_fixed(model, block, value.shape[1])
     model.load_state_dict(state)
-
-
-def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The tensors that are scored and may be reset, by state-dict name: the weights of all
-    convolutions and linear layers. Biases and batch normalisation are always inherited."""
-    return {
-        f"{name}.weight": module.weight
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-    }
-
-
-def fan_in(weight: Tensor) -> int:
-    """The number of inputs of one output of a convolution or linear weight."""
-    return weight[0].numel()
 
 
 LAYERS = (

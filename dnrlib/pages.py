@@ -3,6 +3,7 @@
 import ast
 import itertools
 import os
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -22,12 +23,14 @@ from tqdm.auto import tqdm
 from . import UserError, records
 from .claims import arms as stated_arms
 from .claims import claims, ledger
-from .config import BUDGETS, RECIPES, Config, arm_of, configure, grid, parse_arm, scope
+from .config import Config
 from .evaluations import Evaluation, evaluations_of
+from .frames import generations
 from .paper import ALL_EXHIBITS, ANALOGUE, EXHIBITS, PLANNED, ROWS, arms, made_for
+from .recipes import BUDGETS, RECIPES, arm_of, configure, grid, parse_arm, scope
 from .records import ROOT
-from .study import Run, agreement, command, find, generations
-from .tables import table, titled
+from .study import Archive, Run, agreement, command
+from .tables import escaped, fenced, table, titled
 
 NOTEBOOKS = ROOT / "notebooks"
 BOOK = ROOT / "book"
@@ -107,11 +110,11 @@ class Parameters:
         wanted = self.arms() if chosen is None else chosen
         if self.seeds != "auto":
             return grid(self.dataset, wanted, self.seeds, budget)
-        files = records.published_seeds(self.dataset)
+        files, archive = records.published_seeds(self.dataset), Archive(own=False)
         listed = []
         for arm in wanted:
             most = grid(self.dataset, [arm], max(files, 5), budget)
-            listed += [config for config in most if find(config, own=False)] or most[:5]
+            listed += [config for config in most if archive.find(config)] or most[:5]
         return sorted(listed, key=lambda config: config.seed)
 
 
@@ -160,14 +163,13 @@ def control(page: Parameters, arm: str) -> Parameters:
 
 def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
     """The end of every page: the commands that make it, and where its runs came from."""
-    lines = [
-        "```sh",
-        f"papermill notebooks/{notebook}.ipynb out.ipynb -p dataset {page.dataset} \\",
-        f"  -p budget {page.budget} -p seeds {page.seeds} \\",
-        f"  -p methods {page.methods}",
-        "```",
-        "",
-    ]
+    dataset, methods = shlex.quote(page.dataset), shlex.quote(str(page.methods))
+    given = (
+        f"papermill notebooks/{notebook}.ipynb out.ipynb -p dataset {dataset} \\\n"
+        f"  -p budget {page.budget} -p seeds {page.seeds} \\\n"
+        f"  -p methods {methods}"
+    )
+    lines = [fenced(given, "sh"), ""]
     if not found:
         return Markdown("\n".join([*lines, "None of its runs is on disk."]))
     made = Counter(
@@ -200,9 +202,7 @@ def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
         f"This page shows {len(found)} runs; their {work} took {seconds / 60:.0f} minutes in "
         "all, one after the other. To train them yourself, from nothing and whatever is published:",
         "",
-        "```sh",
-        *(command(configs, of[1]) for of, configs in by_seeds.items()),
-        "```",
+        fenced("\n".join(command(of, each[1]) for each, of in by_seeds.items()), "sh"),
         "",
         "Their records:",
         "",
@@ -245,31 +245,25 @@ def scope_verdicts(of: str) -> pd.DataFrame:
 def _claimed_runs(dataset: str) -> Iterator[Run]:
     """The runs of every arm that a claim speaks of, with their evaluations: the seeds that have
     published records, and those of the user from there on without a gap."""
-    files = records.published_seeds(dataset)
+    files, archive = records.published_seeds(dataset), Archive()
     for arm in claimed_arms(dataset):
         for seed in itertools.count():
-            run = find_evaluated(configure(dataset, seed=seed, **parse_arm(arm)))
+            run = find_evaluated(configure(dataset, seed=seed, **parse_arm(arm)), archive)
             if run is not None:
                 yield run
             elif seed >= files:
                 break
 
 
-def find_evaluated(config: Config) -> Run | None:
-    """The finished run of a config (`study.find`) with those evaluations of its dataset's exhibits
-    that were made of it."""
+def find_evaluated(config: Config, archive: Archive) -> Run | None:
+    """The finished run of a config with those evaluations of its dataset's exhibits that were made
+    of it."""
     wanted = {
         each: None
         for exhibit in made_for(config.dataset)
         for each in evaluations_of(exhibit, config.dataset)
     }
-    # From one place: the records of a run must be of the same weights.
-    made = [
-        (tuple(each for each in wanted if find(config, evaluations=(each,), **place)), place)
-        for place in ({"own": False}, {"published": False})
-    ]
-    most, place = max(made, key=lambda pair: len(pair[0]))
-    return find(config, evaluations=most, **place) if most else find(config)
+    return archive.richest(config, wanted)
 
 
 def status() -> Markdown:
@@ -343,7 +337,7 @@ def published_runs(dataset: str) -> list[Run]:
     listed = [arm for exhibit in exhibits for arm in arms(exhibit, dataset)]
     listed += claimed_arms(dataset)
     configs = grid(dataset, dict.fromkeys(listed), files) if files else []
-    return [run for run in (find(config, own=False) for config in configs) if run]
+    return [run for run in map(Archive(own=False).find, configs) if run]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -388,7 +382,7 @@ def execute(notebook: Path, output: Path, given: dict[str, Any], progress: bool 
             cell.metadata["tags"] = ["injected-parameters"]
     if "dataset" in given:
         heading, *rest = page.cells[0].source.split("\n")
-        page.cells[0].source = "\n".join([f"{heading} ({given['dataset']})", *rest])
+        page.cells[0].source = "\n".join([f"{heading} ({escaped(given['dataset'])})", *rest])
     # Its absolute paths and times would differ from machine to machine.
     page.metadata.pop("papermill", None)
     gate(page, notebook.name)

@@ -7,8 +7,8 @@ import pandas as pd
 import torch
 
 from . import UserError
-from .config import PHOTOGRAPHS, configure, scope
 from .models import LAYERS, MODELS, ResNet
+from .recipes import PHOTOGRAPHS, configure, scope
 from .records import ROOT
 
 PAPER = ROOT / "data" / "paper"
@@ -19,8 +19,8 @@ ROWS: dict[str, dict[str, str | None]] = {
     "table1": {
         "plain+smoothing=0": "CE (f1)",
         "dsd+smoothing=0": "DSD",
-        "ban+smoothing=0": "BAN (f10)",
-        "ban-lineage+smoothing=0": None,
+        "ban+smoothing=0": None,
+        "ban-lineage+smoothing=0": "BAN (f10)",
         "ke+smoothing=0": "KE (f10)",
         "dnr+smoothing=0": "DNR (f10)",
         "plain": "Smth (f1)",
@@ -236,7 +236,7 @@ PLANNED: dict[str, dict[str, int]] = {
     },
     "cifar10-few-imbalanced": dict.fromkeys(("plain", "long", "tune", "ke", "dnr"), 6),
 }
-"""On photographs, how many seeds of each arm (`config.arm_of`) are published in the end, from 0;
+"""On photographs, how many seeds of each arm (`recipes.arm_of`) are published in the end, from 0;
 fixed before any of them was looked at, in the order in which they are trained."""
 
 

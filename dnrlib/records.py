@@ -1,7 +1,8 @@
 """What came out of a run: sealed JSON records, atomic files, the published and the user's own.
 
 Two places, never confused: `data/records/` holds the published records, committed, one gzipped file
-per dataset and seed with a record per line; `runs/` what this user trained, a folder per link.
+per dataset and seed with a record per line, and `manifest.json`, which lists their digests; `runs/`
+what this user trained, a folder per link.
 """
 
 import functools
@@ -10,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -40,7 +42,7 @@ class DamagedFile(UserError):
 
     def __init__(self, path: Path, what: str, mend: str | None = None) -> None:
         if mend is None and PUBLISHED in path.parents:
-            mend = f"git checkout -- {path}"
+            mend = shlex.join(["git", "checkout", "--", str(path)])
         again = (
             "delete that file to measure it again"
             if path.name.startswith("evaluation-")
@@ -191,39 +193,119 @@ def provenance(device: torch.device, threads: int) -> dict[str, Any]:
 # Published records
 
 
-@functools.lru_cache(maxsize=512)
-def _published_file(path: Path, changed: int) -> dict[str, Record]:
+def _manifest() -> dict[str, str]:
+    """The SHA-256 of every published file, by `DATASET/FILE`."""
+    path = PUBLISHED / "manifest.json"
+    return _manifest_file(path, path.stat().st_mtime_ns) if path.exists() else {}
+
+
+@functools.lru_cache(maxsize=1)
+def _manifest_file(path: Path, changed: int) -> dict[str, str]:
     try:
-        text = gzip.decompress(path.read_bytes()).decode()
+        return dict(json.loads(path.read_bytes()))
+    except (ValueError, TypeError):
+        raise DamagedFile(path, "not a JSON object") from None
+
+
+@functools.lru_cache(maxsize=512)
+def _published_file(path: Path, changed: int, digest: str) -> dict[str, Record]:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise DamagedFile(path, "not the file that manifest.json lists")
+    return _published_records(path, content)
+
+
+def _published_records(path: Path, content: bytes) -> dict[str, Record]:
+    """What a published file of this content holds, by key; raises `DamagedFile`."""
+    try:
+        text = gzip.decompress(content).decode()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError):
         raise DamagedFile(path, "not gzipped text") from None
-    found = [parse(line, path) for line in text.splitlines()]
-    return {record["key"]: record for record in found}
+    found = {record["key"]: record for record in (parse(line, path) for line in text.splitlines())}
+    here = path.parent.name, int(path.name.removeprefix("seed-").partition(".")[0])
+    own = {
+        key
+        for key, record in found.items()
+        if record["kind"] == "generation"
+        and (record["config"]["dataset"], record["config"]["seed"]) == here
+    }
+    for key, record in found.items():
+        # A mask or an evaluation names the generation that it is of.
+        if record.get("of", key) not in own:
+            raise DamagedFile(path, f"record {key} is of another dataset or seed")
+    return found
 
 
 def _published_path(dataset: str, seed: int) -> Path:
     return PUBLISHED / dataset / f"seed-{seed:04d}.jsonl.gz"
 
 
+def _name(path: Path) -> str:
+    """How the manifest calls a published file."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def _unlisted(path: Path) -> UserError:
+    return UserError(
+        f"{path} is not listed in {PUBLISHED / 'manifest.json'}; take it away, or if it is one of "
+        f"yours list it with: python -m tests.publish {path.parent.name} --copied"
+    )
+
+
 def published_seeds(dataset: str) -> int:
-    """How many seeds of a dataset have published records; they are numbered from 0."""
-    return len(list((PUBLISHED / dataset).glob("seed-*.jsonl.gz")))
+    """How many seeds of a dataset have published records; they are numbered from 0. Raises
+    `UserError` for a file that the manifest does not list."""
+    manifest = _manifest()
+    for path in (PUBLISHED / dataset).glob("seed-*.jsonl.gz"):
+        if _name(path) not in manifest:
+            raise _unlisted(path)
+    return sum(name.startswith(f"{dataset}/") for name in manifest)
 
 
 def published(dataset: str, seed: int) -> dict[str, Record]:
-    """The published records of a dataset and seed, by key; raises `DamagedFile`."""
+    """The published records of a dataset and seed, by key. Raises `DamagedFile` for a file that is
+    not as the manifest lists it or is missing, and `UserError` for one that is not listed."""
     path = _published_path(dataset, seed)
-    return _published_file(path, path.stat().st_mtime_ns) if path.exists() else {}
+    digest = _manifest().get(_name(path))
+    if not path.exists():
+        if digest is not None:
+            raise DamagedFile(path, "missing, but listed in manifest.json")
+        return {}
+    if digest is None:
+        raise _unlisted(path)
+    return _published_file(path, path.stat().st_mtime_ns, digest)
 
 
 def publish(dataset: str, seed: int, records: Iterable[Record]) -> Path:
     """Adds records to the published file of a dataset and seed; returns its path.
 
-    Lines are ordered by generation, kind and key, so that republishing gives the same file.
+    Lines are ordered by generation, kind and key, so that republishing gives the same file. Raises
+    `DamagedFile` for records of another dataset or seed.
     """
     path = _published_path(dataset, seed)
-    merged = published(dataset, seed) | {record["key"]: record for record in records}
-    ordered = sorted(merged.values(), key=lambda r: (r["generation"], r["kind"], r["key"]))
-    lines = "".join(_text(record) + "\n" for record in ordered)
-    write(path, gzip.compress(lines.encode(), mtime=0))
+    with lock(PUBLISHED):
+        merged = published(dataset, seed) | {record["key"]: record for record in records}
+        ordered = sorted(merged.values(), key=lambda r: (r["generation"], r["kind"], r["key"]))
+        lines = "".join(_text(record) + "\n" for record in ordered)
+        content = gzip.compress(lines.encode(), mtime=0)
+        _published_records(path, content)
+        write(path, content)
+        _list([path])
     return path
+
+
+def list_copied(dataset: str) -> None:
+    """Lists all files of a dataset that lie in `data/records` in the manifest; raises `DamagedFile`
+    for one that is not sound."""
+    with lock(PUBLISHED):
+        paths = sorted((PUBLISHED / dataset).glob("seed-*.jsonl.gz"))
+        for path in paths:
+            _published_records(path, path.read_bytes())
+        _list(paths)
+
+
+def _list(paths: Iterable[Path]) -> None:
+    digests = {_name(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+    text = json.dumps(_manifest() | digests, indent=1, sort_keys=True) + "\n"
+    write(PUBLISHED / "manifest.json", text.encode())
+    _manifest_file.cache_clear()

@@ -14,12 +14,12 @@ from IPython.display import HTML
 
 from . import UserError, records
 from .compare import Comparison, above, compared, load
-from .config import configure
 from .data import dataset, read
 from .methods import label
 from .pages import NOTEBOOKS, execute
+from .recipes import configure
 from .stats import LEVEL, Estimate, estimate
-from .tables import interval, number
+from .tables import escaped, interval, number
 
 _AGAIN = "{generations} trainings of {epochs} epochs, each from the weights of the one before"
 IN_WORDS = {
@@ -210,7 +210,7 @@ def export_command(found: Comparison) -> str:
 
 
 # --------------------------------------------------------------------------------------------------
-# As HTML. Names of classes and folders come from outside: `html.escape` is put around each.
+# As HTML
 
 
 def html_table(
@@ -248,13 +248,14 @@ def write(output: Path) -> Path:
 
 
 def as_html(page: nbformat.NotebookNode, title: str) -> str:
-    """An executed notebook as one HTML page without its code, under a title instead of its own."""
+    """An executed notebook as one HTML page without its code, under a title of its own."""
     from nbconvert import HTMLExporter
 
     page.metadata.pop("widgets", None)
     page.cells = [
-        cell for cell in page.cells[1:] if "not-in-report" not in cell.metadata.get("tags", [])
+        cell for cell in page.cells if "not-in-report" not in cell.metadata.get("tags", [])
     ]
+    page.cells[0].source = f"# {escaped(title)}"
     for cell in page.cells:
         if cell.cell_type != "code":
             continue
@@ -275,10 +276,9 @@ def as_html(page: nbformat.NotebookNode, title: str) -> str:
         exclude_anchor_links=True,
     )
     body, _ = exporter.from_notebook_node(page)
-    title = html.escape(title)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{title}</h1>\n{body}\n</main>\n</body>\n</html>\n"
+        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"{body}\n</main>\n</body>\n</html>\n"
     )

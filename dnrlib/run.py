@@ -2,32 +2,29 @@
 
 import copy
 import functools
-import io
 import os
-import pickle
 import tempfile
 import time
-import zipfile
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from . import UserError, masks, models, records, train
 from .clock import Clock
 from .config import RESULTS_VERSION, Config, canonical, digest
-from .data import Data, dataset, load
+from .data import Data, Split, Training, dataset, evaluation_batches, load
+from .evaluations import Evaluation
 from .graphs import Replayed
 from .losses import Distilled
-from .masks import Everything, Keep, Mask, Parent
+from .masks import Mask
 from .methods import Generation, plan
 from .records import DamagedFile, Record
-
-if TYPE_CHECKING:
-    from .evaluations import Evaluation
+from .rules import Everything, Keep, Parent, resampled
+from .store import Entry, Store
 
 
 @dataclass(frozen=True)
@@ -43,24 +40,29 @@ class Link:
     generation its own once more, for a mask that is stored and never applied."""
 
     @functools.cached_property
-    def mask_key(self) -> str | None:
-        """The key of that mask; None where everything is inherited and there is no mask."""
+    def trained(self) -> Entry:
+        """The record of the training."""
+        return Entry("generation", self.key, self.generation, self.key)
+
+    @functools.cached_property
+    def mask(self) -> Entry | None:
+        """The record of that mask; None where everything is inherited and there is no mask."""
         if isinstance(self.keep, Everything):
             return None
-        return digest([self.key, canonical(self.keep)])
+        key = digest([self.key, canonical(self.keep)])
+        return Entry("mask", key, self.generation, self.key)
 
     @property
-    def keys(self) -> list[str]:
-        """The keys of all records that belong to this link."""
-        return [self.key] if self.mask_key is None else [self.key, self.mask_key]
+    def entries(self) -> list[Entry]:
+        """The records that every run with this link has."""
+        return [self.trained] if self.mask is None else [self.trained, self.mask]
+
+    def evaluated(self, evaluation: Evaluation) -> Entry:
+        """The record of what an evaluation finds of the network after this link."""
+        key = digest([self.key, canonical(evaluation)])
+        return Entry("evaluation", key, self.generation, self.key)
 
 
-def evaluation_key(link: Link, evaluation: "Evaluation") -> str:
-    """The key of what an evaluation finds of the network after a link."""
-    return digest([link.key, canonical(evaluation)])
-
-
-@functools.cache
 def chain(config: Config) -> tuple[Link, ...]:
     """The links of a run.
 
@@ -68,17 +70,28 @@ def chain(config: Config) -> tuple[Link, ...]:
     the images, the network and the seed. Methods that begin alike therefore share links, and fewer
     generations are a prefix of more.
     """
-    key = digest(
-        {"results": RESULTS_VERSION, "fingerprint": dataset(config.dataset).fingerprint}
-        | config.part("root")
-    )
-    stages = plan(config)
+    return _chain(config, dataset(config.dataset).fingerprint)
+
+
+@functools.cache
+def _chain(config: Config, fingerprint: str) -> tuple[Link, ...]:
+    key = digest({"results": RESULTS_VERSION, "fingerprint": fingerprint} | config.part("root"))
+    stages, training = plan(config), config.part("training")
     keeps = [stage.keep for stage in stages[1:]] + [stages[-1].keep]
     links = []
     for number, (stage, keep) in enumerate(zip(stages, keeps, strict=True), 1):
-        key = digest([key, canonical(stage), config.part("training")])
+        key = digest([key, canonical(stage), training])
         links.append(Link(number, stage, key, keep))
     return tuple(links)
+
+
+def entries(config: Config, evaluations: Sequence[Evaluation] = ()) -> list[Entry]:
+    """The records of a run, in order: per generation one of kind `generation` and, where something
+    is reset, one of kind `mask`; then one of kind `evaluation` for each of `evaluations`, of the
+    network after the last generation."""
+    links = chain(config)
+    measured = [links[-1].evaluated(each) for each in evaluations]
+    return [entry for link in links for entry in link.entries] + measured
 
 
 def run(
@@ -87,11 +100,9 @@ def run(
     device: str = "auto",
     report: Callable[[Record], None] = lambda record: None,
     first_only: bool = False,
-    evaluations: Sequence["Evaluation"] = (),
+    evaluations: Sequence[Evaluation] = (),
 ) -> list[Record]:
-    """The records of a run, in order: per generation one of kind `generation` and, where something
-    is reset, one of kind `mask`; then one of kind `evaluation` for each of `evaluations`, of the
-    network after the last generation.
+    """The records of a run, in the order of `entries`.
 
     What is on disk under `runs` is read, what is missing is trained and written; a run that was
     killed goes on from its last whole generation. `report` is called with each record. With
@@ -99,18 +110,16 @@ def run(
     `DamagedFile` for a file that is not what was written, and `UserError` for a training that
     diverges or a chain begun on another kind of device.
     """
-    session = Session(config, runs or records.runs_root(), train.device_named(device))
-    found = []
-    links = chain(config)
-    on_gpu = session.device.type == "cuda"
-    with threads(config.threads), torch.cuda.device(session.device) if on_gpu else nullcontext():
-        for position, link in enumerate(links[:1] if first_only else links):
-            with records.lock(session.folder(link)):
-                here = [session.generation(links, position, born_of(found))]
-                if link.mask_key is not None:
-                    here.append(session.mask(links, position))
-                if link is links[-1] and not first_only:
-                    here += [session.evaluation(links, each) for each in evaluations]
+    walk = Walk(config, Store(runs), train.device_named(device))
+    found: list[Record] = []
+    with walk.conditions():
+        for position, link in enumerate(walk.links[:1] if first_only else walk.links):
+            with walk.store.lock(link.key):
+                here = [walk.generation(position, parent_digests(found))]
+                if link.mask is not None:
+                    here.append(walk.mask(position))
+                if link is walk.links[-1] and not first_only:
+                    here += [walk.evaluation(each) for each in evaluations]
             for record in here:
                 report(record)
             found += here
@@ -143,7 +152,7 @@ def profile(config: Config, path: Path, device: str = "auto") -> None:
     traced.export_chrome_trace(str(path))
 
 
-def born_of(found: list[Record]) -> list[str]:
+def parent_digests(found: list[Record]) -> list[str]:
     """The digests of the last weights among the records of a chain and, where there is one, of the
     mask computed from them: what the next generation descends from."""
     last = [record["result"] for record in found if record["generation"] == found[-1]["generation"]]
@@ -172,180 +181,87 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class Session:
-    """The network and images of a run that is being trained; built when first needed."""
+# --------------------------------------------------------------------------------------------------
+# The network of a run, which knows no files
 
-    def __init__(self, config: Config, runs: Path, device: torch.device) -> None:
+
+class Trainee:
+    """The network and the images of a run, made when first needed."""
+
+    def __init__(self, config: Config, device: torch.device) -> None:
         self.config = config
-        self.runs = runs
         self.device = device
-        self.data: Data | None = None
-        self.model: models.ResNet | None = None
         self.step: tuple[Hashable, train.Step] | None = None
         """The training step that was used last, and what it is good for."""
-        self.masks: dict[str, Mask] = {}
-        """The first mask of the run and the last, by key, once they are known."""
-        self.at: str | None = None
-        """Key of the link whose weights the network holds."""
 
-    def folder(self, link: Link) -> Path:
-        return self.runs / link.key
+    @functools.cached_property
+    def data(self) -> Data:
+        return load(self.config).to(self.device)
 
-    def generation(self, links: tuple[Link, ...], position: int, parents: list[str]) -> Record:
-        """The record of a generation, read or trained; `parents` is what it descends from."""
-        link = links[position]
-        path = self.folder(link) / "record.json"
-        record = records.read(path)
-        if record is not None:
-            check_descent(record, parents, path)
-            made_on = record["provenance"]["device"]
-            if made_on != self.device.type:
-                raise UserError(
-                    f"{path.parent} was trained on {made_on}, this run is on {self.device.type}; "
-                    f"pass --device {made_on}, or set DNRLIB_RUNS to another folder"
-                )
-            return record
-        config, clock = self.config, Clock(self.device)
-        stage, mask, ancestor = link.stage, {}, None
-        with clock.part("start"):
-            self.start()
-        with clock.part("files"):
-            self.open(links, position - 1)
-            if position > 0 and links[position - 1].mask_key is not None:
-                mask = self.read_mask(links[position - 1])
+    @functools.cached_property
+    def model(self) -> models.ResNet:
+        return models.build(self.config).to(self.device)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """The state dict, on the CPU."""
+        return {name: value.cpu() for name, value in self.model.state_dict().items()}
+
+    def parent(self, generation: int) -> Parent:
+        """What the mask after a generation may be computed from."""
+        return Parent(self.model, self.data, self.config, generation)
+
+    def measure(self, split: Split) -> tuple[float, float]:
+        """Accuracy in % and loss on a split."""
+        return train.evaluate(self.model, evaluation_batches(split, self.data.dataset))
+
+    def learn(self, link: Link, mask: Mask, clock: Clock) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Resets what `mask` does not keep and trains one generation; returns what came out of it,
+        and `seconds` and `images_per_second`."""
+        stage, epochs, ancestor = link.stage, link.stage.length(self.config), None
         with clock.part("switch"):
             if isinstance(stage.task, Distilled):
                 ancestor = copy.deepcopy(self.model).eval()
             if mask:
-                parent = Parent(self.model, self.data, config, generation=position)
-                train.conceive(parent, mask, stage)
-        self.at = None
+                stage.begin(self.parent(link.generation - 1), mask)
         with clock.part("evaluation"):
-            birth, _ = train.evaluate(self.model, self.data, self.data.evaluation)
+            birth, _ = self.measure(self.data.evaluation)
+        trace: list[float] = []
+        measured: list[tuple[float, float]] = []
+
+        def after(epoch: int) -> None:
+            due = epoch % self.config.epochs == 0
+            if due or epoch == epochs:
+                with clock.part("evaluation"):
+                    measured.append(self.measure(self.data.evaluation))
+            if due:
+                trace.append(measured[-1][0])
+
         trained = train.train(
             self.model,
-            self.data,
-            config,
-            link.generation,
-            stage.length(config),
+            Training(self.data, self.config, link.generation),
+            epochs,
+            self.config,
             peak=stage.peak,
+            step=self.step_of(stage),
             parent=ancestor,
             held=mask if stage.hold else None,
-            step=self.step_of(stage),
             clock=clock,
+            after=after,
         )
+        accuracy, loss = measured[-1]
         with clock.part("evaluation"):
-            train_accuracy, train_loss = train.evaluate(self.model, self.data, self.data.train)
-        with clock.part("files"):
-            state = {name: value.cpu() for name, value in self.model.state_dict().items()}
-            file = io.BytesIO()
-            torch.save(state, file)
-            records.write(self.folder(link) / "weights.pt", file.getvalue())
-            digest_of_weights = records.weights_digest(state)
-        self.at = link.key
-        return records.save(
-            path,
-            {
-                "kind": "generation",
-                "key": link.key,
-                "generation": link.generation,
-                "parents": parents,
-                "stage": canonical(link.stage),
-                "config": config.part("root") | config.part("training"),
-                "result": {
-                    "birth_accuracy": birth,
-                    "test_accuracy": trained["test_accuracy"],
-                    "test_loss": trained["test_loss"],
-                    "train_accuracy": train_accuracy,
-                    "train_loss": train_loss,
-                    "curve": trained["curve"],
-                    "trace": trained["trace"],
-                    "weights": digest_of_weights,
-                },
-                "timing": {
-                    "seconds": trained["seconds"],
-                    "images_per_second": trained["images"] / trained["seconds"],
-                    "parts": clock.seconds(),
-                },
-                "provenance": records.provenance(self.device, config.threads),
-            },
-        )
-
-    def mask(self, links: tuple[Link, ...], position: int) -> Record:
-        """The record of the mask after a generation, read or computed.
-
-        Counts per layer are whole numbers; shares are left to whoever reads them. `with_previous`
-        and `with_first` count the weights that are kept by this mask and by the one before, or by
-        the first of the run; `with_resampled` those also kept by a mask that was made from
-        independent samples at the same weights (`masks.resampled`).
-        """
-        link = links[position]
-        path = self.folder(link) / f"mask-{link.mask_key}.json"
-        record = records.read(path)
-        if record is not None:
-            return record
-        clock = Clock(self.device)
-        with clock.part("files"):
-            self.open(links, position)
-        parent = Parent(self.model, self.data, self.config, generation=link.generation)
-        with clock.part("switch"):
-            mask, zero = link.keep.mask(parent)
+            train_accuracy, train_loss = self.measure(self.data.train)
         result = {
-            "size": {name: values.numel() for name, values in mask.items()},
-            "kept": masks.count(mask),
-            "zero_saliency": masks.count(zero),
+            "birth_accuracy": birth,
+            "test_accuracy": accuracy,
+            "test_loss": loss,
+            "train_accuracy": train_accuracy,
+            "train_loss": train_loss,
+            "curve": trained["curve"],
+            "trace": trace,
         }
-        with clock.part("resampling"):
-            result["with_resampled"] = masks.resampled(link.keep, parent, mask)
-        with clock.part("files"):
-            if position > 0 and links[position - 1].mask_key is not None:
-                result["with_previous"] = masks.both(mask, self.read_mask(links[position - 1]))
-                result["with_first"] = masks.both(mask, self.read_mask(links[0]))
-            result["mask"] = records.weights_digest(mask)
-            records.write(path.with_suffix(".npz"), masks.pack(mask))
-            self.masks = {
-                key: known for key, known in self.masks.items() if key == links[0].mask_key
-            } | {link.mask_key: mask}
-        with clock.part("evaluation"):
-            result["masked_accuracy"] = self.masked_accuracy(mask)
-        parts = clock.seconds()
-        return records.save(
-            path,
-            {
-                "kind": "mask",
-                "key": link.mask_key,
-                "generation": link.generation,
-                "of": link.key,
-                "keep": canonical(link.keep),
-                "result": result,
-                "timing": {"seconds": parts["switch"], "parts": parts},
-                "provenance": records.provenance(self.device, self.config.threads),
-            },
-        )
-
-    def evaluation(self, links: tuple[Link, ...], evaluation: "Evaluation") -> Record:
-        """The record of an evaluation of the last network, read or measured."""
-        link, key = links[-1], evaluation_key(links[-1], evaluation)
-        path = self.folder(link) / f"evaluation-{key}.json"
-        record = records.read(path)
-        if record is not None:
-            return record
-        self.open(links, len(links) - 1)
-        start = time.perf_counter()
-        result = evaluation.result(self.model, self.data, self.config)
-        return records.save(
-            path,
-            {
-                "kind": "evaluation",
-                "key": key,
-                "generation": link.generation,
-                "of": link.key,
-                "evaluation": canonical(evaluation),
-                "result": result,
-                "timing": {"seconds": time.perf_counter() - start},
-                "provenance": records.provenance(self.device, self.config.threads),
-            },
-        )
+        seconds = trained["seconds"]
+        return result, {"seconds": seconds, "images_per_second": trained["images"] / seconds}
 
     def step_of(self, stage: Generation) -> train.Step:
         """The training step of a stage: the last one's, with all that CUDA captured, if the stages
@@ -363,44 +279,155 @@ class Session:
         whole = {name: state[name].clone() for name in mask}
         for name in mask:
             state[name].mul_(mask[name].to(self.device))
-        accuracy, _ = train.evaluate(self.model, self.data, self.data.evaluation)
+        accuracy, _ = self.measure(self.data.evaluation)
         for name in mask:
             state[name].copy_(whole[name])
         return accuracy
 
-    def start(self) -> None:
-        """Reads the images and builds the network, once."""
-        if self.model is None:
-            self.data = load(self.config).to(self.device)
-            self.model = models.build(self.config).to(self.device)
 
-    def open(self, links: tuple[Link, ...], position: int) -> None:
-        """Makes the network hold the weights after a generation; position -1 is its birth."""
-        self.start()
-        if position < 0 or self.at == links[position].key:
-            return
-        link = links[position]
-        path = self.folder(link) / "weights.pt"
-        try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-            raise DamagedFile(path, f"cannot be read: {type(error).__name__}") from error
-        record = records.read(self.folder(link) / "record.json")
-        if records.weights_digest(state) != record["result"]["weights"]:
-            raise DamagedFile(path, "its weights are not those of its record")
-        models.load_state(self.model, state)
+# --------------------------------------------------------------------------------------------------
+# The walk along its chain, which reads and writes
+
+
+class Walk:
+    """A run on its way: its chain, its files, and its network."""
+
+    def __init__(self, config: Config, store: Store, device: torch.device) -> None:
+        self.config = config
+        self.links = chain(config)
+        self.store = store
+        self.trainee = Trainee(config, device)
+        self.at: str | None = None
+        """Key of the link whose weights the network holds."""
+
+    @contextmanager
+    def conditions(self) -> Iterator[None]:
+        """The device and the number of threads of the run."""
+        device = self.trainee.device
+        on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+        with threads(self.config.threads), on_device:
+            yield
+
+    def open(self, position: int) -> Trainee:
+        """The network with the weights after the link at `position`; at -1 with its initial
+        ones."""
+        if position >= 0 and self.at != self.links[position].key:
+            state = self.store.weights(self.links[position].trained)
+            models.load_state(self.trainee.model, state)
+            self.at = self.links[position].key
+        return self.trainee
+
+    def mask_after(self, position: int) -> Mask:
+        """The mask on disk that was computed after a link; empty if there is none."""
+        entry = self.links[position].mask if position >= 0 else None
+        return {} if entry is None else self.store.mask(entry)
+
+    def provenance(self) -> dict[str, Any]:
+        return records.provenance(self.trainee.device, self.config.threads)
+
+    def generation(self, position: int, parents: list[str]) -> Record:
+        """The record of a generation, read or trained; `parents` is what it descends from."""
+        link, here = self.links[position], self.trainee.device.type
+        record = self.store.read(link.trained)
+        if record is not None:
+            path = self.store.path(link.trained)
+            check_descent(record, parents, path)
+            made_on = record["provenance"]["device"]
+            if made_on != here:
+                raise UserError(
+                    f"{path.parent} was trained on {made_on}, this run is on {here}; "
+                    f"pass --device {made_on}, or set DNRLIB_RUNS to another folder"
+                )
+            return record
+        clock = Clock(self.trainee.device)
+        with clock.part("start"):
+            self.trainee.data, self.trainee.model  # noqa: B018 - read and built once
+        with clock.part("files"):
+            trainee = self.open(position - 1)
+            mask = self.mask_after(position - 1)
+        self.at = None
+        result, timing = trainee.learn(link, mask, clock)
+        with clock.part("files"):
+            result["weights"] = self.store.write_weights(link.trained, trainee.state())
         self.at = link.key
+        return self.store.write(
+            link.trained,
+            {
+                "parents": parents,
+                "stage": canonical(link.stage),
+                "config": self.config.part("root") | self.config.part("training"),
+                "result": result,
+                "timing": timing | {"parts": clock.seconds()},
+                "provenance": self.provenance(),
+            },
+        )
 
-    def read_mask(self, link: Link) -> Mask:
-        """The mask stored after a generation."""
-        if link.mask_key in self.masks:
-            return self.masks[link.mask_key]
-        path = self.folder(link) / f"mask-{link.mask_key}.npz"
-        try:
-            mask = masks.unpack(path)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise DamagedFile(path, f"cannot be read: {type(error).__name__}") from error
-        record = records.read(path.with_suffix(".json"))
-        if records.weights_digest(mask) != record["result"]["mask"]:
-            raise DamagedFile(path, "its bits are not those of its record")
-        return mask
+    def mask(self, position: int) -> Record:
+        """The record of the mask after a generation, read or computed.
+
+        Counts per layer are whole numbers; shares are left to whoever reads them. `with_previous`
+        and `with_first` count the weights that are kept by this mask and by the one before, or by
+        the first of the run; `with_resampled` those also kept by a mask that was made from
+        independent samples at the same weights (`rules.resampled`).
+        """
+        link = self.links[position]
+        record = self.store.read(link.mask)
+        if record is not None:
+            return record
+        clock = Clock(self.trainee.device)
+        with clock.part("files"):
+            trainee = self.open(position)
+        parent = trainee.parent(link.generation)
+        with clock.part("switch"):
+            mask, zero = link.keep.mask(parent)
+        result = {
+            "size": {name: values.numel() for name, values in mask.items()},
+            "kept": masks.count(mask),
+            "zero_saliency": masks.count(zero),
+        }
+        with clock.part("resampling"):
+            result["with_resampled"] = resampled(link.keep, parent, mask)
+        with clock.part("files"):
+            if previous := self.mask_after(position - 1):
+                result["with_previous"] = masks.both(mask, previous)
+                result["with_first"] = masks.both(mask, self.mask_after(0))
+            result["mask"] = self.store.write_mask(link.mask, mask)
+        with clock.part("evaluation"):
+            result["masked_accuracy"] = trainee.masked_accuracy(mask)
+        parts = clock.seconds()
+        return self.store.write(
+            link.mask,
+            {
+                "of": link.key,
+                "keep": canonical(link.keep),
+                "result": result,
+                "timing": {"seconds": parts["switch"], "parts": parts},
+                "provenance": self.provenance(),
+            },
+        )
+
+    def evaluation(self, evaluation: Evaluation) -> Record:
+        """The record of an evaluation of the last network, read or measured."""
+        link = self.links[-1]
+        record = self.store.read(link.evaluated(evaluation))
+        if record is not None:
+            return record
+        trainee = self.open(len(self.links) - 1)
+        start = time.perf_counter()
+        result = evaluation.result(trainee.model, trainee.data, self.config)
+        return self.store.write(
+            link.evaluated(evaluation),
+            {
+                "of": link.key,
+                "evaluation": canonical(evaluation),
+                "result": result,
+                "timing": {"seconds": time.perf_counter() - start},
+                "provenance": self.provenance(),
+            },
+        )
+
+
+def finished(config: Config, device: str = "auto", runs: Path | None = None) -> Trainee:
+    """The network of a finished run, from its weights on disk; raises `DamagedFile`."""
+    walk = Walk(config, Store(runs), train.device_named(device))
+    return walk.open(len(walk.links) - 1)

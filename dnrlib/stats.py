@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from . import UserError
+
 LEVEL = 0.95
 """Confidence level of every interval."""
 
@@ -88,8 +90,8 @@ def seeds_needed(sd: float, margin: float = MARGIN) -> int:
 
 def summary(frame: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
     """Per method, in the order in which methods appear: n, mean, sd, low, high of the last
-    generation's `column` (95 % t interval over seeds)."""
-    last = frame[frame["last"].astype(bool)]
+    generation's `column` (95 % t interval over seeds). Raises `UserError` for several datasets."""
+    last = _last(frame)
     rows = [
         {"method": method} | vars(estimate(values))
         for method, part in last.groupby("method", sort=False)
@@ -98,6 +100,16 @@ def summary(frame: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["method", "n", "mean", "sd", "low", "high"]).set_index(
         "method"
     )
+
+
+def _last(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the last generations."""
+    if "dataset" in frame and frame["dataset"].nunique() > 1:
+        names = ", ".join(frame["dataset"].unique())
+        raise UserError(
+            f"runs on several datasets ({names}) have no common mean; select the rows of one"
+        )
+    return frame[frame["last"].astype(bool)]
 
 
 def comparisons(
@@ -114,10 +126,9 @@ def comparisons(
 
     A difference may be both significant and within the margin; then the verdict says both. The
     intervals and the tests of equivalence are those of each row alone; a row without a p-value
-    counts in the adjustment with p = 1.
+    counts in the adjustment with p = 1. Raises `UserError` for several datasets.
     """
-    last = frame[frame["last"].astype(bool)]
-    last = last.pivot(index="seed", columns="method", values=column)
+    last = _last(frame).pivot(index="seed", columns="method", values=column)
     rows = []
     for a, b in pairs:
         if a in last and b in last:

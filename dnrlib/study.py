@@ -2,9 +2,11 @@
 
 import functools
 import os
+import shlex
 import statistics
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,14 +19,16 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
 from . import UserError, records
-from .config import Config, arm_of, grid
+from .config import Config
 from .data import dataset, read
-from .evaluations import EVALUATED, Evaluation, evaluations_of, measures
+from .evaluations import Evaluation, evaluations_of
 from .paper import ROWS, made_for
 from .paper import arms as paper_arms
+from .recipes import arm_of, configure, idle, parse_arm
 from .records import Record
-from .run import Link, born_of, chain, check_descent, evaluation_key, run
+from .run import chain, check_descent, entries, parent_digests, run
 from .stats import estimate
+from .store import Entry, Store
 from .train import device_named
 
 
@@ -45,44 +49,50 @@ class Run:
 
     @property
     def arm(self) -> str:
-        """Method and settings that differ from the dataset's recipe, as `config.arm_of`."""
+        """Method and settings that differ from the dataset's recipe, as `recipes.arm_of`."""
         return arm_of(self.config)
 
 
-def find(
-    config: Config,
-    published: bool = True,
-    own: bool = True,
-    runs: Path | None = None,
-    evaluations: Sequence[Evaluation] = (),
-) -> Run | None:
-    """The finished `Run` of a config with all of `evaluations`, published or the user's own, or
-    None; trains nothing."""
-    last, evaluations = chain(config)[-1], tuple(evaluations)
-    measured = [evaluation_key(last, each) for each in evaluations]
-    wanted = [key for link in chain(config) for key in link.keys] + measured
-    if published:
-        there = records.published(config.dataset, config.seed)
-        if all(key in there for key in wanted):
-            return Run(config, [there[key] for key in wanted], "published", evaluations)
-    if own:
-        runs = runs or records.runs_root()
-        paths = [path for link in chain(config) for path in _paths(link, runs)]
-        folder = runs / last.key
-        paths += [folder / f"evaluation-{key}.json" for key in measured]
-        found = [records.read(path) for path in paths]
-        if all(record is not None for record in found):
-            for number, record in enumerate(found):
-                if record["kind"] == "generation":
-                    check_descent(record, born_of(found[:number]), paths[number])
-            return Run(config, found, "runs", evaluations)
-    return None
+class Archive:
+    """The finished runs on disk, published and the user's own; trains nothing."""
 
+    def __init__(self, published: bool = True, own: bool = True, runs: Path | None = None) -> None:
+        self.places = [name for name, asked in (("published", published), ("runs", own)) if asked]
+        self.store = Store(runs)
 
-def _paths(link: Link, runs: Path) -> list[Path]:
-    folder = runs / link.key
-    masks = [] if link.mask_key is None else [folder / f"mask-{link.mask_key}.json"]
-    return [folder / "record.json", *masks]
+    def find(self, config: Config, evaluations: Sequence[Evaluation] = ()) -> Run | None:
+        """The run of a config with all of `evaluations`, from the first place that has it whole, or
+        None."""
+        wanted = entries(config, evaluations)
+        for place in self.places:
+            found = self._records(config, wanted, place)
+            if len(found) == len(wanted):
+                return Run(config, found, place, tuple(evaluations))
+        return None
+
+    def richest(self, config: Config, evaluations: Iterable[Evaluation]) -> Run | None:
+        """The run of a config with those of `evaluations` that were made of it, from the place
+        where there are most: the records of a run must be of the same weights."""
+        last = chain(config)[-1]
+        made = []
+        for place in self.places:
+            here = [e for e in evaluations if self._records(config, [last.evaluated(e)], place)]
+            made.append((here, Archive(place == "published", place == "runs", self.store.runs)))
+        most, archive = max(made, key=lambda pair: len(pair[0]))
+        return (archive if most else self).find(config, most)
+
+    def _records(self, config: Config, wanted: list[Entry], place: str) -> list[Record]:
+        """The records of the entries at a place, up to the first that is missing."""
+        published = place == "published" and records.published(config.dataset, config.seed)
+        found: list[Record] = []
+        for entry in wanted:
+            record = published.get(entry.key) if published is not False else self.store.read(entry)
+            if record is None:
+                break
+            if entry.kind == "generation" and place == "runs":
+                check_descent(record, parent_digests(found), self.store.path(entry))
+            found.append(record)
+        return found
 
 
 def study(
@@ -107,17 +117,19 @@ def study(
     were made with different versions or devices, which must not be compared.
     """
     configs = list(configs)
-    for name in {config.dataset for config in configs}:
-        for each in evaluations:
-            each.check(dataset(name))
     # Settled here, because workers live on from study to study with the environment they began in.
     runs = runs or records.runs_root()
-    asked = {"published": published, "runs": runs, "evaluations": evaluations}
-    found = {config: find(config, **asked) for config in configs}
+    archive = Archive(published, runs=runs)
+    found = {config: archive.find(config, evaluations) for config in configs}
     missing = [config for config in configs if found[config] is None]
     if missing and train:
         _train(missing, workers, device, runs, evaluations)
-        found |= {config: find(config, **asked) for config in missing}
+        found |= {config: archive.find(config, evaluations) for config in missing}
+        if None in found.values():
+            names = ", ".join({config.dataset: None for config in missing})
+            raise UserError(
+                f"the images of {names} changed while they were trained on; run it again"
+            )
     elif missing:
         how = command(missing, evaluations)
         print(f"not run: {len(missing)} of {len(configs)} runs; to run them: {how}")
@@ -130,25 +142,45 @@ def study(
     return complete
 
 
-def command(configs: list[Config], evaluations: Sequence[Evaluation] = ()) -> str:
-    """A command that trains (at least) these configs of one dataset and evaluates them; the
-    evaluations are those of an exhibit."""
-    arms = dict.fromkeys(arm_of(config) for config in configs)
-    seeds = max(config.seed for config in configs) + 1
-    dataset = configs[0].dataset
-    chosen = "".join(f" --method {arm}" for arm in arms)
+def command(configs: Iterable[Config], evaluations: Sequence[Evaluation] = ()) -> str:
+    """What to type into a shell to train (at least) these configs, and to evaluate them if the
+    evaluations are those of exhibits: one command per dataset and budget."""
+    seeds: dict[tuple[str, bool], int] = {}
+    arms: dict[tuple[str, bool], dict[str, None]] = {}
+    for config in configs:
+        arm = arm_of(config)
+        settings = parse_arm(arm)
+        # Arms are named against the recipe, or the recipe cut to the smoke budget.
+        smoke = configure(config.dataset, seed=config.seed, **settings) != config
+        for name in idle(config, settings):
+            arm = "+".join(part for part in arm.split("+") if not part.startswith(f"{name}="))
+        group = config.dataset, smoke
+        arms.setdefault(group, {})[arm] = None
+        seeds[group] = max(seeds.get(group, 0), config.seed + 1)
+    commands = []
+    for (of, smoke), chosen in arms.items():
+        words = ["dnr", "study", "--dataset", of]
+        words += ["--budget", "smoke"] if smoke else []
+        words += _chosen(of, list(chosen), set(evaluations))
+        commands.append(shlex.join([*words, "--seeds", str(seeds[of, smoke])]))
+    return " &&\n  ".join(commands)
+
+
+def _chosen(dataset: str, arms: list[str], evaluations: set[Evaluation]) -> list[str]:
+    """The options that name these arms and evaluations."""
+    measured = {name: set(evaluations_of(name, dataset)) for name in ROWS}
     # One word for many arms, if they are those of an exhibit.
-    alike = [name for name in ROWS if evaluations_of(name, dataset) == tuple(evaluations)]
-    alike.sort(key=lambda name: name not in made_for(dataset))
-    exhibits = [name for name in alike if arms.keys() == set(paper_arms(name, dataset))]
-    if exhibits and (evaluations or len(arms) > 3):
-        chosen = f" --exhibit {exhibits[0]}"
-    elif evaluations and alike:
-        chosen += f" --evaluate {alike[0]}"
-    # Arms are named against the recipe, or the recipe cut to the smoke budget.
-    smoke = not set(configs) <= set(grid(dataset, arms, seeds))
-    budget = " --budget smoke" if smoke else ""
-    return f"dnr study --dataset {dataset}{budget}{chosen} --seeds {seeds}"
+    exhibits = sorted(ROWS, key=lambda name: name not in made_for(dataset))
+    for name in exhibits if evaluations or len(arms) > 3 else ():
+        if measured[name] == evaluations and set(arms) == set(paper_arms(name, dataset)):
+            return ["--exhibit", name]
+    words = [word for arm in arms for word in ("--method", arm)]
+    exhibits.sort(key=lambda name: measured[name] != evaluations)
+    for name in exhibits:
+        if measured[name] & evaluations:
+            words += ["--evaluate", name]
+            evaluations = evaluations - measured[name]
+    return words
 
 
 def _same_conditions(found: list[Run]) -> None:
@@ -183,13 +215,16 @@ def _train(
         raise UserError(f"workers={workers} must be at least 0 (0: one per core)")
     for name in {config.dataset for config in configs}:
         read(name)  # One error here, instead of one per run, if its images are not on this machine.
+        for each in evaluations:
+            each.check(dataset(name))
     cores = os.cpu_count() or 1
     workers = workers or (cores if device_named(device).type == "cpu" else 1)
+    store = Store(runs)
     links = {link.key: (config, link) for config in configs for link in chain(config)}
     todo = {
         key: (config, link)
         for key, (config, link) in links.items()
-        if any(records.read(path) is None for path in _paths(link, runs))
+        if any(store.read(entry) is None for entry in link.entries)
     }
     epochs = sum(link.stage.length(config) for config, link in todo.values())
     per_epoch = seconds_per_epoch(configs[0])
@@ -262,7 +297,9 @@ def _attempt(
     study: int,
     evaluations: Sequence[Evaluation],
 ) -> tuple[Config, list[str], str | None]:
-    """Runs a config, or only its first generation, for the process `study`; never raises."""
+    """Runs a config, or only its first generation, for the process `study`; never raises. Returns
+    the config, the keys of what was made, and what went wrong: a line for a `UserError`, the whole
+    traceback for any other."""
     keys: list[str] = []
     if os.getpid() != study:
         _live_with(study)
@@ -275,8 +312,10 @@ def _attempt(
             first_only,
             evaluations,
         )
-    except Exception as error:
+    except UserError as error:
         return config, keys, f"{type(error).__name__}: {error}"
+    except Exception:
+        return config, keys, traceback.format_exc().rstrip()
     return config, keys, None
 
 
@@ -297,144 +336,6 @@ def _duration(seconds: float) -> str:
 
 
 # --------------------------------------------------------------------------------------------------
-# Frames
-
-
-STAGES = ("layer1", "layer4")
-"""The first and the last stage of a network, whose overlaps are told apart."""
-COLUMNS = [
-    *("dataset", "method", "seed", "source", "generation", "last", "epochs"),
-    *("test_accuracy", "train_accuracy", "birth_accuracy", "masked_accuracy"),
-    *("test_loss", "train_loss", "kept", "zero_saliency"),
-    *("overlap_previous", "overlap_first", "overlap_resampled"),
-    *(f"overlap_{name}_{stage}" for name in ("previous", "first") for stage in STAGES),
-    *("seconds", "images_per_second", "mask_seconds"),
-    *EVALUATED,
-]
-LAYER_COLUMNS = [
-    *("dataset", "method", "seed", "generation", "layer", "size", "kept"),
-    *("zero_saliency", "with_previous", "with_first", "with_resampled"),
-]
-
-
-def generations(found: Iterable[Run]) -> pd.DataFrame:
-    """One row per run and generation, tidy.
-
-    Columns: dataset, method, seed, source; generation (1-based), `last` (whether it is the run's
-    last) and `epochs` trained so far; accuracies in %: test, train, `birth_accuracy` (before the
-    first step) and `masked_accuracy` (without the weights that the next mask drops); test_loss,
-    train_loss; shares 0..1 over all layers: kept, zero_saliency, overlap_previous, overlap_first
-    (of the weights kept by this mask, those kept by the previous or the first one; DNR Figs. 2, 4),
-    overlap_resampled (those kept by a mask from independent samples at the same weights), the first
-    two also within the first and the last stage (`overlap_previous_layer4`); seconds and
-    images_per_second of the training, mask_seconds of the mask; in the last row of a run what
-    was found by its evaluations (`evaluations.EVALUATED`). Values that a generation does not have
-    are NaN. `method` is the run's arm, its method and what differs from the recipe
-    (`config.arm_of`).
-
-    A run that is one long generation gets a row per `Config.epochs` epochs too, with nothing but
-    the test accuracy at that point of its schedule.
-    """
-    rows = []
-    for run_ in found:
-        by_kind: dict[tuple[str, int], Record] = {
-            (record["kind"], record["generation"]): record for record in run_.records
-        }
-        last = max(number for _, number in by_kind)
-        arm, epochs, generation = run_.arm, 0, 0
-        for number in range(1, last + 1):
-            record = by_kind["generation", number]
-            result = record["result"]
-            base = {
-                "dataset": run_.config.dataset,
-                "method": arm,
-                "seed": run_.config.seed,
-                "source": run_.source,
-            }
-            for passed, accuracy in enumerate(result["trace"][:-1], 1):
-                generation += 1
-                rows.append(
-                    base
-                    | {
-                        "generation": generation,
-                        "last": False,
-                        "epochs": epochs + passed * run_.config.epochs,
-                        "test_accuracy": accuracy,
-                    }
-                )
-            generation += 1
-            epochs += len(result["curve"])
-            row = base | {"generation": generation, "last": number == last, "epochs": epochs}
-            for name in (
-                "test_accuracy",
-                "train_accuracy",
-                "birth_accuracy",
-                "test_loss",
-                "train_loss",
-            ):
-                row[name] = result[name]
-            row |= {name: record["timing"][name] for name in ("seconds", "images_per_second")}
-            mask = by_kind.get(("mask", number))
-            if mask is not None:
-                row |= _shares(mask["result"])
-                # The first published masks were not timed.
-                row["mask_seconds"] = mask.get("timing", {}).get("seconds")
-            if number == last:
-                row |= measures(run_.records)
-            rows.append(row)
-    return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def _shares(result: dict[str, Any]) -> dict[str, float]:
-    total = {name: sum(counts.values()) for name, counts in result.items() if type(counts) is dict}
-    shares = {
-        "kept": total["kept"] / total["size"],
-        "masked_accuracy": result["masked_accuracy"],
-    }
-    if result["zero_saliency"]:
-        shares["zero_saliency"] = total["zero_saliency"] / total["size"]
-    for name in ("previous", "first", "resampled"):
-        if result.get(f"with_{name}") and total["kept"]:
-            shares[f"overlap_{name}"] = total[f"with_{name}"] / total["kept"]
-            for stage in STAGES if name != "resampled" else ():
-                kept, both = (
-                    sum(n for layer, n in result[counts].items() if layer.startswith(f"{stage}."))
-                    for counts in ("kept", f"with_{name}")
-                )
-                if kept:
-                    shares[f"overlap_{name}_{stage}"] = both / kept
-    return shares
-
-
-def layers(found: Iterable[Run]) -> pd.DataFrame:
-    """One row per run, generation with a mask, and layer: counts of weights.
-
-    Columns: dataset, method, seed, generation, layer, size, kept, zero_saliency, with_previous,
-    with_first, with_resampled (NaN where there is none).
-    """
-    rows = []
-    for run_ in found:
-        arm = run_.arm
-        for record in run_.records:
-            if record["kind"] != "mask":
-                continue
-            result = record["result"]
-            counts = {name: values for name, values in result.items() if type(values) is dict}
-            for layer in result["size"]:
-                rows.append(
-                    {
-                        "dataset": run_.config.dataset,
-                        "method": arm,
-                        "seed": run_.config.seed,
-                        "generation": record["generation"],
-                        "layer": layer.removesuffix(".weight"),
-                    }
-                    | {name: values.get(layer) for name, values in counts.items()}
-                )
-    return pd.DataFrame(rows, columns=LAYER_COLUMNS)
-
-
-# --------------------------------------------------------------------------------------------------
 # Published against own
 
 
@@ -446,9 +347,10 @@ def agreement(shown: Iterable[Run]) -> str:
     95 % interval. The sentence says which of the two was judged.
     """
     pairs, any_own = [], False
+    published, own = Archive(own=False), Archive(published=False)
     for each in shown:
-        ours = find(each.config, published=False, evaluations=each.evaluations)
-        theirs = find(each.config, own=False, evaluations=each.evaluations)
+        ours = own.find(each.config, each.evaluations)
+        theirs = published.find(each.config, each.evaluations)
         any_own |= ours is not None
         if ours is not None and theirs is not None:
             pairs.append((theirs, ours))

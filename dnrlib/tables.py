@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,14 +13,14 @@ from IPython.display import HTML, Markdown
 
 from . import paper
 from .claims import claims, in_print
-from .config import Config, canonical, configure, scope
+from .config import Config, canonical
 from .data import DATASETS, read
 from .evaluations import corruption_means
-from .fills import AsIs
-from .masks import CRITERIA, Everything
 from .methods import METHODS, Generation, budget, label, plan
 from .models import LAYERS
 from .paper import beside_paper, overlap_printed
+from .recipes import configure, scope
+from .rules import CRITERIA, AsIs, Everything
 from .stats import LEVEL, MARGIN, comparisons, estimate, summary
 
 MISSING = "–"
@@ -44,7 +45,8 @@ def table(
     name: str,
     words: bool = False,
 ) -> Markdown:
-    """A MyST table, its first column left-aligned; the others too if they hold `words`."""
+    """A MyST table, its first column left-aligned; the others too if they hold `words`. Cells and
+    caption are Markdown; names from outside in them must be `escaped`."""
     if not rows:
         return Markdown(NOT_RUN)
     lines = [
@@ -52,7 +54,22 @@ def table(
         "|:---" + ("|:---" if words else "|---:") * (len(header) - 1) + "|",
     ]
     lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    # The name of a folder may be part of it.
+    name = re.sub(r"[^A-Za-z0-9-]+", "-", name)
     return Markdown(f":::{{table}} {caption}\n:name: {name}\n\n" + "\n".join(lines) + "\n:::")
+
+
+def escaped(name: str) -> str:
+    """A name from outside, such as that of a folder, as text in Markdown and HTML: characters that
+    could be markup become character references."""
+    return re.sub(r"[^\w .,()/-]|_", lambda found: f"&#{ord(found[0])};", name)
+
+
+def fenced(text: str, language: str) -> str:
+    """A block of code in Markdown, between fences that nothing in it can close."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
@@ -94,8 +111,8 @@ def accuracy_table(
     ]
     header = ["method", "n", "ours", "interval"]
     caption = (
-        f"{MEASURES[column].capitalize()} on {dataset} in %: mean ± standard deviation over n "
-        f"seeds, and the {LEVEL:.0%} interval of the mean."
+        f"{MEASURES[column].capitalize()} on {escaped(dataset)} in %: mean ± standard deviation "
+        f"over n seeds, and the {LEVEL:.0%} interval of the mean."
     )
     if ours["n"].nunique() > 1:
         caption += " Rows of different n have different seeds: compare them by paired differences."
@@ -160,14 +177,22 @@ VERDICTS = {
     "fails": "**fails**",
     "undecided": "undecided",
     "not finished": "not finished",
+    "not testable here": "not testable here",
     "not run": "not run",
 }
+SEEN = {
+    "embedded": ("known", "Stated when its runs were known."),
+    "photographs": (
+        "looked",
+        "Before it was stated, one run of each of its methods had been looked at, on the images "
+        "kept for tuning and with other settings.",
+    ),
+}
+"""By scope, the column of claims.csv that marks what was seen before it was stated, in words."""
 
 
 def measured(row: Any) -> str:
     """The evidence for a verdict: the value of the part that decides, with interval and n."""
-    if row.verdict == "not run":
-        return MISSING
     text = f"{row.part}: " if row.part else ""
     text += f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}, n = {row.n}"
     if row.verdict == "undecided" and (row.low > 0 or row.high < 0):
@@ -193,6 +218,9 @@ def ledger_table(
     """All claims: what was found on a dataset, in the paper's setting and in print; verdicts of
     three kinds that are never merged."""
     rows = []
+    of = scope(dataset)
+    where = "photographs" if of == "photographs" else escaped(dataset)
+    column, seen = SEEN.get(of, ("", ""))
     for claim, stated in claims().iterrows():
         place = f"{stated['place']}{'' if stated['source'] == 'dnr' else ' of the preprint'}"
         place += ", read off the exhibit" if stated["basis"] == "exhibit" else ""
@@ -201,23 +229,28 @@ def ledger_table(
         cells = ["not stated on our runs", MISSING, MISSING]
         if claim in verdicts.index:
             row = verdicts.loc[claim]
-            mark = " †" if stated["known"] else ""
-            points = f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}"
-            points += f" {row.part}" if row.part else ""
-            seeds = f"{row.n} ({row.seeds_needed:.0f})" if row.seeds_needed > row.n else row.n
-            of = paper.ANALOGUE.get(stated["exhibit"])
-            where = f" (on {of})" if of and row.verdict != "not run" else ""
-            cells = [VERDICTS[row.verdict] + mark + where, points, seeds]
+            cells[0] = VERDICTS[row.verdict] + (" †" if stated.get(column) else "")
+            if row.verdict == "not testable here":
+                cells[0] += f": {stated['note']}"
+            if row.n:
+                other = paper.ANALOGUE.get(stated["exhibit"]) if of == "embedded" else None
+                cells[0] += f" (on {other})" if other else ""
+                cells[1] = f"{number(row.value, sign=True)} "
+                cells[1] += f"{interval(row.low, row.high, sign=True)} {row.part}".rstrip()
+                cells[2] = (
+                    f"{row.n} ({row.seeds_needed:.0f})" if row.seeds_needed > row.n else row.n
+                )
         full = in_paper.loc[claim, "verdict"] if claim in in_paper.index else "not stated"
         rows.append([f"{words} *{place}*", *cells, full, printed(stated["printed"])])
     caption = (
-        f"Claims in our words, and what was found, on {dataset} where no other is named. Points: "
+        f"Claims in our words, and what was found, on {where} where no other is named. Points: "
         f"the part of the claim that decides, with its {LEVEL:.0%} interval. n: its seeds, and in "
         "brackets those with which a single test would see half a point, where there are fewer. In "
         "print: whether the paper's own numbers have the order of the sentence, and in how many "
-        "columns. † Stated when its runs were known."
+        "columns."
     )
-    header = ["claim", f"on {dataset}", "points", "n", "the paper's setting", "in print"]
+    caption += f" † {seen}" if seen else ""
+    header = ["claim", f"on {where}", "points", "n", "the paper's setting", "in print"]
     return table(header, rows, caption, name, words=True)
 
 
@@ -234,6 +267,7 @@ def counted(verdicts: pd.DataFrame) -> Markdown:
                 ("fails", "fail"),
                 ("undecided", "undecided"),
                 ("not finished", "not finished"),
+                ("not testable here", "not testable here"),
                 ("not run", "not run"),
             )
             if verdict in numbered
@@ -335,14 +369,14 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
         row = verdicts.loc[claim]
         word = row.verdict.capitalize()
         lines.append(f"- **{word}**: {stated['words']}")
-        if row.verdict != "not run":
+        if row.n:
             lines[-1] += f" ({measured(row)}.)"
         if stated["note"]:
             lines[-1] += f" {stated['note']}"
     if scope(dataset) == "embedded":
         lines.append(
-            f"\nThis is said of {dataset} with a narrow network. It neither confirms nor refutes "
-            "what the paper says of its own datasets, which were not run here."
+            f"\nThis is said of {escaped(dataset)} with a narrow network. It neither confirms nor "
+            "refutes what the paper says of its own datasets, which were not run here."
         )
     elif scope(dataset) == "photographs":
         lines.append(
@@ -450,7 +484,7 @@ def overlap_findings(previous: pd.DataFrame, chance: pd.DataFrame, dataset: str)
         f"three stages and the classifier, and {number(in_last, 1, sign=True)} points in the last "
         "stage (means over layers and generations). A layer that is kept nearly whole overlaps "
         "with itself whatever the masks do.\n"
-        f"- This is said of {dataset} with a narrow network."
+        f"- This is said of {escaped(dataset)} with a narrow network."
     )
 
 
@@ -519,8 +553,8 @@ def causes(frame: pd.DataFrame, layers: pd.DataFrame) -> Markdown:
         sums = part[["size", "kept", "zero_saliency"]].sum()
         share = min(1, sums["zero_saliency"] / (sums["size"] - sums["kept"]))
         lines.append(
-            f"- On {dataset}, weights of exactly zero saliency make up {number(100 * share, 0)} % "
-            "of what SNIP resets after the first generation."
+            f"- On {escaped(dataset)}, weights of exactly zero saliency make up "
+            f"{number(100 * share, 0)} % of what SNIP resets after the first generation."
         )
     return Markdown("\n".join(lines) or NOT_RUN)
 
@@ -536,7 +570,7 @@ def dead_table(layers: pd.DataFrame, name: str) -> Markdown:
         share = estimate(100 * by_seed["zero_saliency"].clip(upper=reset) / reset)
         rows.append(
             [
-                dataset,
+                escaped(dataset),
                 zero.n,
                 spread(zero.mean, zero.sd),
                 spread(share.mean, share.sd),
@@ -639,9 +673,9 @@ def corruption_table(frame: pd.DataFrame, dataset: str, name: str) -> Markdown:
     images = ", ".join(f"{n:,}" for n in frame["images"].unique())
     files = "the official files" if frame["official"].any() else "corruptions made here"
     caption = (
-        f"Accuracy on {dataset} in %, on {images} clean test images and on the same under {files}, "
-        "mean ± standard deviation over n seeds; lost: clean minus mCA 19. Paper: mCA of Fig. 5, "
-        "on CIFAR-10-C, whose level cannot be compared with that of another dataset."
+        f"Accuracy on {escaped(dataset)} in %, on {images} clean test images and on the same under "
+        f"{files}, mean ± standard deviation over n seeds; lost: clean minus mCA 19. Paper: mCA of "
+        "Fig. 5, on CIFAR-10-C, whose level cannot be compared with that of another dataset."
     )
     return table(["method", "n", *means, "paper"], rows, caption, name)
 

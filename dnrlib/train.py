@@ -1,12 +1,13 @@
-"""The closed loop: conceive a network, train it for one generation, measure it.
+"""The trainer: SGD over batches of `(inputs, labels)`, and the accuracy of what came out.
 
-Nothing here knows of methods: what is kept, what fills and how long is decided outside.
+Nothing here knows of methods or datasets: what is kept, what is reset and how long is decided
+outside.
 """
 
 import math
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,18 +15,9 @@ from torch import Tensor, nn
 
 from . import UserError
 from .clock import Clock
-from .data import AUGMENTATIONS, Data, Dataset, Split, batches, normalised
+from .config import Settings
 from .losses import Distilled, Labels
-from .masks import Mask, Parent
-from .models import prunable
-from .streams import stream
-
-if TYPE_CHECKING:
-    from .config import Config
-    from .methods import Generation
-
-EVALUATION_BATCH = 1000
-"""Images of at most 64 x 64 pixels that are evaluated together; of larger ones fewer."""
+from .masks import Batches, Mask, on
 
 
 def device_named(name: str) -> torch.device:
@@ -46,36 +38,21 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and any(able.get(f"{unit}_bf16") for unit in ("avx512", "sve"))
 
 
-def learning_rate(epoch: int, epochs: int, config: "Config", peak: float = 1.0) -> float:
+def learning_rate(epoch: int, epochs: int, settings: Settings, peak: float = 1.0) -> float:
     """The learning rate of an epoch (0-based) of a schedule over `epochs` epochs.
 
     Set once per epoch, as in the released code. Warm-up is linear and reaches the peak in its last
     epoch. `cosine` falls to nearly 0 over what is left; `step` divides by 10 at one half and again
     at three quarters (80 and 120 of 160). With `peak` below 1 the schedule starts at that share of
-    `Config.lr`, without warm-up.
+    `Settings.lr`, without warm-up.
     """
-    lr, warmup = peak * config.lr, config.warmup if peak == 1 else 0
+    lr, warmup = peak * settings.lr, settings.warmup if peak == 1 else 0
     if epoch < warmup:
         return lr * (epoch + 1) / warmup
-    if config.schedule == "step":
+    if settings.schedule == "step":
         return lr * 0.1 ** ((epoch >= epochs / 2) + (epoch >= epochs * 3 / 4))
     progress = (epoch - warmup) / (epochs - warmup)
     return lr * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def conceive(parent: Parent, mask: Mask, stage: "Generation") -> None:
-    """Turns the parent into its child, in place: theta <- M * theta + (1 - M) * fill (DNR Eq. 7).
-
-    Kept weights stay bit for bit unless the stage rescales them; what the mask does not name
-    (biases, batch normalisation and its running statistics) is inherited whole.
-    """
-    stage.inherit.apply(parent, mask)
-    state = parent.model.state_dict()
-    draw = stream(parent.config.seed, parent.generation + 1, "fill")
-    for name, values in stage.fill.values(parent.model, parent.config, draw).items():
-        if name in mask:
-            kept, values = (tensor.to(state[name].device) for tensor in (mask[name], values))
-            state[name].copy_(torch.where(kept, state[name], values))
 
 
 class Step:
@@ -84,10 +61,10 @@ class Step:
     Made once for a network and a task, and restarted for every generation.
     """
 
-    def __init__(self, model: nn.Module, task: Labels | Distilled, config: "Config") -> None:
+    def __init__(self, model: nn.Module, task: Labels | Distilled, settings: Settings) -> None:
         self.model = model
         self.task = task
-        self.config = config
+        self.settings = settings
         self.device = next(model.parameters()).device
 
     def restart(self, parent: nn.Module | None, held: Mask) -> None:
@@ -95,13 +72,13 @@ class Step:
         zero. `parent` is the network that a distillation learns from; weights outside the mask
         `held` stay at zero."""
         self.parent = parent
-        weights = prunable(self.model)
+        weights = dict(self.model.named_parameters())
         self.held = {name: (weights[name], held[name].to(self.device)) for name in held}
         self.optimiser = torch.optim.SGD(
             self.model.parameters(),
-            lr=self.config.lr,
-            momentum=self.config.momentum,
-            weight_decay=self.config.weight_decay,
+            lr=self.settings.lr,
+            momentum=self.settings.momentum,
+            weight_decay=self.settings.weight_decay,
             fused=True,
         )
 
@@ -112,10 +89,10 @@ class Step:
 
     def learn(self, inputs: Tensor, labels: Tensor) -> Tensor:
         """The mean loss over a batch (detached); its gradients are left on the weights."""
-        with torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
-        ):
-            loss = self.task.loss(self.model(inputs), labels, inputs, self.parent, self.config)
+        bf16 = self.settings.precision == "bf16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            outputs, smoothing = self.model(inputs), self.settings.smoothing
+            loss = self.task.loss(outputs, labels, inputs, self.parent, smoothing)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         return loss.detach()
@@ -130,103 +107,81 @@ class Step:
 
 def train(
     model: nn.Module,
-    data: Data,
-    config: "Config",
-    generation: int,
+    batches: Batches,
     epochs: int,
+    settings: Settings | None = None,
     *,
     peak: float = 1.0,
+    step: Step | None = None,
     parent: nn.Module | None = None,
     held: Mask | None = None,
-    step: Step | None = None,
     clock: Clock | None = None,
+    after: Callable[[int], None] = lambda epoch: None,
 ) -> dict[str, Any]:
-    """Trains `model` in place for `epochs` epochs and measures it; returns
+    """Trains `model` in place, on its device, for `epochs` passes over the batches; returns
 
     - `curve`: mean training loss of each epoch;
-    - `trace`: accuracy on the evaluation pool in %, after every `config.epochs` epochs;
-    - `test_accuracy` and `test_loss` on that pool at the end;
-    - `seconds` of training, without the evaluations, and `images` seen.
+    - `seconds` of training, and `images` seen.
 
-    `peak` scales the learning rate; `parent` is the network before the reset, for tasks that learn
-    from it, and weights outside the mask `held` stay at zero. `step` is the training step of this
-    network, which knows its task (without one it learns from labels); `clock` is told where the
-    time goes. Raises `UserError` if the loss stops being finite.
+    `batches` are iterated once per epoch. Without `settings` they are those of `Settings()`, and
+    `peak` scales their learning rate. `after` is called with the number of every epoch, from 1.
+    `step` is the training step of this network, which knows its task (without one it learns from
+    labels); `parent` is the network that a distillation learns from, and weights outside the mask
+    `held` stay at zero; `clock` is told where the time goes. Raises `UserError` for no epoch, and
+    if the loss stops being finite.
     """
-    device = data.train.labels.device
-    clock = clock or Clock(device)
-    step = step or Step(model, Labels(), config)
+    if epochs < 1:
+        raise UserError(f"epochs={epochs!r} must be at least 1")
+    settings = settings or Settings()
+    step = step or Step(model, Labels(), settings)
+    clock = clock or Clock(step.device)
     step.restart(parent, held or {})
-    order = stream(config.seed, generation, "order")
-    draw = stream(config.seed, generation, "augment")
-    curve, trace, seconds = [], [], 0.0
+    curve, seconds, images = [], 0.0, 0
     for epoch in range(epochs):
-        start = time.perf_counter()
-        rate = learning_rate(epoch, epochs, config, peak)
+        start, seen = time.perf_counter(), 0
+        rate = learning_rate(epoch, epochs, settings, peak)
         step.set_rate(rate)
         if not model.training:
             model.train()
-        total = torch.zeros((), device=device)
-        for inputs, labels in clock.each("data", augmented(data, config, order, draw)):
+        total = torch.zeros((), device=step.device)
+        for inputs, labels in clock.each("data", on(model, batches)):
             with clock.part("forward and backward"):
                 loss = step.learn(inputs, labels)
             with clock.part("optimiser"):
                 step.update()
             total += loss * len(labels)
+            seen += len(labels)
         # The one place per epoch where the host waits for the device.
-        mean = total.item() / len(data.train)
+        mean = total.item() / seen
         clock.settle()
         seconds += time.perf_counter() - start
         if not math.isfinite(mean):
             raise UserError(
-                f"the training loss is {mean} in generation {generation}, epoch {epoch + 1} of "
-                f"{epochs}, at learning rate {rate:.4g}; lower lr or add warmup epochs"
+                f"the training loss is {mean} in epoch {epoch + 1} of {epochs}, at learning rate "
+                f"{rate:.4g}; lower lr or add warmup epochs"
             )
         curve.append(mean)
-        due, last = (epoch + 1) % config.epochs == 0, epoch + 1 == epochs
-        if due or last:
-            with clock.part("evaluation"):
-                accuracy, loss = evaluate(model, data, data.evaluation)
-        if due:
-            trace.append(accuracy)
-    return {
-        "curve": curve,
-        "trace": trace,
-        "test_accuracy": accuracy,
-        "test_loss": loss,
-        "seconds": seconds,
-        "images": epochs * len(data.train),
-    }
-
-
-def augmented(
-    data: Data, config: "Config", order: torch.Generator, draw: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The inputs of an epoch, batch by batch: shuffled, augmented and normalised, and labels."""
-    augment = AUGMENTATIONS[config.augment]
-    for images, labels in batches(data.train, config.batch, order):
-        yield normalised(augment(images, draw), data.dataset), labels
-
-
-def evaluated_together(dataset: Dataset) -> int:
-    """The number of images in a batch of an evaluation."""
-    return min(EVALUATION_BATCH, max(1, EVALUATION_BATCH * 64**2 // dataset.size**2))
+        images += seen
+        after(epoch + 1)
+    return {"curve": curve, "seconds": seconds, "images": images}
 
 
 @torch.inference_mode()
-def outputs(model: nn.Module, dataset: Dataset, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+def outputs(model: nn.Module, batches: Batches) -> Iterator[tuple[Tensor, Tensor]]:
     """The outputs of a network (float32, n x classes) and the labels, batch by batch, in evaluation
-    mode."""
+    mode, in which it is left."""
     model.eval()
-    for images, labels in batches(split, evaluated_together(dataset)):
-        yield model(normalised(images, dataset)).float(), labels
+    for inputs, labels in on(model, batches):
+        yield model(inputs).float(), labels
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, data: Data, split: Split) -> tuple[float, float]:
-    """Top-1 accuracy in % and mean cross-entropy (no smoothing) on a split, in evaluation mode."""
-    correct, loss = 0, 0.0
-    for logits, labels in outputs(model, data.dataset, split):
+def evaluate(model: nn.Module, batches: Batches) -> tuple[float, float]:
+    """Top-1 accuracy in % and mean cross-entropy (no smoothing), in evaluation mode, in which the
+    network is left."""
+    correct, loss, count = 0, 0.0, 0
+    for logits, labels in outputs(model, batches):
         correct += int((logits.argmax(1) == labels).sum())
         loss += F.cross_entropy(logits, labels, reduction="sum").item()
-    return 100 * correct / len(split), loss / len(split)
+        count += len(labels)
+    return 100 * correct / count, loss / count

@@ -8,8 +8,8 @@ import torch
 from torchvision import datasets as torchvision
 
 from dnrlib import archives, layouts
-from dnrlib.config import configure
-from dnrlib.official import OFFICIAL
+from dnrlib.official import facts
+from dnrlib.recipes import configure
 from tests.trees import BUILDERS, md5
 
 
@@ -43,7 +43,7 @@ def hold(monkeypatch):
     published ones. What is not known of the published set stays unknown."""
 
     def to(name, tree, packed=None):
-        known = OFFICIAL[name]
+        known = facts()[name]
         changed = {
             "classes": len(tree.classes),
             **{
@@ -67,7 +67,7 @@ def hold(monkeypatch):
             changed["splits"] = tree.splits
         if packed:
             changed["archives"] = tuple(held_to(each, packed[each.file]) for each in known.archives)
-        monkeypatch.setitem(OFFICIAL, name, dataclasses.replace(known, **changed))
+        monkeypatch.setitem(facts(), name, dataclasses.replace(known, **changed))
         # Torchvision's own checksums stay in force as well.
         if name == "flower102":
             files = {

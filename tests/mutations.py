@@ -289,8 +289,8 @@ MUTANTS = [
     Mutant(
         "lw-released-one-generation-per-stage",
         "dnrlib/methods.py",
-        'f"layer{number // 2 + 1}"',
-        'f"layer{min(number, 4)}"',
+        "listed[number * len(listed) // 8], ",
+        "listed[min(number, len(listed)) - 1], ",
         "tests/test_methods.py -k lw_released",
     ),
     Mutant(
@@ -298,6 +298,13 @@ MUTANTS = [
         "dnrlib/methods.py",
         '"parameters"), Birth())',
         '"parameters"), Birth(), inherit=Rescaled("layer1.0"))',
+        "tests/test_methods.py -k lw_released",
+    ),
+    Mutant(
+        "lw-released-stages-of-any-network",
+        "dnrlib/methods.py",
+        'stages if config.model == "resnet18" else',
+        "stages if config.model else",
         "tests/test_methods.py -k lw_released",
     ),
     Mutant(
@@ -606,8 +613,8 @@ MUTANTS = [
     Mutant(
         "command-for-another-budget",
         "dnrlib/study.py",
-        "smoke = not set(configs) <= set(grid(dataset, arms, seeds))",
-        "smoke = configs[0].epochs == 2",
+        "smoke = configure(config.dataset, seed=config.seed, **settings) != config",
+        "smoke = config.epochs == 2",
         "tests/test_study.py -k the_command_trains",
     ),
     Mutant(
@@ -1191,6 +1198,34 @@ MUTANTS = [
         "tests/test_claims.py -k test_verdicts",
     ),
     Mutant(
+        "untestable-claim-judged",
+        "dnrlib/claims.py",
+        "if untestable or not evidence:",
+        "if not evidence:",
+        "tests/test_claims.py -k untestable",
+    ),
+    Mutant(
+        "untestable-in-the-papers-setting-too",
+        "dnrlib/claims.py",
+        'column == "embedded" and stated["untestable"]',
+        'stated["untestable"]',
+        "tests/test_claims.py -k untestable",
+    ),
+    Mutant(
+        "untestable-claim-leaves-its-family",
+        "dnrlib/claims.py",
+        "judged = complete and finished\n",
+        'judged = complete and finished and not stated["untestable"]\n',
+        "tests/test_claims.py -k untestable",
+    ),
+    Mutant(
+        "photographs-marked-by-what-was-known-on-digits",
+        "dnrlib/tables.py",
+        "stated.get(column)",
+        'stated["known"]',
+        "tests/test_claims.py -k pages_mark",
+    ),
+    Mutant(
         "print-contradicts-on-a-tie-only",
         "dnrlib/claims.py",
         "if not cells.loc[part.terms[0], column] > cells.loc[part.terms[1], column]",
@@ -1229,9 +1264,32 @@ MUTANTS = [
     Mutant(
         "damaged-pixels-believed",
         "dnrlib/decoded.py",
-        "_digest(array[row:end]) != found",
-        "found is None",
+        """array is None or known["chunks"] != [
+        [row, _digest(array[row:end])] for row, end in itertools.pairwise(rows)
+    ]:""",
+        "array is None:",
         "tests/test_decoded.py -k damaged_file_is_named",
+    ),
+    Mutant(
+        "written-files-believed",
+        "dnrlib/decoded.py",
+        'verified is None or verified["looks"] != looks',
+        "verified is None",
+        "tests/test_decoded.py -k was_written_to",
+    ),
+    Mutant(
+        "times-of-change-can-be-put-back",
+        "dnrlib/decoded.py",
+        ", s.st_ctime_ns]",
+        "]",
+        "tests/test_decoded.py -k was_written_to",
+    ),
+    Mutant(
+        "prepared-without-reading",
+        "dnrlib/decoded.py",
+        " or not whole(name, known):",
+        ":",
+        "tests/test_decoded.py -k flips_by_itself",
     ),
     Mutant(
         "resized-without-interpolation",
@@ -1243,15 +1301,15 @@ MUTANTS = [
     Mutant(
         "finished-chunks-decoded-again",
         "dnrlib/decoded.py",
-        "!= done.get(str(row))]",
-        "is not None]",
+        "if str(row) not in done or _digest(array[row : row + CHUNK]) != done[str(row)]",
+        "if True",
         "tests/test_decoded.py -k killed_decoding",
     ),
     Mutant(
         "unfinished-chunks-believed",
         "dnrlib/decoded.py",
-        "if _digest(array[row : row + CHUNK]) != done.get(str(row))]",
-        "if str(row) not in done]",
+        "str(row) not in done or _digest(array[row : row + CHUNK]) != done[str(row)]",
+        "str(row) not in done",
         "tests/test_decoded.py -k made_is_made_again",
     ),
     Mutant(
@@ -1357,7 +1415,7 @@ MUTANTS = [
         "dnrlib/folder.py",
         'known and known["notes"]["signature"] == signature',
         "known",
-        "tests/test_folder.py -k new_images",
+        "tests/test_folder.py -k new_and_changed",
     ),
     Mutant(
         "validation-images-are-tested-on",
@@ -1409,9 +1467,25 @@ MUTANTS = [
         "tests/test_official.py -k interrupted_download",
     ),
     Mutant(
+        "what-came-before-a-loss-is-lost",
+        "dnrlib/archives.py",
+        "response.read1(BLOCK)",
+        "response.read(BLOCK)",
+        "tests/test_official.py -k lost_connection",
+    ),
+    Mutant(
+        "fetched-files-unverified",
+        "dnrlib/archives.py",
+        """        verify(path, archive)
+    except""",
+        """        pass
+    except""",
+        "tests/test_official.py -k wrong_checksum_is_not_kept",
+    ),
+    Mutant(
         "counts-not-verified",
         "dnrlib/official.py",
-        "len(pictures) != official.splits[pool]",
+        "len(pictures) != number",
         "False",
         "tests/test_official.py -k held_to_the_counts_too",
     ),
@@ -1456,6 +1530,34 @@ MUTANTS = [
         "warmup=min(base.warmup, self.epochs // 10),",
         "warmup=base.warmup,",
         "tests/test_compare.py -k have_one_budget",
+    ),
+    Mutant(
+        "manifest-unchecked",
+        "dnrlib/records.py",
+        "if hashlib.sha256(content).hexdigest() != digest:",
+        "if False:",
+        "tests/test_study.py -k damaged_published_file",
+    ),
+    Mutant(
+        "published-records-of-another-seed",
+        "dnrlib/records.py",
+        'if record.get("of", key) not in own:',
+        "if False:",
+        "tests/test_study.py -k wrong_file",
+    ),
+    Mutant(
+        "folders-looked-at-once",
+        "dnrlib/folder.py",
+        "return _dataset(name, signature)",
+        'return _dataset(name, "")',
+        "tests/test_folder.py -k new_and_changed",
+    ),
+    Mutant(
+        "names-are-markup",
+        "dnrlib/tables.py",
+        'lambda found: f"&#{ord(found[0])};"',
+        "lambda found: found[0]",
+        "tests/test_figures.py -k outside",
     ),
     Mutant(
         "published-files-unchecked",
@@ -1552,16 +1654,25 @@ MUTANTS = [
     Mutant(
         "severities-reversed",
         "dnrlib/evaluations.py",
-        "_official(name, severity, labels",
-        "_official(name, 6 - severity, labels",
+        "official[severity, chosen.cpu()]",
+        "official[4 - severity, chosen.cpu()]",
         "tests/test_evaluations.py -k end_to_end",
     ),
     Mutant(
         "corruptions-of-other-images",
         "dnrlib/evaluations.py",
-        "theirs[rows].tolist() != labels.tolist()",
+        "theirs.tolist() != SEVERITIES * labels.tolist()",
         "False",
         "tests/test_evaluations.py -k must_be_of_the_test_images",
+    ),
+    Mutant(
+        "missing-files-noticed-after-training",
+        "dnrlib/evaluations.py",
+        """        if self.official:
+            corruptions_here()
+""",
+        "",
+        "tests/test_evaluations.py -k nothing_is_trained",
     ),
     Mutant(
         "corruptions-by-name",
@@ -1657,7 +1768,7 @@ MUTANTS = [
     Mutant(
         "command-without-evaluations",
         "dnrlib/study.py",
-        'chosen += f" --evaluate {alike[0]}"',
+        'words += ["--evaluate", name]',
         "pass",
         "tests/test_evaluations.py -k command_trains_and",
     ),
@@ -1692,16 +1803,15 @@ MUTANTS = [
     Mutant(
         "corrupted-files-unchecked",
         "dnrlib/official.py",
-        '_intact_once(base / path, OFFICIAL["cifar10c"].tree[path], (base / '
-        "path).stat().st_mtime_ns)",
+        "_intact_once(base / path, md5, changed)",
         "pass",
         "tests/test_evaluations.py -k not_whole",
     ),
     Mutant(
         "changed-corruptions-remembered",
         "dnrlib/official.py",
-        "(base / path).stat().st_mtime_ns)",
-        "0)",
+        "(base / path).stat().st_mtime_ns",
+        "0",
         "tests/test_evaluations.py -k not_whole",
     ),
     Mutant(

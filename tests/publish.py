@@ -2,6 +2,8 @@
 
     python -m tests.publish [DATASET ...]              train what of it is not in the runs folder
     python -m tests.publish [DATASET ...] --publish    then copy the records to data/records
+    python -m tests.publish DATASET --copied           list in the manifest of data/records what of
+                                                       it was copied there from another clone
     python -m tests.publish DATASET --go-on            on photographs: train and publish, seed by
                                                        seed, what is planned and not yet published
 
@@ -12,9 +14,9 @@ import argparse
 
 from dnrlib import records
 from dnrlib.cli import refuse_publishing
-from dnrlib.config import arm_of, grid
 from dnrlib.paper import PLANNED
-from dnrlib.study import find, study
+from dnrlib.recipes import arm_of, grid
+from dnrlib.study import Archive, study
 from tests.test_published import SEEDS, evaluated
 
 
@@ -22,11 +24,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train or publish what is published.")
     parser.add_argument("datasets", nargs="*", metavar="DATASET", choices=[*SEEDS, *PLANNED, []])
     parser.add_argument("--publish", action="store_true", help="copy the records to data/records")
+    parser.add_argument("--copied", action="store_true", help="list files that were copied there")
     parser.add_argument(
         "--go-on", action="store_true", help="publish what is planned, seed by seed"
     )
     parser.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
     options = parser.parse_args()
+    if options.copied:
+        for dataset in options.datasets:
+            records.list_copied(dataset)
+        return
     if options.go_on:
         for dataset in options.datasets:
             go_on(dataset, options.workers)
@@ -60,7 +67,7 @@ def go_on(dataset: str, workers: int) -> None:
                 missing = [
                     config
                     for config in configs
-                    if find(config, own=False, evaluations=evaluations) is None
+                    if Archive(own=False).find(config, evaluations) is None
                 ]
                 found = study(missing, published=False, workers=workers, evaluations=evaluations)
                 refuse_publishing(found, None)

@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from dnrlib import data, masks, models, records, run, train
-from dnrlib.config import parse_arm
-from dnrlib.data import load, normalised
-from dnrlib.masks import Kels, Parent
+from dnrlib import data, masks, methods, models, records, rules, run, train
+from dnrlib.data import Training, load, normalised
 from dnrlib.models import build
+from dnrlib.recipes import parse_arm
 from dnrlib.records import DamagedFile
-from dnrlib.run import Session, chain
+from dnrlib.rules import Kels, Parent
+from dnrlib.run import Walk, chain
+from dnrlib.store import Store
 from dnrlib.streams import stream
 
 
@@ -21,7 +22,7 @@ def test_every_generation_trains_like_a_plain_loop_written_by_hand(tiny, monkeyp
     In float64, because in float32 another order of summation moves an activation over the kink of
     its ReLU now and then, and two correct loops drift apart.
     """
-    monkeypatch.setattr(train, "normalised", lambda *given: normalised(*given).double())
+    monkeypatch.setattr(data, "normalised", lambda *given: normalised(*given).double())
     config = tiny(epochs=1, batch=40, lr=0.05, weight_decay=0.05, augment="none", smoothing=0.2)
     images = load(config)
     inputs = (images.train.images.double() / 255 - 0.196) / 0.335
@@ -41,7 +42,7 @@ def test_every_generation_trains_like_a_plain_loop_written_by_hand(tiny, monkeyp
                 for weight, speed in zip(by_hand.parameters(), velocity, strict=True):
                     speed.mul_(0.9).add_(weight.grad + 0.05 * weight)
                     weight -= rate * speed
-        found = train.train(trained, images, config, generation, 4)
+        found = train.train(trained, Training(images, config, generation), 4, config)
         assert found["curve"] == pytest.approx(curve, rel=1e-5)
         for name, value in by_hand.state_dict().items():
             torch.testing.assert_close(
@@ -69,7 +70,7 @@ def test_every_draw_of_a_run_has_a_stream_of_its_own(tiny, monkeypatch, arm, of_
         opened.append(names)
         return stream(*names)
 
-    for module in (data, masks, models, train):
+    for module in (data, methods, models, rules):
         monkeypatch.setattr(module, "stream", named)
     run.run(tiny(**parse_arm(arm), generations=2, seed=7))
     expected = {(7, 0, "split"), (7, 0, "birth"), (7, 2, "fill")}
@@ -97,7 +98,7 @@ def test_probe_is_augmented_like_the_training(tiny):
     parent = Parent(build(config), load(config), config, 1)
     train_images = normalised(parent.data.train.images, parent.data.dataset)
     given = {image.numpy().tobytes() for image in train_images}
-    seen = [image for images, _ in masks.probe(parent, 1.0) for image in images]
+    seen = [image for images, _ in parent.probe(1.0) for image in images]
     assert len(seen) == 40
     assert sum(image.numpy().tobytes() in given for image in seen) < 20
 
@@ -108,23 +109,24 @@ def test_each_child_is_born_of_its_own_parent_and_mask(tiny, monkeypatch):
     born, grown = {}, {}
     original = train.train
 
-    def watched(model, images, config, generation, epochs, **rest):
+    def watched(model, batches, epochs, config, **rest):
+        generation = batches.generation
         born[generation] = {name: w.clone() for name, w in model.state_dict().items()}
-        found = original(model, images, config, generation, epochs, **rest)
+        found = original(model, batches, epochs, config, **rest)
         grown[generation] = {name: w.clone() for name, w in model.state_dict().items()}
         return found
 
     monkeypatch.setattr(train, "train", watched)
     found = run.run(config)
     links = chain(config)
-    session = Session(config, records.runs_root(), torch.device("cpu"))
+    walk = Walk(config, Store(), torch.device("cpu"))
     for link in links:
         path = records.runs_root() / link.key / "weights.pt"
         stored = torch.load(path, weights_only=True)
         assert all(torch.equal(stored[name], w) for name, w in grown[link.generation].items())
         if link.generation < 3:
             child = born[link.generation + 1]
-            for name, kept in session.read_mask(link).items():
+            for name, kept in walk.store.mask(link.mask).items():
                 assert torch.equal(child[name] == grown[link.generation][name], kept), name
     assert found[-2]["result"]["trace"] == [found[-2]["result"]["test_accuracy"]]
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from dnrlib import UserError, claims, paper
+from dnrlib import UserError, claims, figures, frames, paper, tables
 from dnrlib.claims import Part, arms, in_print, ledger, p_values, parse, sample
 from dnrlib.paper import COLUMNS
 
@@ -34,6 +34,7 @@ def only(monkeypatch, **statements):
         name.replace("_", "-"): {
             "exhibit": "table1",
             "rank": "primary" if name.startswith("primary") else "secondary",
+            "untestable": "",
             "embedded": statement,
             "photographs": statement,
             "full": statement,
@@ -73,14 +74,17 @@ def test_every_claim_can_be_read_and_every_printed_row_exists():
     assert (table["rank"] == "primary").sum() == 3
     assert set(table["exhibit"]) <= COLUMNS.keys() | {"cost"}
     assert set(table["basis"]) == {"text", "exhibit"}
-    assert set(table["known"]) == {"yes", ""}
+    for column in ("known", "looked", "untestable"):
+        assert set(table[column]) == {"yes", ""}
+    assert table.index[table["untestable"] != ""].tolist() == ["beats-ban"]
     kinds = {"=": {"equivalence"}, "rise": {"trend"}, "fall": {"trend"}}
     for _, row in table[table["embedded"] != ""].iterrows():
         kind = parse(row["embedded"])[0].kind
         assert row["type"] in kinds.get(kind, {"difference", "ordering"}), row
     for _, row in table.iterrows():
         assert "" not in (row["words"], row["place"]), row
-        assert row["embedded"] or row["note"], "an unstated claim says why"
+        stated = row["embedded"] and not row["untestable"]
+        assert stated or row["note"], "a claim that is not judged says why"
         if row["embedded"]:
             arms(row["embedded"], "digits")
         if row["full"]:
@@ -214,6 +218,63 @@ def test_families_are_adjusted_apart(monkeypatch):
     assert found.loc["primary-one", "support"] == pytest.approx(alone)
     # c was not run, and counts all the same: the family does not shrink.
     assert found.loc["a", "support"] == pytest.approx(3 * alone)
+
+
+def test_an_untestable_claim_is_not_judged_and_counts_in_its_family_as_before(monkeypatch):
+    """The p-value of `c`, the smallest, still counts before those of `a` and `b`."""
+    given = frame(dnr=[51.0, 52.0, 53.5], long=[50.0, 50.0, 50.0], ke=[41.1, 42.0, 43.5])
+    only(monkeypatch, a="dnr > long", b="dnr > long", c="dnr > ke")
+    before = ledger({"digits": given})
+    claims.claims().loc["c", "untestable"] = "yes"
+    after = ledger({"digits": given})
+    others = ["a", "b"]
+    pd.testing.assert_frame_equal(after.loc[others], before.loc[others], check_dtype=False)
+    assert after.loc["c", ["n", "verdict"]].tolist() == [0, "not testable here"]
+    assert after.loc["c", ["value", "low", "high", "seeds_needed"]].isna().all()
+    assert after.loc["c", "support"] == before.loc["c", "support"]
+    assert ledger({"digits": given[:0]}).loc["c", "verdict"] == "not run"
+    monkeypatch.setattr(claims, "_named", lambda arm, dataset: arm)
+    every = dict.fromkeys(COLUMNS["table1"], given)
+    assert "not testable here" not in set(ledger(every, "full")["verdict"]), "of digits alone"
+
+
+def test_pages_say_which_claim_is_not_testable_and_why():
+    """It is counted, and not drawn."""
+    names = ("plain", "dnr", "ke", "ban", "dsd")
+    arms = {f"{name}+smoothing=0": [50.0, 51.0, 53.0] for name in names}
+    verdicts = ledger({"digits": frame(**arms).reindex(columns=frames.COLUMNS)})
+    note = "On digits neither loss gives what the paper prints for BAN"
+    said = tables.ledger_table(verdicts, verdicts, "digits", "t").data
+    assert f"| not testable here: {note}" in said
+    found = tables.findings(verdicts, "table1", "digits").data
+    assert f"- **Not testable here**: {claims.claims().loc['beats-ban', 'words']} {note}" in found
+    assert " 1 not testable here, " in tables.counted(verdicts).data
+    drawn = [text.get_text() for text in figures.forest(verdicts).get_yticklabels()]
+    assert [name.partition(":")[0] for name in drawn] == [
+        "beats plain ce",
+        "beats ke ce",
+        "beats dsd",
+    ]
+
+
+def test_pages_mark_what_was_seen_before_a_claim_was_stated(monkeypatch):
+    """On photographs another thing than on digits; a claim that is not finished is not drawn."""
+    monkeypatch.setitem(paper.PLANNED, "cifar10-few", {"dnr": 3, "long": 2, "plain": 3})
+    monkeypatch.setitem(paper.PLANNED, "flower102-64", {"dnr": 3, "long": 2, "plain": 3})
+    given = frame(dnr=[51.0, 52.0], long=[50.0, 50.5], plain=[49.0, 48.0])
+    given = given.reindex(columns=frames.COLUMNS)
+    both = dict.fromkeys(("cifar10-few", "flower102-64"), given)
+    verdicts = ledger(both, "photographs")
+    assert verdicts.loc["beats-plain", "verdict"] == "not finished"
+    lines = tables.ledger_table(verdicts, verdicts, "cifar10-few", "t").data.splitlines()
+    assert "on photographs where no other is named" in lines[0]
+    assert "† Before it was stated, one run of each of its methods had been looked at" in lines[0]
+    (ours,) = (line for line in lines if line.startswith("| **beats lb**"))
+    assert "| undecided † | +1.25" in ours
+    (ours,) = (line for line in lines if line.startswith("| **ke same share**"))
+    assert "| not run | – | – |" in ours, "known on digits, not looked at here"
+    drawn = [text.get_text() for text in figures.forest(verdicts).get_yticklabels()]
+    assert [name.partition(":")[0] for name in drawn] == ["beats lb"]
 
 
 def test_refutation_by_any_of_several_parts_is_adjusted(monkeypatch):

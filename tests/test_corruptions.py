@@ -58,7 +58,7 @@ def levels(values):
 
 
 def test_names_and_groups_are_those_of_cifar10c():
-    files = [Path(path).stem for path in official.OFFICIAL["cifar10c"].tree]
+    files = [Path(path).stem for path in official.facts()["cifar10c"].tree]
     assert [*CORRUPTIONS, "labels"] == files
     assert sorted(name for group in GROUPS.values() for name in group) == sorted(CORRUPTIONS)
     assert [len(group) for group in GROUPS.values()] == [4, 5, 5, 5]

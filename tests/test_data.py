@@ -12,7 +12,6 @@ from sklearn.datasets import load_digits, load_sample_images
 from torchvision.transforms import CenterCrop, RandomResizedCrop
 
 from dnrlib import UserError, data, official
-from dnrlib.config import configure
 from dnrlib.data import (
     AUGMENTATIONS,
     DATASETS,
@@ -27,6 +26,7 @@ from dnrlib.data import (
     resize_batch,
     resize_each,
 )
+from dnrlib.recipes import configure
 from dnrlib.run import chain
 from dnrlib.streams import stream
 
@@ -158,7 +158,7 @@ def test_imbalanced_cifar10_has_the_test_images_of_the_whole(small, monkeypatch)
     assert sum(data.CIFAR10_COUNTS) == 10_421
     view = data._imbalanced((3, 2, 1))
     monkeypatch.setitem(data.VIEWS, "cifar10-imbalanced", ("cifar10", view))
-    read.cache_clear()
+    data._read.cache_clear()
     whole = load(configure("cifar10"))
     few = [load(configure("cifar10-imbalanced", seed=seed)) for seed in range(4)]
     assert len(whole.train) == 9
@@ -171,7 +171,7 @@ def test_imbalanced_cifar10_has_the_test_images_of_the_whole(small, monkeypatch)
     assert few[0].dataset.fingerprint == whole.dataset.fingerprint
     keys = [chain(configure(name))[0].key for name in ("cifar10", "cifar10-imbalanced")]
     assert keys[0] != keys[1]
-    read.cache_clear()
+    data._read.cache_clear()
 
 
 def test_all_images_and_either_pool_can_be_asked_for():
@@ -191,12 +191,12 @@ def test_changed_images_are_refused(monkeypatch):
         return images, original[1]
 
     monkeypatch.setattr(data, "_raw_digits", other)
-    read.cache_clear()
+    data._read.cache_clear()
     with pytest.raises(
         UserError, match=r"the images of 'digits' have fingerprint .*pinned versions"
     ):
         read("digits")
-    read.cache_clear()
+    data._read.cache_clear()
 
 
 @pytest.mark.parametrize(("n", "size", "expected"), [(100, 50, [50, 50]), (100, 32, [25] * 4)])
@@ -247,7 +247,7 @@ def test_flip_mirrors_half_of_the_images():
 def test_augmentation_keeps_shape_and_type_and_follows_its_stream(name):
     images = read("digits")["train"].images[:20]
     once, again, other = (AUGMENTATIONS[name](images, stream(s, 1, "augment")) for s in (0, 0, 1))
-    assert once.shape[2:] == ((8, 8) if name == "resized-crop" else images.shape[2:])
+    assert once.shape[2:] == ((8, 8) if name.startswith("resized") else images.shape[2:])
     assert once.dtype == torch.uint8
     assert torch.equal(once, again)
     assert torch.equal(once, other) is (name == "none")
@@ -315,6 +315,18 @@ def test_every_image_of_a_batch_gets_a_part_of_its_own():
         photographs(2)[:1].repeat(8, 1, 1, 1), stream(0, 0, "t")
     )
     assert len({one.numpy().tobytes() for one in cropped}) == 8
+
+
+def test_without_the_flip_the_parts_are_the_same_and_none_is_mirrored():
+    images = photographs(16)
+    plain, mirrored = (
+        AUGMENTATIONS[name](images, stream(0, 0, "t"))
+        for name in ("resized-crop-no-flip", "resized-crop")
+    )
+    same = [torch.equal(a, b) for a, b in zip(plain, mirrored, strict=True)]
+    flipped = [torch.equal(a.flip(2), b) for a, b in zip(plain, mirrored, strict=True)]
+    assert 0 < sum(same) < 16
+    assert sum(same) + sum(flipped) == 16
 
 
 def test_of_larger_images_the_network_sees_the_centre():

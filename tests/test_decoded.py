@@ -1,9 +1,11 @@
 """Decode once: the array is whole and right, or not there."""
 
+import errno
 import os
 import pickle
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ from sklearn.datasets import load_sample_images
 from torchvision import transforms
 
 from dnrlib import UserError, decoded, records
-from dnrlib.config import configure
-from dnrlib.data import load, read
+from dnrlib.data import _read, load
 from dnrlib.decoded import CorruptImages, Kind, Listing, Picture, decode
+from dnrlib.recipes import configure
+from tests import POSIX
 
 KIND = Kind("squares", size=16, crop=16)
 
@@ -23,7 +26,7 @@ KIND = Kind("squares", size=16, crop=16)
 @pytest.fixture(autouse=True)
 def data(tmp_path, monkeypatch):
     monkeypatch.setattr(decoded, "CHUNK", 4)
-    read.cache_clear()
+    _read.cache_clear()
     return tmp_path / "data"
 
 
@@ -244,12 +247,87 @@ def test_a_damaged_file_is_named_and_made_again(tmp_path, data, which, harm):
             with pytest.raises(records.DamagedFile, match=r"manifest\.json.*rm "):
                 decoded.dataset("squares")
         return
-    with pytest.raises(records.DamagedFile, match=f"{which}.*dnr data prepare 'squares'"):
+    with pytest.raises(records.DamagedFile, match=f"{which}.*dnr data prepare squares"):
         about.pools()
     decode("squares", listed, KIND, 1)
     assert len(about.pools()["train"]) == 9
 
 
+def test_an_array_that_is_whole_is_not_hashed_by_every_process(tmp_path, data, monkeypatch):
+    decode("squares", listing(tmp_path / "images"), KIND, 1)
+    about = decoded.dataset("squares")
+    first = about.pools()
+    with monkeypatch.context() as patch:
+        patch.setattr(decoded, "_digest", lambda block: pytest.fail("hashed again"))
+        for pool, split in about.pools().items():
+            assert torch.equal(split.images, first[pool].images)
+    # Without a note that can be believed, or a place for it, everything is read.
+    stamp = data / "decoded/squares/verified.json"
+    hashed, real = [], decoded._digest
+    monkeypatch.setattr(decoded, "_digest", lambda block: hashed.append(1) or real(block))
+    for content in (b"{}", stamp.read_bytes()[:-9], b""):
+        stamp.write_bytes(content)
+        hashed.clear()
+        about.pools()
+        assert len(hashed) == 5
+    stamp.unlink()
+
+    def full(path, record):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(records, "save", full)
+    assert len(about.pools()["train"]) == 9
+    assert not stamp.exists()
+
+
+@pytest.mark.parametrize("which", ["images.npy", "labels.npy", "manifest.json"])
+def test_what_was_written_to_is_read_through_again(tmp_path, data, which):
+    """Also if size and time of change were put back; a clock's tick has to pass."""
+    decode("squares", listing(tmp_path / "images"), KIND, 1)
+    about = decoded.dataset("squares")
+    about.pools()
+    (path,) = data.rglob(which)
+    before = path.stat()
+    time.sleep(0.05)
+    if which == "manifest.json":
+        known = records.read(path)
+        records.save(path, known | {"labels": "0" * 64})
+    else:
+        content = bytearray(path.read_bytes())
+        content[-2] ^= 1
+        path.write_bytes(content)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert path.stat().st_mtime_ns == before.st_mtime_ns
+    with pytest.raises(records.DamagedFile, match="its content changed"):
+        about.pools()
+
+
+def test_a_bit_that_flips_by_itself_is_found_by_preparing(tmp_path, data):
+    """No file looks changed then; it is as if it had been damaged and then noted as whole."""
+    listed = listing(tmp_path / "images")
+    known, folder = decode("squares", listed, KIND, 1), decoded.place("squares")
+    (path,) = data.rglob("images.npy")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    records.save(folder / "verified.json", {"looks": decoded._looks(folder, known)})
+    about = decoded.dataset("squares")
+    assert len(about.pools()["test"]) == 5
+    assert not decoded.whole("squares", known)
+    decode("squares", listed, KIND, 1)
+    assert decoded.whole("squares", known)
+    image = about.pools()["test"].images[-1]
+    assert np.array_equal(image.permute(1, 2, 0), expected(listed.pools["test"][-1].source, 16))
+
+
+def test_what_is_decoded_is_hashed_once(tmp_path, monkeypatch):
+    hashed, real = [], decoded._digest
+    monkeypatch.setattr(decoded, "_digest", lambda block: hashed.append(1) or real(block))
+    decode("squares", listing(tmp_path / "images"), KIND, 1)
+    assert len(hashed) == 5
+
+
+@POSIX
 def test_a_full_disk_says_what_is_needed(tmp_path, data, monkeypatch):
     """The system refuses to let the file grow beyond 3 kB."""
     listed = listing(tmp_path / "images")

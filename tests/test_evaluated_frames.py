@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dnrlib.config import configure
 from dnrlib.corruptions import CORRUPTIONS, GROUPED
 from dnrlib.evaluations import (
     by_corruption,
@@ -15,6 +14,7 @@ from dnrlib.evaluations import (
     likeness,
 )
 from dnrlib.paper import wide
+from dnrlib.recipes import configure
 from dnrlib.stats import clustered
 from dnrlib.study import Run
 from dnrlib.tables import NOT_RUN, corruption_table

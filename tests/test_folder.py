@@ -1,22 +1,19 @@
 """Folders of the user's own images."""
 
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from dnrlib import UserError, cli, decoded, folder, records
-from dnrlib.config import configure
-from dnrlib.data import dataset, load, read
+from dnrlib import UserError, cli, decoded, folder, official, records, study
+from dnrlib.data import _read, dataset, load, read
+from dnrlib.recipes import configure
 from dnrlib.run import chain
 from dnrlib.study import Run
-
-
-@pytest.fixture(autouse=True)
-def _forget():
-    """As a new process would."""
-    folder.dataset.cache_clear()
-    read.cache_clear()
 
 
 def image(path, number, size=(12, 10)):
@@ -124,9 +121,48 @@ def test_corrupt_images_are_listed_and_on_request_skipped(tmp_path, capsys):
     assert f"{bad} was skipped: not an image" in capsys.readouterr().out
     assert configure(name).dataset == name, "it stays skipped"
     image(tmp_path / "mine" / "cat" / "new.png", 500)
-    folder.dataset.cache_clear()
     with pytest.raises(UserError, match=r"bad\.jpg"):
         configure(name)
+
+
+STRANGE = "my 'photos'; touch PWN $(x) `y`"
+
+
+def corrupt(name, root):
+    (root / "cat" / "bad.png").write_text("no image")
+    dataset(name)
+
+
+def without_manifest(name, root):
+    (decoded.place(name) / "manifest.json").write_text("x")
+    decoded.manifest(name)
+
+
+def without_array(name, root):
+    next(decoded.place(name).rglob("images.npy")).write_bytes(b"x")
+    decoded.pools(name)
+
+
+@pytest.mark.parametrize(
+    ("harm", "command"),
+    [
+        (corrupt, ["dnr", "data", "prepare", "{name}", "--skip-corrupt"]),
+        (without_manifest, ["rm", "{manifest}", "&&", "dnr", "data", "prepare", "{name}"]),
+        (without_array, ["dnr", "data", "prepare", "{name}"]),
+        (
+            lambda *_: official.prepare("flower102", Path("/no", STRANGE)),
+            ["dnr", "data", "prepare", "flower102", "--root", f"/no/{STRANGE}", "--download"],
+        ),
+    ],
+)
+def test_a_command_that_an_error_names_can_be_typed(tmp_path, harm, command):
+    name = build(tmp_path / STRANGE, {"cat": 4, "dog": 4})
+    dataset(name)
+    with pytest.raises(UserError) as error:
+        harm(name, tmp_path / STRANGE)
+    typed = str(error.value).splitlines()[-1].split(": ", 1)[1]
+    known = {"name": name, "manifest": str(decoded.place(name) / "manifest.json")}
+    assert shlex.split(typed) == [word.format(**known) for word in command]
 
 
 def test_a_damaged_array_is_made_again_by_the_command_that_is_named(tmp_path):
@@ -137,21 +173,66 @@ def test_a_damaged_array_is_made_again_by_the_command_that_is_named(tmp_path):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    read.cache_clear()
-    with pytest.raises(records.DamagedFile, match=f"dnr data prepare '{name}'"):
+    _read.cache_clear()
+    with pytest.raises(records.DamagedFile, match=f"dnr data prepare {name}"):
         read(name)
     assert cli.main(prepare) == 0
     assert len(read(name)["train"]) == 12
 
 
-def test_new_images_are_noticed(tmp_path):
+def test_new_and_changed_images_are_noticed_within_a_process(tmp_path):
     name = build(tmp_path / "mine", {"cat": 10, "dog": 10})
-    before = chain(configure(name, method="plain"))[0].key
-    image(tmp_path / "mine" / "cat" / "new.png", 500)
-    folder.dataset.cache_clear()
-    chain.cache_clear()
-    assert dataset(name).fingerprint
-    assert chain(configure(name, method="plain"))[0].key != before
+    config, found = configure(name, method="plain"), []
+    for step in ("as it is", "one more", "one is another", "larger ones"):
+        if step == "one more":
+            image(tmp_path / "mine" / "cat" / "new.png", 500)
+        elif step == "one is another":
+            image(tmp_path / "mine" / "cat" / "new.png", 501)
+        elif step == "larger ones":
+            image(tmp_path / "mine" / "dog" / "new.png", 502, size=(40, 40))
+        pools = read(name)
+        pixels = b"".join(split.images.numpy().tobytes() for split in pools.values())
+        found.append((chain(config)[0].key, dataset(name).fingerprint, pixels))
+        assert pools is read(name)
+    assert [len(set(column)) for column in zip(*found, strict=True)] == [4, 4, 4]
+    assert read(name)["train"].images.shape[-1] == 64
+
+
+def test_looking_at_a_folder_takes_little_of_the_time(tmp_path, monkeypatch):
+    """Of a large one, here one that takes a second to look at."""
+    clock, looked, files = SimpleNamespace(now=1000.0), [], folder._files
+    name = build(tmp_path / "mine", {"cat": 4, "dog": 4})
+
+    def slowly(path):
+        clock.now += 1
+        looked.append(path)
+        return files(path)
+
+    dataset(name)
+    monkeypatch.setattr(folder, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(folder, "_BEGIN", 1000.0)
+    monkeypatch.setattr(folder, "_files", slowly)
+    for _ in range(1000):
+        dataset(name)
+    assert len(looked) == 2
+    clock.now += 20
+    for _ in range(1000):
+        dataset(name)
+    assert len(looked) == 3
+
+
+def test_a_folder_that_changes_while_it_is_trained_on_is_an_error(tmp_path, monkeypatch):
+    name = build(tmp_path / "mine", {"cat": 10, "dog": 10})
+    small = {"width": 4, "epochs": 1, "generations": 1, "batch": 20}
+    trained = study._train
+
+    def and_then(*given):
+        trained(*given)
+        image(tmp_path / "mine" / "cat" / "new.png", 500)
+
+    monkeypatch.setattr(study, "_train", and_then)
+    with pytest.raises(UserError, match="changed while they were trained on"):
+        study.study([configure(name, method="plain", **small)], workers=1)
 
 
 @pytest.mark.parametrize(

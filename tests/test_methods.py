@@ -7,15 +7,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dnrlib import fills, records, run, train
-from dnrlib.config import parse_arm
-from dnrlib.data import load
-from dnrlib.fills import Fresh
+from dnrlib import models, records, run, train
+from dnrlib.data import Training, load
 from dnrlib.losses import Distilled, Labels
-from dnrlib.masks import Parent
+from dnrlib.masks import prunable
 from dnrlib.methods import plan
-from dnrlib.models import birth, build, normalise_after, prunable
+from dnrlib.models import birth, build, normalise_after
+from dnrlib.recipes import parse_arm
+from dnrlib.rules import Fresh, Parent
 from dnrlib.run import chain
+from dnrlib.store import Store
 from dnrlib.streams import stream
 
 BLOCKS = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
@@ -39,7 +40,7 @@ def child_of(config, number=1):
     parent = Parent(aged(config), load(config), config, number)
     before = copies(parent.model)
     mask, _ = stage.keep.mask(parent)
-    train.conceive(parent, mask, stage)
+    stage.begin(parent, mask)
     return before, mask, parent.model
 
 
@@ -72,7 +73,7 @@ def watched(monkeypatch):
     seen = {}
     original = train.train
 
-    def watching(model, data, config, generation, epochs, **rest):
+    def watching(model, batches, epochs, config, **rest):
         def look(module, inputs):
             if module.training:
                 found.zeros.append({n: w == 0 for n, w in prunable(module).items()})
@@ -80,9 +81,9 @@ def watched(monkeypatch):
         found = SimpleNamespace(epochs=epochs, born=copies(model), zeros=[], **rest)
         if found.parent is not None:
             found.teaching, found.teacher = found.parent.training, copies(found.parent)
-        seen[generation] = found
+        seen[batches.generation] = found
         handle = model.register_forward_pre_hook(look)
-        trained = original(model, data, config, generation, epochs, **rest)
+        trained = original(model, batches, epochs, config, **rest)
         handle.remove()
         found.grown = copies(model)
         return trained
@@ -146,7 +147,7 @@ def test_lw_normalises_after_the_last_kept_block(tiny, monkeypatch, number):
         given.append(inputs)
         normalise_after(model, block, inputs)
 
-    monkeypatch.setattr(fills, "normalise_after", noted)
+    monkeypatch.setattr(models, "normalise_after", noted)
     _, _, model = child_of(tiny(method="lw", generations=8, width=8), number)
     block = BLOCKS[number - 1]
     inserted = {name for name in model.state_dict() if "fixed" in name}
@@ -187,6 +188,14 @@ def test_lw_released_resets_from_each_stage_twice_without_rescaling(tiny, number
     assert changed(before, model) == new.keys()
     newborn_within(new, before)
     assert model.state_dict().keys() == before.keys(), "no normalisation is inserted"
+
+
+def test_lw_released_goes_through_the_blocks_and_the_classifier_of_a_resnet50(tiny):
+    """Generation g of 8, from 0, resets from entry g * 17 // 8 of the list on: 2, 4, ..., 14."""
+    planned = plan(tiny(method="lw-released", generations=8, model="resnet50"))
+    assert [stage.keep.first for stage in planned[1:]] == [
+        *("layer1.2", "layer2.1", "layer2.3", "layer3.1", "layer3.3", "layer3.5", "layer4.1"),
+    ]
 
 
 # --------------------------------------------------------------------------------------------------
@@ -254,7 +263,7 @@ def test_a_born_again_network_learns_from_its_parent_which_stays_as_it_was(tiny,
 
 
 @pytest.mark.parametrize(("reduction", "divided"), [("batchmean", 1), ("mean", 3)])
-def test_distillation_by_hand(tiny, reduction, divided):
+def test_distillation_by_hand(reduction, divided):
     """0.9 * 20^2 * KL(teacher / 20 || student / 20) + 0.1 * cross-entropy, smoothed by 0.1, over
     two images and three classes, and its gradient."""
     student = torch.tensor([[1.0, -2.0, 5.0], [30.0, 0.5, -7.0]], dtype=torch.float64)
@@ -262,7 +271,7 @@ def test_distillation_by_hand(tiny, reduction, divided):
     student.requires_grad_()
     teacher.requires_grad_()
     loss = Distilled(reduction=reduction).loss(
-        student, torch.tensor([2, 0]), torch.zeros(2), lambda inputs: teacher, tiny()
+        student, torch.tensor([2, 0]), torch.zeros(2), lambda inputs: teacher, 0.1
     )
     loss.backward()
 
@@ -286,7 +295,9 @@ def test_distillation_enters_the_training(tiny):
     for task in (Labels(), Distilled()):
         model = build(config)
         step = train.Step(model, task, config)
-        curves[task] = train.train(model, data, config, 2, 1, parent=teacher, step=step)["curve"]
+        curves[task] = train.train(
+            model, Training(data, config, 2), 1, config, parent=teacher, step=step
+        )["curve"]
     inputs = (data.train.images.float() / 255 - 0.196) / 0.335
     with torch.no_grad():
         soft = (teacher(inputs) / 20).log_softmax(1)
@@ -345,18 +356,19 @@ def test_released_snip_masks_all_parameters(tiny):
 def test_released_masks_are_applied_whole_when_the_sparse_network_is_measured(tiny):
     config = tiny(method="dnr-released", generations=2)
     found, links = run.run(config), chain(config)
-    session = run.Session(config, records.runs_root(), torch.device("cpu"))
-    session.open(links, 0)
-    for name, kept in session.read_mask(links[0]).items():
-        session.model.state_dict()[name].mul_(kept)
-    accuracy, _ = train.evaluate(session.model, session.data, session.data.evaluation)
+    walk = run.Walk(config, Store(), torch.device("cpu"))
+    trainee = walk.open(0)
+    for name, kept in walk.store.mask(links[0].mask).items():
+        trainee.model.state_dict()[name].mul_(kept)
+    accuracy, _ = trainee.measure(trainee.data.evaluation)
     assert found[1]["result"]["masked_accuracy"] == accuracy
 
 
 def test_shortcuts_left_alone_do_not_move_the_other_draws(tiny):
     config, model = tiny(), build(tiny())
-    whole = Fresh().values(model, config, stream(0, 2, "fill"))
-    part = Fresh(shortcuts=False).values(model, config, stream(0, 2, "fill"))
+    parent = Parent(model, load(config), config, 1)
+    whole = Fresh().values(parent, stream(0, 2, "fill"))
+    part = Fresh(shortcuts=False).values(parent, stream(0, 2, "fill"))
     assert whole.keys() - part.keys() == {f"layer{n}.0.downsample.0.weight" for n in (2, 3, 4)}
     assert all(torch.equal(whole[name], value) for name, value in part.items())
 

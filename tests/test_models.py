@@ -9,19 +9,21 @@ import torch
 import torch.nn.functional as F
 from torchvision.models import resnet18, resnet50
 
-from dnrlib.config import RECIPES, configure
 from dnrlib.data import DATASETS, load, normalised
-from dnrlib.fills import Fresh
-from dnrlib.models import LAYERS, MODELS, ResNet, build, prunable
+from dnrlib.masks import prunable
+from dnrlib.models import LAYERS, MODELS, ResNet, build
+from dnrlib.recipes import RECIPES, configure
+from dnrlib.reinit import fresh
 from dnrlib.streams import stream
+from tests.test_train import smooth
 
 
 @pytest.mark.parametrize(("name", "original"), [("resnet18", resnet18), ("resnet50", resnet50)])
 def test_at_width_64_the_network_is_torchvisions(name, original):
-    theirs = original(num_classes=7).eval()
-    ours = ResNet(*MODELS[name], classes=7, channels=3, width=64, stem="7x7").eval()
+    theirs = original(num_classes=7).double().eval()
+    ours = ResNet(*MODELS[name], classes=7, channels=3, width=64, stem="7x7").double().eval()
     ours.load_state_dict(theirs.state_dict())
-    images = torch.randn(2, 3, 64, 64, generator=stream(0, 0, "test"))
+    images = torch.randn(2, 3, 64, 64, generator=stream(0, 0, "test")).double()
     with torch.inference_mode():
         torch.testing.assert_close(ours(images), theirs(images))
 
@@ -72,7 +74,7 @@ def test_fresh_values_are_kaiming_uniform_with_a_smaller_spread():
     config = configure("digits", width=64)
     model = build(config)
     weights = prunable(model)
-    drawn = Fresh().values(model, config, stream(0, 2, "fill"))
+    drawn = fresh(model, stream(0, 2, "fill"))
     assert drawn.keys() == weights.keys()
     for name, value in drawn.items():
         bound = 1 / math.sqrt(weights[name][0].numel())
@@ -131,7 +133,7 @@ def test_gradients_in_the_fast_layout_are_those_in_double_precision():
     config = configure("digits")
     data = load(config)
     inputs = normalised(data.train.images[:50], data.dataset)
-    model = build(config)
+    model = smooth(build(config))
     exact = copy.deepcopy(model).double().to(memory_format=torch.contiguous_format)
     for network, images in ((model, inputs), (exact, inputs.double())):
         F.cross_entropy(network(images), data.train.labels[:50]).backward()

@@ -6,8 +6,8 @@ import re
 import nbformat
 import pytest
 
-from dnrlib.config import RECIPES
 from dnrlib.pages import EXHIBITS, NOTEBOOKS, contents, gate, known_parameters, source
+from dnrlib.recipes import RECIPES
 
 COMMITTED = sorted(NOTEBOOKS.glob("*.ipynb"))
 COSMETICS = {"figsize", "fontsize", "alpha", "linewidth", "markersize", "width", "height"}

@@ -13,8 +13,13 @@ import os
 import pickle
 import re
 import shutil
+import socket
+import struct
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -27,8 +32,8 @@ from PIL import Image
 from torchvision import datasets as torchvision
 
 from dnrlib import UserError, archives, cli, data, decoded, official, records
-from dnrlib.config import configure
-from dnrlib.official import OFFICIAL, corruptions, listing, overview, prepare
+from dnrlib.official import corruption, facts, listing, overview, prepare
+from dnrlib.recipes import configure
 from tests import trees
 from tests.trees import BUILDERS, PAPILA, md5, pack
 
@@ -69,7 +74,7 @@ def test_counts_are_those_of_the_papers_table():
     assert set(table["row"]) == set(rows)
     pools = {"Train": "train", "Validation": "tuning", "Test": "test"}
     for _, line in table.iterrows():
-        known = OFFICIAL[rows[line["row"]]]
+        known = facts()[rows[line["row"]]]
         printed = None if pd.isna(line["value"]) else int(line["value"])
         if line["column"] in pools:
             assert known.splits.get(pools[line["column"]]) == printed, line.to_dict()
@@ -78,8 +83,8 @@ def test_counts_are_those_of_the_papers_table():
 
 
 def test_what_is_stated_fits_together():
-    assert set(OFFICIAL) == set(BUILDERS)
-    for name, known in OFFICIAL.items():
+    assert set(facts()) == set(BUILDERS)
+    for name, known in facts().items():
         pools = known.splits or dict.fromkeys(("train", "tuning", "test"))
         assert set(known.lists) == set(pools), name
         assert len(known.per_class) in (0, known.classes)
@@ -87,8 +92,8 @@ def test_what_is_stated_fits_together():
         for path in known.lists.values():
             assert any(f"{each}/".startswith(f"{path}/") for each in layouts), (name, path)
         # Published records can be read without the images: all that is needed is known.
-        assert bool(known.fingerprint) == bool(known.contents) == bool(known.names())
-        assert len(known.names()) in (0, known.classes)
+        assert bool(known.fingerprint) == bool(known.contents) == bool(known.names)
+        assert len(known.names) in (0, known.classes)
         assert known.contents.keys() in (set(), known.splits.keys())
         for archive in known.archives:
             # The pixels of the first are held to a digest whatever they came in.
@@ -102,14 +107,14 @@ def test_what_is_stated_fits_together():
 
 
 def test_checksums_are_those_that_torchvision_knows():
-    ours = {each.file: each.md5 for known in OFFICIAL.values() for each in known.archives}
+    ours = {each.file: each.md5 for known in facts().values() for each in known.archives}
     for file, digest in torchvision.Flowers102._file_dict.values():
         assert ours[file] == digest
     for kind in (torchvision.CIFAR10, torchvision.CIFAR100):
         assert ours[kind.filename] == kind.tgz_md5
     for kind in (torchvision.CIFAR10, torchvision.CIFAR100, torchvision.FGVCAircraft):
         url = getattr(kind, "url", None) or kind._URL
-        assert url in {each.url for known in OFFICIAL.values() for each in known.archives}
+        assert url in {each.url for known in facts().values() for each in known.archives}
 
 
 # --------------------------------------------------------------------------------------------------
@@ -191,7 +196,7 @@ def test_both_layouts_of_the_small_flowers_give_the_same_pixels(small):
 @pytest.mark.parametrize("name", ["flower102-64", FEW])
 def test_what_is_published_of_photographs_is_known_without_them(name, small, monkeypatch, capsys):
     about = data.dataset(name)
-    known = OFFICIAL[name]
+    known = facts()[name]
     assert (about.fingerprint, len(about.classes)) == (known.fingerprint, known.classes)
     with pytest.raises(UserError, match=f"not on this machine; .* dnr data prepare {name}"):
         data.load(configure(name))
@@ -199,13 +204,29 @@ def test_what_is_published_of_photographs_is_known_without_them(name, small, mon
     assert capsys.readouterr().err.startswith(f"dnr: the images of '{name}' are not on this")
     # Decoded on this machine, its pixels must be those of the published records.
     made = prepare(name, small(name).root)
-    other = dataclasses.replace(OFFICIAL[name], fingerprint="0" * 20)
-    monkeypatch.setitem(OFFICIAL, name, other)
+    other = dataclasses.replace(facts()[name], fingerprint="0" * 20)
+    monkeypatch.setitem(facts(), name, other)
     with pytest.raises(UserError, match="gives other pixels"):
         data.dataset(name)
     right = dataclasses.replace(other, fingerprint=made["fingerprint"])
-    monkeypatch.setitem(OFFICIAL, name, right)
+    monkeypatch.setitem(facts(), name, right)
     assert data.dataset(name).fingerprint == made["fingerprint"]
+
+
+@pytest.mark.parametrize("name", ["flower102-64", FEW])
+def test_images_are_hashed_once_while_a_set_is_prepared(name, small, monkeypatch):
+    tree = small(name)
+    hashed, real = Counter(), hashlib.sha256
+
+    def noted(content=b"", **settings):
+        hashed[bytes(content)] += 1
+        return real(content, **settings)
+
+    monkeypatch.setattr(decoded.hashlib, "sha256", noted)
+    prepare(name, tree.root)
+    for image, _, _ in tree.images:
+        content = image.tobytes() if isinstance(image, np.ndarray) else None
+        assert hashed[content or (tree.root / image).read_bytes()] == 1
 
 
 def test_equal_images_in_different_pools_are_reported(tmp_path, hold, capsys):
@@ -220,7 +241,7 @@ def test_equal_images_in_different_pools_are_reported(tmp_path, hold, capsys):
 
 def test_the_few_know_their_classes_as_torchvision_does(small):
     tree = small(FEW)
-    assert listing(FEW, tree.root).classes == OFFICIAL[FEW].names() == tuple(trees.TEN)
+    assert listing(FEW, tree.root).classes == facts()[FEW].names == tuple(trees.TEN)
 
 
 def test_papila_is_split_by_patient(small):
@@ -252,10 +273,9 @@ def test_papila_is_split_by_patient(small):
 
 def test_cifar10c_is_verified_and_mapped(small, capsys):
     tree = small("cifar10c")
-    images, labels = corruptions(tree.root)
-    assert sorted(images) == sorted(trees.CORRUPTIONS)
-    assert labels.tolist() == [7, 3] * 5
-    for name, found in images.items():
+    for name in trees.CORRUPTIONS:
+        found, labels = corruption(tree.root, name)
+        assert labels.tolist() == [7, 3] * 5
         assert isinstance(found, np.memmap)
         built = [(row, label) for row, label, corruption in tree.images if corruption == name]
         assert np.array_equal(found, [row for row, _ in built])
@@ -265,7 +285,7 @@ def test_cifar10c_is_verified_and_mapped(small, capsys):
     assert cli.main(["data", "prepare", "cifar10c", "--root", str(tree.root)]) == 0
     assert "cifar10c: 10 classes, 10 gaussian_noise, " in capsys.readouterr().out
     made = prepare("cifar10c", tree.root)
-    assert counts(made) == dict.fromkeys(images, 10)
+    assert counts(made) == dict.fromkeys(trees.CORRUPTIONS, 10)
     assert decoded.manifest("cifar10c") is None
 
 
@@ -276,11 +296,11 @@ def test_a_set_is_decoded(name, small):
     found = listing(name, tree.root)
     assert made["classes"] == list(tree.classes)
     dataset = decoded.dataset(name)
-    assert dataset.size == OFFICIAL[name].kind.crop
+    assert dataset.size == facts()[name].kind.crop
     for pool, split in dataset.pools().items():
         assert split.labels.tolist() == [picture.label for picture in found.pools[pool]]
         for image, picture in zip(split.images, found.pools[pool], strict=True):
-            source, size = picture.source, OFFICIAL[name].kind.size
+            source, size = picture.source, facts()[name].kind.size
             if not isinstance(source, np.ndarray):
                 # CMYK, grey, palette and transparent ones are among them.
                 source = Image.open(source).convert("RGB").resize((size, size), 2)
@@ -645,7 +665,7 @@ def test_damaged_flowers_are_named_where_their_checksums_are_known(small, tmp_pa
 
 def test_the_list_of_checksums_is_whole():
     found = (records.ROOT / "data" / "checksums" / "flower102-64.txt").read_text().split()
-    assert len(found) == OFFICIAL["flower102-64"].images
+    assert len(found) == facts()["flower102-64"].images
     assert all(re.fullmatch("[0-9a-f]{8}", each) for each in found)
 
 
@@ -724,7 +744,7 @@ def test_label_files_are_held_to_the_counts_too(name, file, changed, message, sm
         ("fog", lambda x: x / 255, r"fog\.npy holds float64"),
         ("labels", lambda x: x[:-1], r"labels\.npy holds uint8 \(9,\) instead of integer \(10,\)"),
         ("labels", lambda x: x * 2, r"labels\.npy has labels 6 to 14 instead of 0 to 9"),
-        ("labels", lambda x: np.sort(x), r"labels\.npy does not repeat the same labels"),
+        ("labels", lambda x: np.sort(x), r"labels\.npy does not repeat its labels"),
     ],
 )
 def test_files_of_cifar10c_are_held_to_their_shapes(file, change, message, small, hold):
@@ -733,9 +753,10 @@ def test_files_of_cifar10c_are_held_to_their_shapes(file, change, message, small
     npy(tree.root / f"CIFAR-10-C/{file}.npy", change)
     with pytest.raises(UserError, match=rf"{file}\.npy has MD5 \w+ instead of"):
         prepare("cifar10c", tree.root)
-    assert official.corruptions_here() is None
+    with pytest.raises(UserError, match="cifar10c is not on this machine"):
+        official.corruptions_here()
     with pytest.raises(UserError, match=message):
-        corruptions(tree.root)
+        corruption(tree.root, "fog")
     hold("cifar10c", tree)
     with pytest.raises(UserError, match=message):
         prepare("cifar10c", tree.root)
@@ -746,10 +767,10 @@ def test_files_of_cifar10c_must_be_there_and_whole(small):
     path = tree.root / "CIFAR-10-C/snow.npy"
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match=r"snow\.npy cannot be read"):
-        corruptions(tree.root)
+        corruption(tree.root, "snow")
     path.unlink()
     with pytest.raises(UserError, match=r"snow\.npy is missing"):
-        corruptions(tree.root)
+        corruption(tree.root, "snow")
 
 
 def test_images_that_cannot_be_decoded_are_named(small):
@@ -827,7 +848,7 @@ def test_a_killed_extraction_is_not_taken_for_a_whole_one(packed, monkeypatch):
     monkeypatch.setattr(archives, "unpack", killed)
     with pytest.raises(KeyboardInterrupt):
         prepare("dogs", folder)
-    assert official._tree("dogs", folder) is None
+    assert official._tree(facts()["dogs"], folder) is None
     monkeypatch.setattr(archives, "unpack", real)
     # What a process leaves that could not even clean up:
     (folder / ".dogs-extracting/Images/n02085620-Chihuahua").mkdir(parents=True)
@@ -886,7 +907,7 @@ def test_a_file_in_place_of_a_folder(tmp_path, packed):
 @pytest.mark.parametrize("name", ["flower102", "papila"])
 def test_a_wrong_checksum(name, packed):
     folder = packed(name)
-    path = folder / OFFICIAL[name].archives[0].file
+    path = folder / facts()[name].archives[0].file
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
@@ -935,7 +956,7 @@ def test_an_archive_without_a_checksum_is_held_to_the_counts(packed):
 )
 def test_a_damaged_archive_with_the_right_checksum(name, cut, packed, hold, tmp_path):
     folder = packed(name)
-    path = folder / OFFICIAL[name].archives[0].file
+    path = folder / facts()[name].archives[0].file
     content = bytearray(path.read_bytes())
     if cut < 0:
         path.write_bytes(content[:cut])
@@ -1021,7 +1042,7 @@ def test_missing_archives_are_said_with_where_to_get_them(packed, tmp_path):
     nowhere = tmp_path / "nowhere"
     with pytest.raises(UserError) as caught:
         prepare("flower102", nowhere)
-    for archive in OFFICIAL["flower102"].archives:
+    for archive in facts()["flower102"].archives:
         line = f"  {archive.file} ({archive.size:,} bytes, md5 {archive.md5}) from {archive.url}"
         assert line in str(caught.value).splitlines()
     assert f"dnr data prepare flower102 --root {nowhere} --download" in str(caught.value)
@@ -1076,7 +1097,7 @@ def here():
 
 def test_overview(packed, tmp_path):
     frame = here()
-    assert list(frame.index) == list(OFFICIAL)
+    assert list(frame.index) == list(facts())
     assert set(frame["here"]) == {"not here"}
     assert frame.loc[
         "aircraft", ["classes", "train", "tuning", "test", "images", "GB"]
@@ -1121,7 +1142,9 @@ class Server(http.server.ThreadingHTTPServer):
     files: dict[str, bytes]
     ranges = True
     cut: int | None = None
-    """Breaks the connection after so many bytes."""
+    """Ends the connection after so many bytes."""
+    lost = False
+    """Whether it ends as if the network were gone."""
 
     def __init__(self, files):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -1135,6 +1158,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         content = server.files.get(self.path.lstrip("/"))
         if content is None:
             return self.send_error(404)
+        if server.lost and not server.cut:
+            return self.lose()
         start = int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and server.ranges else 0
         if start >= len(content):
             return self.send_error(416)
@@ -1145,6 +1170,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content) - start))
         self.end_headers()
         self.wfile.write(content[start : None if server.cut is None else start + server.cut])
+        if server.lost:
+            # The client reads what came before the connection is reset.
+            time.sleep(0.2)
+            self.lose()
+
+    def lose(self):
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
 
     def log_message(self, *arguments):
         pass
@@ -1160,7 +1193,7 @@ def served(packed, monkeypatch):
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     address = f"http://127.0.0.1:{server.server_address[1]}"
-    known = OFFICIAL["mit67"]
+    known = facts()["mit67"]
     changed = tuple(
         dataclasses.replace(
             archive,
@@ -1170,7 +1203,7 @@ def served(packed, monkeypatch):
         )
         for archive in known.archives
     )
-    monkeypatch.setitem(OFFICIAL, "mit67", dataclasses.replace(known, archives=changed))
+    monkeypatch.setitem(facts(), "mit67", dataclasses.replace(known, archives=changed))
     yield server, folder
     server.shutdown()
     thread.join()
@@ -1206,6 +1239,36 @@ def test_an_interrupted_download_goes_on(ranges, served):
     assert counts(prepare("mit67", folder, download=True)) == {"train": 5, "test": 2}
     assert server.asked[1] == ("/indoorCVPR_09.tar", "bytes=7000-")
     assert not part.exists()
+
+
+@pytest.mark.parametrize(
+    ("cut", "said"), [(None, "no connection"), (7000, "the connection broke after 7,000 bytes")]
+)
+def test_a_lost_connection_is_said_to_be_one(cut, said, served):
+    """And not taken for a folder that cannot be written to; nothing that came is lost."""
+    server, folder = served
+    server.lost, server.cut = True, cut
+    with pytest.raises(UserError, match=rf"{said} \(.*reset.*run the command again") as caught:
+        prepare("mit67", folder, download=True)
+    assert "--root" not in str(caught.value)
+    server.lost, server.cut = False, None
+    assert counts(prepare("mit67", folder, download=True)) == {"train": 5, "test": 2}
+    assert server.asked[1] == ("/indoorCVPR_09.tar", cut and f"bytes={cut}-")
+
+
+@pytest.mark.parametrize("call", ["exists", "read_text"])
+def test_a_disk_that_is_gone_is_neither_full_nor_damaged(call, small, monkeypatch):
+    """As of a folder on another machine to which the connection is lost."""
+    tree = small("mit67")
+
+    def gone(path, *given):
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN), str(path))
+
+    monkeypatch.setattr(Path, call, gone)
+    with pytest.raises(UserError, match=r"mit67 .*not connected.*; run the command again") as said:
+        prepare("mit67", tree.root)
+    assert "--root" not in str(said.value)
+    assert "delete" not in str(said.value)
 
 
 def test_a_part_that_is_longer_than_the_file(served):
@@ -1245,11 +1308,11 @@ def test_a_file_that_the_server_does_not_have(served):
 
 def test_a_server_that_is_not_there(served, monkeypatch):
     _, folder = served
-    known = OFFICIAL["mit67"]
+    known = facts()["mit67"]
     changed = tuple(
         dataclasses.replace(archive, url="http://127.0.0.1:9/x") for archive in known.archives
     )
-    monkeypatch.setitem(OFFICIAL, "mit67", dataclasses.replace(known, archives=changed))
+    monkeypatch.setitem(facts(), "mit67", dataclasses.replace(known, archives=changed))
     with pytest.raises(UserError, match=r"no connection \(.*refused"):
         prepare("mit67", folder, download=True)
 
@@ -1274,44 +1337,72 @@ def test_a_full_disk_while_downloading(served, monkeypatch):
 
 
 # --------------------------------------------------------------------------------------------------
-# The chapter
+# The chapter, and what is shipped
+
+CHAPTER = records.ROOT / "book" / "data.md"
 
 
-def book_lines():
-    """The two tables of book/data.md, a line of each per set."""
-    for name, known in OFFICIAL.items():
-        counts = [known.splits.get(pool) for pool in ("train", "tuning", "test")]
-        if not known.splits:
-            counts = ["by patient"] * 3
-        shown = [
-            "–" if count is None else f"{count:,}" if isinstance(count, int) else count
-            for count in counts
-        ]
-        checked = {
-            archive.checksum[0].upper() if archive.checksum else "counts"
-            for archive in known.archives
-        }
-        yield " | ".join(
-            [
-                f"| `{name}`",
-                f"[{known.title}]({known.page})",
-                str(known.classes),
-                *shown,
-                f"{known.kind.size} |",
-            ]
-        )
+def chapter():
+    """The text of book/data.md, the rows of its two tables made from what is stated."""
+    rows = {"tbl-datasets": "", "tbl-terms": ""}
+    for name, known in facts().items():
+        counts = [known.splits.get(pool, "–") for pool in ("train", "tuning", "test")]
+        cells = [f"`{name}`", f"[{known.kind.title}]({known.page})", known.classes]
+        cells += (counts if known.splits else ["by patient"] * 3) + [known.kind.size]
+        shown = [f"{cell:,}" if isinstance(cell, int) else cell for cell in cells]
+        rows["tbl-datasets"] += f"| {' | '.join(shown)} |\n"
+        function = {"sha256": "SHA-256", "md5": "MD5", None: "counts"}
+        checked = {function[each.checksum and each.checksum[0]] for each in known.archives}
         if known.contents:
             checked = {"pixels" if name == FEW else "SHA-256 of all images"}
-        yield " | ".join(
-            [
-                f"| `{name}`",
-                " and ".join(sorted(checked)).replace("SHA256", "SHA-256"),
-                f"{known.terms} |",
-            ]
+        rows["tbl-terms"] += f"| `{name}` | {' and '.join(sorted(checked))} | {known.terms} |\n"
+    text = CHAPTER.read_text()
+    for name, lines in rows.items():
+        text, found = re.subn(
+            rf"(?<=:name: {name}\n\n)(\|.*\n\|:.*\n)(?:\|.*\n)+", rf"\g<1>{lines}", text
         )
+        assert found == 1
+    return text
 
 
 def test_the_chapter_says_what_is_stated():
-    text = (records.ROOT / "book" / "data.md").read_text()
-    for line in book_lines():
-        assert line in text.splitlines(), line
+    """After a change of `official.toml`: python -m tests.test_official"""
+    text, eyes, cifar = CHAPTER.read_text(), facts()["papila"], facts()["cifar10"].kind
+    assert text == chapter()
+    for said in (
+        f"all {facts()['flower102-64'].images:,} photographs",
+        f"has {eyes.images} photographs",
+        "({} healthy, {} with glaucoma, {} suspect)".format(*eyes.per_class),
+        "both CIFARs with ({:.4f}, {:.4f}, {:.4f}) and ({:.4f}, {:.4f}, {:.4f})".format(
+            *cifar.mean, *cifar.std
+        ),
+        f"the {facts()[FEW].splits['test']:,} test images of CIFAR-10 under 19 corruptions at 5",
+    ):
+        assert said in text, said
+
+
+def test_the_names_of_the_flowers_are_those_of_torchvision():
+    assert facts()["flower102-64"].names == tuple(torchvision.Flowers102.classes)
+
+
+def test_no_checksum_is_stated_twice():
+    text = Path(official.__file__).with_name("official.toml").read_text()
+    (twice,) = Counter(re.findall(r'"([0-9a-f]{20,})"', text)).most_common(1)
+    assert twice[1] == 1
+
+
+def test_what_is_known_of_the_sets_is_shipped(tmp_path):
+    for path in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(records.ROOT / path, tmp_path)
+    shutil.copytree(records.ROOT / "dnrlib", tmp_path / "dnrlib")
+    program = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    assert "dnrlib/official.toml" in zipfile.ZipFile(wheel).namelist()
+
+
+if __name__ == "__main__":
+    CHAPTER.write_text(chapter())

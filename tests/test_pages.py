@@ -1,8 +1,12 @@
 """Parameters, papermill, nbval and the command line, as a user meets them."""
 
 import gzip
+import hashlib
+import html
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,11 +16,14 @@ import nbformat
 import pytest
 
 from dnrlib import UserError, cli, pages, records
+from dnrlib.config import ONE_OF
 from dnrlib.methods import MAIN, METHODS
 from dnrlib.pages import Parameters, control, gate, parameters, reproduce, to_come, verdicts
+from dnrlib.recipes import NAMES, configure
 from dnrlib.records import ROOT
 from dnrlib.run import run
-from dnrlib.study import Run, find
+from dnrlib.study import Archive, Run
+from tests.test_folder import build
 
 BIN = Path(sys.executable).parent
 
@@ -88,11 +95,34 @@ def test_commands_to_reproduce_a_page_by_number_of_seeds(tiny):
     page = Parameters("digits", methods="dnr,dnr+probe=2")
     text = reproduce(page, "table7", []).data
     assert "None of its runs is on disk." in text
-    found = [run for run in map(find, page.configs()) if run is not None]
+    found = [run for run in map(Archive().find, page.configs()) if run is not None]
     text = reproduce(page, "table7", found).data
     assert "those shown are published" in text
     assert "dnr study --dataset digits --method dnr --seeds 68" in text
     assert "dnr study --dataset digits --method dnr+probe=2 --seeds" in text
+
+
+def test_commands_on_a_folder_of_any_name_can_be_typed(tmp_path):
+    name = build(tmp_path / "my 'photos'; touch PWN\n```\n", {"cat": 8, "dog": 8})
+    page = Parameters(name, methods="plain, tune", seeds=1)
+    said = reproduce(page, "table1", [Run(page.config(method="tune"), [], "runs")]).data
+    (papermill, study) = re.findall(r"(?s)(`{4,})sh\n(.*?)\n\1", said)
+    assert f"-p dataset {shlex.quote(name)} \\\n" in papermill[1]
+    assert shlex.split(papermill[1])[-1] == "plain, tune"
+    assert shlex.split(study[1])[:4] == ["dnr", "study", "--dataset", name]
+
+
+def test_a_folder_of_any_name_is_text_in_the_heading_of_its_page(tmp_path):
+    cells = [nbformat.v4.new_markdown_cell("# A page"), nbformat.v4.new_code_cell("dataset = 1")]
+    cells[1].metadata["tags"] = ["parameters"]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    pages.execute(tmp_path / "a.ipynb", tmp_path / "b.ipynb", {"dataset": "folder:/<img src=x>"})
+    heading = nbformat.read(tmp_path / "b.ipynb", as_version=4).cells[0].source
+    assert heading.startswith("# A page (folder")
+    assert "<" not in heading
+    assert "folder:/<img src=x>" in html.unescape(heading)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +189,26 @@ def test_help_has_examples(capsys):
     said = capsys.readouterr().out
     assert "dnr run --dataset digits --method dnr --seed 0" in said
     assert "share of weights that DNR keeps, 0..1" in said
+
+
+@pytest.mark.parametrize("command", ["run", "export"])
+def test_help_names_the_choices_of_every_setting(command, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    for setting, names in (NAMES | ONE_OF).items():
+        _, text = said.rsplit(f" --{setting} ", 1)
+        for name in names:
+            assert re.search(rf"[ (]{name}[,) ]", text.partition(" --")[0] + " "), setting
+    assert "METHODS" not in said
+
+
+def test_a_run_begins_with_its_settings(capsys):
+    given = ["--dataset", "digits-hard", "--width", "4", "--lr", "0.25", "--method", "plain"]
+    assert cli.main(["run", "--budget", "smoke", *given]) == 0
+    said = " ".join(capsys.readouterr().out.split("generation ")[0].split())
+    config = configure("digits-hard", "smoke", width=4, lr=0.25, method="plain")
+    assert ", ".join(f"{name}={value}" for name, value in vars(config).items()) in said
 
 
 def test_run_prints_a_line_per_generation_and_the_record(capsys):
@@ -318,7 +368,7 @@ def test_nbval_is_green_on_an_unchanged_copy(checkout):
 
 @pytest.mark.slow
 def test_nbval_is_red_when_a_record_changes(checkout):
-    """One seed's DNR gains a point, under a new and valid seal."""
+    """One seed's DNR gains a point, under a new and valid seal and in a new manifest."""
     path = checkout / "data" / "records" / "digits" / "seed-0000.jsonl.gz"
     found = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
     for record in found:
@@ -326,6 +376,9 @@ def test_nbval_is_red_when_a_record_changes(checkout):
             record["result"]["test_accuracy"] += 1
     lines = "".join(json.dumps(records.seal(record)) + "\n" for record in found)
     path.write_bytes(gzip.compress(lines.encode()))
+    listed = checkout / "data" / "records" / "manifest.json"
+    digest = {"digits/seed-0000.jsonl.gz": hashlib.sha256(path.read_bytes()).hexdigest()}
+    listed.write_text(json.dumps(json.loads(listed.read_text()) | digest))
     done = nbval(checkout)
     assert done.returncode == 1, done.stdout
 

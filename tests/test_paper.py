@@ -5,7 +5,6 @@ import pytest
 
 from dnrlib import UserError
 from dnrlib.claims import arms as stated_arms
-from dnrlib.config import OF_THE_PAPERS, RECIPES, arm_of, configure, parse_arm
 from dnrlib.paper import (
     ANALOGUE,
     COLUMNS,
@@ -22,6 +21,7 @@ from dnrlib.paper import (
     sweep_pairs,
     wide,
 )
+from dnrlib.recipes import OF_THE_PAPERS, RECIPES, arm_of, configure, parse_arm
 
 
 def test_all_1461_numbers_are_there():
@@ -128,6 +128,8 @@ def test_beside_paper_joins_the_row_of_the_method_and_the_column_of_the_dataset(
     mean = beside_paper(ours, "table1", "digits")
     assert mean["paper"].round(2).tolist()[::2] == [67.45, 63.17]
     assert mean["paper_std"].isna().all(), "a mean over datasets has no printed spread"
+    ours = pd.DataFrame({"mean": [1.0, 2.0]}, index=["ban+smoothing=0", "ban-lineage+smoothing=0"])
+    assert beside_paper(ours, "table1", "cub200")["paper"].fillna(0).tolist() == [0, 53.71]
     ours = pd.DataFrame({"mean": [1.0]}, index=["dnr+criterion=fisher"])
     assert beside_paper(ours, "table4", "cub200")["paper"].tolist() == [67.73]
 

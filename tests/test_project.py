@@ -4,12 +4,14 @@ import re
 import tomllib
 from importlib.metadata import version
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 
 from dnrlib import __version__
 from dnrlib.records import ROOT
 
+PYTHON = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 FIXED = ("torch", "torchvision", "jupyter", "jupyter-book", "matplotlib", "seaborn", "papermill")
 
 
@@ -46,6 +48,27 @@ def test_conda_environment_takes_the_same_pins():
     assert all(re.fullmatch(r"[a-z]+(=[\d.]+)?", spec) for spec in conda)
     assert conda == ["python=3.11", "pip"]
     assert pip == {"pip": ["-r requirements.txt", "-e ."]}
+
+
+@pytest.mark.parametrize("code", PYTHON)
+def test_the_python_of_the_readme_runs_as_it_stands(code):
+    exec(code, {})
+
+
+def test_workflows_run_targets_that_exist():
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    commands = (ROOT / ".ci" / "run").read_text().splitlines()
+    for path in (ROOT / ".github" / "workflows").glob("*.yml"):
+        for job in yaml.safe_load(path.read_text())["jobs"].values():
+            commands += [step["run"] for step in job["steps"] if "run" in step]
+    called = [
+        word
+        for command in commands
+        if command.startswith("make ")
+        for word in command.split()[1:]
+        if "=" not in word
+    ]
+    assert {"lint", "test", "test-portable", "book-only"} <= set(called) <= set(targets)
 
 
 def test_versions_agree():

@@ -8,9 +8,12 @@ from tests import publish
 def test_what_is_planned_is_published_seed_by_seed_and_only_once(monkeypatch):
     there, trained = {("dnr", 0)}, []
 
-    def find(config, own, evaluations):
-        assert not own, "what lies in the runs folder is published too"
-        return (config.method, config.seed) in there or None
+    class Archive:
+        def __init__(self, own):
+            assert not own, "what lies in the runs folder is published too"
+
+        def find(self, config, evaluations):
+            return (config.method, config.seed) in there or None
 
     def study(configs, published, workers, evaluations):
         assert (published, workers) == (False, 1)
@@ -25,7 +28,7 @@ def test_what_is_planned_is_published_seed_by_seed_and_only_once(monkeypatch):
     plan = {"plain": 2, "dnr": 2, "ke": 2, "tune": 1}
     monkeypatch.setitem(publish.PLANNED, "cifar10-few", plan)
     monkeypatch.setattr(publish, "evaluated", lambda of: {a: ["e"] * (a == "ke") for a in plan})
-    monkeypatch.setattr(publish, "find", find)
+    monkeypatch.setattr(publish, "Archive", Archive)
     monkeypatch.setattr(publish, "study", study)
     monkeypatch.setattr(publish.records, "publish", add)
     publish.go_on("cifar10-few", 1)

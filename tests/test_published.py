@@ -1,6 +1,7 @@
 """The published records: whole, sound, and exactly the committed tables."""
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 
@@ -8,16 +9,16 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from dnrlib.config import configure, parse_arm
 from dnrlib.evaluations import evaluations_of
+from dnrlib.frames import generations
 from dnrlib.methods import MAIN
-from dnrlib.pages import Parameters, published_runs, verdicts
+from dnrlib.pages import Parameters, published_runs, scope_verdicts, verdicts
 from dnrlib.paper import PLANNED, arms, made_for
+from dnrlib.recipes import configure, parse_arm
 from dnrlib.records import PUBLISHED
-from dnrlib.run import chain, evaluation_key
+from dnrlib.run import chain
 from dnrlib.stats import PRIMARY, comparisons, summary
-from dnrlib.study import generations
-from tests import recompute
+from tests import test_recompute as recompute
 
 GOLDEN = Path(__file__).parent / "golden"
 TABULATED = set(MAIN)
@@ -80,6 +81,14 @@ def test_published_records_give_exactly_the_committed_table(dataset):
     assert committed_tables(dataset) == (GOLDEN / f"table1-{dataset}.csv").read_text()
 
 
+def test_the_manifest_lists_every_file():
+    digests = {
+        f"{path.parent.name}/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in PUBLISHED.glob("*/*")
+    }
+    assert json.loads((PUBLISHED / "manifest.json").read_text()) == digests
+
+
 @pytest.mark.parametrize("dataset", SEEDS)
 def test_every_method_and_seed_is_published_whole(dataset):
     seeds = SEEDS[dataset]
@@ -93,9 +102,9 @@ def test_every_method_and_seed_is_published_whole(dataset):
             for arm in seeds
             if seed < seeds[arm]
         }
-        wanted = {key for links in chains.values() for link in links for key in link.keys}
+        wanted = {e.key for links in chains.values() for link in links for e in link.entries}
         wanted |= {
-            evaluation_key(links[-1], each)
+            links[-1].evaluated(each).key
             for arm, links in chains.items()
             for each in evaluated(dataset)[arm]
         }
@@ -109,8 +118,7 @@ def test_every_method_and_seed_is_published_whole(dataset):
 
 def test_the_table_from_json_and_scipy_alone():
     """An independent recomputation: no code of the library reads, pairs or tests here."""
-    alone = recompute.Records(PUBLISHED / "digits", "digits")
-    final = {method: alone.values(method) for method in MAIN}
+    final = {method: recompute.outcomes(method, "digits") for method in MAIN}
     golden = pd.read_csv(GOLDEN / "table1-digits.csv", nrows=len(MAIN), index_col="method")
     for method, by_seed in final.items():
         values = list(by_seed.values())
@@ -132,6 +140,13 @@ def committed_ledger():
 def test_published_records_give_exactly_the_committed_ledger():
     """Golden. After publishing anew: python -m tests.test_published"""
     assert committed_ledger() == (GOLDEN / "ledger-digits.csv").read_text()
+
+
+def test_published_photographs_are_judged_as_by_the_second_implementation():
+    columns = ["verdict", "n", "value", "support", "refute"]
+    ours = scope_verdicts("photographs")[columns]
+    again = pd.DataFrame.from_dict(recompute.verdicts("photographs"), "index", columns=columns)
+    pd.testing.assert_frame_equal(ours, again, check_names=False, check_dtype=False, atol=1e-6)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,18 @@ import pytest
 import torch
 from filelock import FileLock
 
-from dnrlib import UserError, masks, records, run, train
-from dnrlib.config import canonical, configure
-from dnrlib.data import load
-from dnrlib.methods import METHODS, budget, plan
-from dnrlib.models import build, prunable
-from dnrlib.run import Session, chain
+from dnrlib import UserError, masks, records, rules, run, train
+from dnrlib.config import canonical
+from dnrlib.data import Training, load
+from dnrlib.masks import prunable
+from dnrlib.methods import METHODS, Generation, budget, plan
+from dnrlib.models import build
+from dnrlib.recipes import configure
+from dnrlib.run import Walk, chain
+from dnrlib.store import Store
 from dnrlib.streams import stream
-from dnrlib.study import find
+from dnrlib.study import Archive
+from tests import POSIX
 
 
 def results(found):
@@ -102,17 +106,17 @@ def test_child_inherits_kept_weights_bit_for_bit_and_nothing_else(tiny, method, 
     config = tiny(method=method, generations=2)
     born = {}
 
-    def capture(model, data, config, generation, epochs, **rest):
-        if generation == 2:
+    def capture(model, batches, epochs, config, **rest):
+        if batches.generation == 2:
             born.update({name: value.clone() for name, value in model.state_dict().items()})
-        return trained(model, data, config, generation, epochs, **rest)
+        return trained(model, batches, epochs, config, **rest)
 
     trained = train.train
     monkeypatch.setattr(train, "train", capture)
     run.run(config)
     link = chain(config)[0]
     parent = weights(link)
-    mask = Session(config, records.runs_root(), torch.device("cpu")).read_mask(link)
+    mask = Store().mask(link.mask)
     assert set(mask) < set(parent)
     for name, value in parent.items():
         kept = mask.get(name, torch.ones_like(value, dtype=torch.bool))
@@ -129,11 +133,11 @@ def test_the_steps_of_the_quickstart_are_those_of_a_run(tiny):
     config = tiny(method="dnr", generations=2, width=8)
     data = load(config)
     model = build(config)
-    train.train(model, data, config, generation=1, epochs=config.epochs)
-    parent = masks.Parent(model, data, config, generation=1)
-    mask, _ = masks.Top(masks.Snip(config.probe), config.keep).mask(parent)
-    train.conceive(parent, mask, plan(config)[1])
-    train.train(model, data, config, generation=2, epochs=config.epochs)
+    train.train(model, Training(data, config, 1), config.epochs, config)
+    parent = rules.Parent(model, data, config, generation=1)
+    mask, _ = rules.Top(rules.Snip(config.probe), config.keep).mask(parent)
+    plan(config)[1].begin(parent, mask)
+    train.train(model, Training(data, config, 2), config.epochs, config)
     found = run.run(config)
     assert records.weights_digest(mask) == found[1]["result"]["mask"]
     assert records.weights_digest(model.state_dict()) == found[2]["result"]["weights"]
@@ -141,7 +145,7 @@ def test_the_steps_of_the_quickstart_are_those_of_a_run(tiny):
 
 def test_tuning_resets_nothing(tiny, monkeypatch):
     called = []
-    monkeypatch.setattr(train, "conceive", lambda *arguments: called.append(arguments))
+    monkeypatch.setattr(Generation, "begin", lambda *arguments: called.append(arguments))
     found = run.run(tiny(method="tune"))
     assert not called
     birth = [record["result"]["birth_accuracy"] for record in found]
@@ -164,8 +168,8 @@ def test_recorded_counts_are_those_of_the_stored_masks(tiny):
     config = tiny(method="dnr")
     found = run.run(config)
     links = chain(config)
-    session = Session(config, records.runs_root(), torch.device("cpu"))
-    stored = [session.read_mask(link) for link in links]
+    walk = Walk(config, Store(), torch.device("cpu"))
+    stored = [walk.store.mask(link.mask) for link in links]
     for position, record in enumerate(found[1::2]):
         result = record["result"]
         mask = stored[position]
@@ -178,8 +182,8 @@ def test_recorded_counts_are_those_of_the_stored_masks(tiny):
                 assert result["with_first"][name] == int((values & first).sum())
         total = sum(result["size"].values())
         assert sum(result["kept"].values()) == round(config.keep * total)
-        session.open(links, position)
-        at = masks.Parent(session.model, session.data, config, position + 1, sample=1)
+        trainee = walk.open(position)
+        at = rules.Parent(trainee.model, trainee.data, config, position + 1, sample=1)
         assert result["with_resampled"] == masks.both(mask, links[position].keep.mask(at)[0])
         assert sum(result["with_resampled"].values()) < sum(result["kept"].values())
         assert sum(result["zero_saliency"].values()) < total
@@ -195,21 +199,21 @@ def test_masks_change_for_dnr_and_stay_for_ke(tiny):
 
 def test_masked_accuracy_leaves_the_network_as_it_was(tiny):
     config = tiny(method="dnr", generations=1)
-    session = Session(config, records.runs_root(), torch.device("cpu"))
-    session.open(chain(config), -1)
-    before = {name: value.clone() for name, value in session.model.state_dict().items()}
+    walk = Walk(config, Store(), torch.device("cpu"))
+    trainee = walk.open(-1)
+    before = {name: value.clone() for name, value in trainee.model.state_dict().items()}
     draw = stream(0, 0, "test")
     mask = {
         name: torch.rand(value.shape, generator=draw) < 0.9
-        for name, value in session.model.named_parameters()
+        for name, value in trainee.model.named_parameters()
     }
-    accuracy = session.masked_accuracy(mask)
-    after = session.model.state_dict()
+    accuracy = trainee.masked_accuracy(mask)
+    after = trainee.model.state_dict()
     assert all(torch.equal(after[name], before[name]) for name in before)
     with torch.no_grad():
-        for name, weight in session.model.named_parameters():
+        for name, weight in trainee.model.named_parameters():
             weight[~mask[name]] = 0
-    assert accuracy == train.evaluate(session.model, session.data, session.data.evaluation)[0]
+    assert accuracy == trainee.measure(trainee.data.evaluation)[0]
 
 
 def test_fill_does_not_depend_on_the_mask(tiny):
@@ -217,15 +221,15 @@ def test_fill_does_not_depend_on_the_mask(tiny):
     config = tiny()
     children = []
     for share in (0.2, 0.6):
-        session = Session(config, records.runs_root(), torch.device("cpu"))
-        session.open(chain(config), -1)
+        walk = Walk(config, Store(), torch.device("cpu"))
+        trainee = walk.open(-1)
         mask = {
             name: torch.arange(value.numel()).view(value.shape) < share * value.numel()
-            for name, value in prunable(session.model).items()
+            for name, value in prunable(trainee.model).items()
         }
-        parent = masks.Parent(session.model, session.data, config, generation=1)
-        train.conceive(parent, mask, plan(config)[1])
-        children.append((mask, prunable(session.model)))
+        parent = rules.Parent(trainee.model, trainee.data, config, generation=1)
+        plan(config)[1].begin(parent, mask)
+        children.append((mask, prunable(trainee.model)))
     (few, a), (more, b) = children
     for name in few:
         assert torch.equal(a[name][~more[name]], b[name][~more[name]])
@@ -247,10 +251,10 @@ def killed(config, moment):
         return
     trained, written = train.train, records.write
 
-    def train_until(model, data, config, generation, epochs, **rest):
-        if (generation, "training") == moment:
+    def train_until(model, batches, epochs, config, **rest):
+        if (batches.generation, "training") == moment:
             os.kill(os.getpid(), signal.SIGKILL)
-        return trained(model, data, config, generation, epochs, **rest)
+        return trained(model, batches, epochs, config, **rest)
 
     def write_until(path, content):
         if (path.parent.name, path.suffix) == moment:
@@ -265,6 +269,7 @@ def killed(config, moment):
         os._exit(1)
 
 
+@POSIX
 @pytest.mark.parametrize("method", ["tune", "dsd", "ban", "lw", "ke", "ke-wels-rand", "dnr"])
 def test_killed_and_resumed_equals_undisturbed(tiny, tmp_path, method):
     """SIGKILL in the training of generations 2 and 3, and while each kind of file is written."""
@@ -278,14 +283,15 @@ def test_killed_and_resumed_equals_undisturbed(tiny, tmp_path, method):
     assert results(run.run(config)) == undisturbed
 
 
+@POSIX
 def test_two_processes_never_train_the_same_link(tiny, tmp_path, monkeypatch):
     trained, log = train.train, tmp_path / "trained"
 
-    def slow(model, data, config, generation, epochs, **rest):
+    def slow(model, batches, epochs, config, **rest):
         with log.open("a") as file:
-            file.write(f"{generation}\n")
+            file.write(f"{batches.generation}\n")
         time.sleep(0.3)
-        return trained(model, data, config, generation, epochs, **rest)
+        return trained(model, batches, epochs, config, **rest)
 
     monkeypatch.setattr(train, "train", slow)
     config = tiny(method="dnr")
@@ -305,6 +311,7 @@ def test_two_processes_never_train_the_same_link(tiny, tmp_path, monkeypatch):
     assert results(run.run(config)) == results(run.run(config, tmp_path / "alone"))
 
 
+@POSIX
 def test_a_dead_owner_of_a_lock_blocks_nobody(tmp_path):
     code = (
         "import os, signal, sys; from filelock import FileLock; "
@@ -363,11 +370,11 @@ def test_a_parent_trained_anew_elsewhere_is_noticed(tiny, monkeypatch):
         run.run(config)
     assert f"delete the folder {second}" in str(error.value)
     with pytest.raises(records.DamagedFile, match="trained anew since"):
-        find(config, published=False)
+        Archive(published=False).find(config)
 
 
-def test_a_diverging_run_names_generation_epoch_and_rate(tiny):
-    with pytest.raises(UserError, match=r"generation 1, epoch \d+ of 5, at learning rate") as error:
+def test_a_diverging_run_names_epoch_and_rate(tiny):
+    with pytest.raises(UserError, match=r"in epoch \d+ of 5, at learning rate") as error:
         run.run(tiny(method="plain", lr=1e30, epochs=5))
     assert "lower lr" in str(error.value)
 
@@ -401,13 +408,13 @@ def test_evaluation_and_training_accuracy_are_not_mixed_up(tiny):
     """Against a plain recomputation from the stored weights."""
     config = tiny(method="plain", epochs=3, per_class=2)
     (record,) = run.run(config)
-    session = Session(config, records.runs_root(), torch.device("cpu"))
-    session.open(chain(config), 0)
+    walk = Walk(config, Store(), torch.device("cpu"))
+    trainee = walk.open(0)
     data = load(config)
     for name, split in (("test", data.evaluation), ("train", data.train)):
         with torch.no_grad():
             images = (split.images.float() / 255 - data.dataset.mean[0]) / data.dataset.std[0]
-            right = session.model.eval()(images).argmax(1) == split.labels
+            right = trainee.model.eval()(images).argmax(1) == split.labels
         expected = 100 * right.float().mean().item()
         assert record["result"][f"{name}_accuracy"] == pytest.approx(expected, abs=0.2)
     assert record["result"]["test_accuracy"] != record["result"]["train_accuracy"]
@@ -416,7 +423,8 @@ def test_evaluation_and_training_accuracy_are_not_mixed_up(tiny):
 def test_several_threads_train_without_crashing(tmp_path):
     """A crash in torch 2.15 with channels-last tensors and odd batches; see models.build."""
     code = (
-        "from pathlib import Path; from dnrlib.config import configure; from dnrlib.run import run;"
+        "from pathlib import Path; from dnrlib.recipes import configure; "
+        "from dnrlib.run import run; "
         "run(configure('digits', 'smoke', method='dnr', threads=2, per_class=3, batch=15), "
         f"Path({str(tmp_path)!r}))"
     )

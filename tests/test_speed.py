@@ -11,10 +11,11 @@ from benchmarks.data import photographs
 from benchmarks.generation import Bare, Setting
 from benchmarks.reference import Reference
 from dnrlib import data, models, speed
-from dnrlib.config import configure
-from dnrlib.models import prunable
+from dnrlib.masks import prunable
+from dnrlib.recipes import configure
 from dnrlib.run import run
 from dnrlib.speed import BUNDLED, LARGE, SMALL, goals_table, line, misses, parts
+from tests import POSIX
 
 TINY = {"dataset": "cifar10", "model": "resnet18", "width": 8, "batch": 8, "epochs": 2, "lr": 0.01}
 
@@ -52,6 +53,7 @@ def test_bare_passes_are_those_of_a_generation(prepared, monkeypatch, tmp_path):
     assert ours[True, True] == 2 * 20
 
 
+@POSIX
 def test_the_reference_does_the_work_of_a_generation(prepared, monkeypatch):
     """But for the second sample of images that are scored."""
     config = configure(**TINY, generations=2, warmup=0)
@@ -74,6 +76,7 @@ def test_the_reference_does_the_work_of_a_generation(prepared, monkeypatch):
         )
 
 
+@POSIX
 def test_whole_generations_are_measured_in_rounds(prepared, monkeypatch):
     monkeypatch.setattr("benchmarks.reference.WORKERS", 1)
     found = generation.whole("tiny", "fp32", torch.device("cpu"), prepared)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from dnrlib import stats
+from dnrlib import UserError, stats
 from dnrlib.stats import clustered, comparisons, estimate, holm, seeds_needed, summary
 
 
@@ -126,6 +126,16 @@ def test_summary_counts_each_method():
     assert table.loc["b", "n"] == 1
     assert math.isnan(table.loc["b", "sd"])
     assert summary(frame(a=[1.0]).iloc[:0]).empty
+
+
+@pytest.mark.parametrize("ask", [summary, lambda frame: comparisons(frame, [("a", "b")])])
+def test_datasets_are_not_pooled(ask):
+    one, other = (frame(a=[1.0, 3.0], b=[5.0, 4.0]).assign(dataset=name) for name in ("x", "y"))
+    # Other seeds, so that no run stands there twice.
+    both = pd.concat([one, other.assign(seed=other["seed"] + 2)])
+    with pytest.raises(UserError, match=r"several datasets \(x, y\)"):
+        ask(both)
+    pd.testing.assert_frame_equal(ask(both[both["dataset"] == "x"]), ask(one))
 
 
 def ratios(*columns):

@@ -4,6 +4,8 @@ import dataclasses
 import gzip
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,12 +14,15 @@ import time
 import psutil
 import pytest
 
-from dnrlib import UserError, cli, paper, records, study
-from dnrlib.config import arm_of, configure, grid
-from dnrlib.evaluations import Attack, Predictions
+from dnrlib import UserError, cli, data, paper, records, study
+from dnrlib.evaluations import Attack, Predictions, evaluations_of
+from dnrlib.frames import generations, layers
 from dnrlib.methods import METHODS
+from dnrlib.recipes import RECIPES, arm_of, configure, grid
 from dnrlib.run import chain, run
-from dnrlib.study import StudyFailed, agreement, find, generations, layers
+from dnrlib.study import Archive, StudyFailed, agreement
+from tests import POSIX
+from tests import publish as tests_publish
 
 
 @pytest.fixture
@@ -76,6 +81,28 @@ def test_what_is_missing_is_named_with_its_command(tiny, published, capsys):
     assert f"dnr study --dataset digits {methods} --seeds 4" in said
 
 
+@pytest.fixture
+def typed(monkeypatch):
+    """What the studies that a shell would start from a text train and evaluate: pairs of configs
+    and evaluations, read as the command line reads them."""
+
+    def read(text):
+        asked = []
+
+        def noted(configs, evaluations=(), **how):
+            asked.append((configs, evaluations))
+            raise UserError("enough")
+
+        monkeypatch.setattr(study, "study", noted)
+        for line in text.split(" &&\n"):
+            words = shlex.split(line)
+            assert words[:2] == ["dnr", "study"]
+            assert cli.main(words[1:]) == 1
+        return asked
+
+    return read
+
+
 @pytest.mark.parametrize(
     "configs",
     [
@@ -84,22 +111,38 @@ def test_what_is_missing_is_named_with_its_command(tiny, published, capsys):
         grid("digits", ["dnr+epochs=2"], 1),
         grid("digits-hard", ["dnr+probe=128+smoothing=0"], 3, lr=1e-05),
         grid("digits", paper.arms("table4", "digits"), 1),
+        [*grid("digits", ["dnr", "plain"], 1, "smoke"), *grid("digits", ["dnr"], 2, pool="tuning")],
+        [configure(name, seed=seed) for seed, name in enumerate(["digits", "digits-hard"])],
+        [configure("digits", method="plain", lr=1e20)],
     ],
-    ids=["plain", "smoke", "as short as smoke", "settings", "exhibit"],
+    ids=["plain", "smoke", "short", "settings", "exhibit", "budgets", "datasets", "exponent"],
 )
-def test_the_command_trains_what_is_missing(configs, monkeypatch):
-    """Read as the command line reads it."""
-    asked = []
+def test_the_command_trains_what_is_missing(configs, typed):
+    asked = typed(study.command(configs))
+    assert set(configs) <= {config for each, _ in asked for config in each}
 
-    def noted(configs, **how):
-        asked.extend(configs)
-        raise UserError("enough")
 
-    monkeypatch.setattr(study, "study", noted)
-    words = study.command(configs).split()
-    assert words[0] == "dnr"
-    cli.main(words[1:])
-    assert set(configs) <= set(asked)
+def test_the_command_leaves_out_what_changes_nothing(typed):
+    """The command line refuses it; the run is the same."""
+    ((asked, _),) = typed(study.command([configure("digits", method="ke", keep=0.5, lr=0.3)]))
+    assert asked == [configure("digits", method="ke", lr=0.3)]
+
+
+@pytest.mark.parametrize("exhibit", paper.ROWS)
+def test_the_command_of_an_exhibit_on_every_dataset_at_once(exhibit, typed, monkeypatch):
+    """On datasets that are not on this machine too."""
+    monkeypatch.setattr(data, "dataset", lambda name: data.DATASETS["digits"])
+    folder = "folder:/x/my 'photos'; touch PWN"
+    configs, wanted = [], {}
+    for name in [*RECIPES, folder]:
+        arms = paper.arms(exhibit, name)
+        wanted |= dict.fromkeys(evaluations_of(exhibit, name)) if arms else {}
+        for budget in (None, "smoke"):
+            configs += grid(name, arms, 2, budget)
+    asked = typed(study.command(configs, list(wanted)))
+    assert set(configs) == {config for each, _ in asked for config in each}
+    for each, evaluations in asked:
+        assert set(evaluations_of(exhibit, each[0].dataset)) <= set(evaluations)
 
 
 def test_failures_are_collected_and_the_rest_is_done(tiny, published):
@@ -108,13 +151,25 @@ def test_failures_are_collected_and_the_rest_is_done(tiny, published):
         study.study([bad, good], workers=2)
     said = str(error.value)
     assert f"1 of 2 runs failed:\n  digits {arm_of(bad)} seed 5: UserError: the training" in said
-    assert find(good) is not None
+    assert said.count("\n") == 1
+    assert Archive().find(good) is not None
+
+
+def test_a_programming_error_in_a_worker_brings_its_traceback(tiny, published, monkeypatch):
+    monkeypatch.setattr(study, "run", _broken)
+    with pytest.raises(StudyFailed, match=r"digits plain.* seed 0: Traceback") as error:
+        study.study([tiny(method="plain")], workers=1)
+    assert re.search(r"(?s)test_study\.py\".*in _broken\n.*KeyError: 'a'$", str(error.value))
+
+
+def _broken(*arguments):
+    return {}["a"]
 
 
 def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
     """SIGKILL gives it no chance to stop them."""
     program = (
-        "from dnrlib.config import grid; from dnrlib.study import study;"
+        "from dnrlib.recipes import grid; from dnrlib.study import study;"
         "study(grid('digits', ['plain+epochs=2000'], 2), published=False, workers=2)"
     )
     killed = subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL)
@@ -139,6 +194,7 @@ def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
     assert not alive
 
 
+@POSIX
 def test_a_killed_worker_is_an_error_that_says_what_to_do(tiny, published, monkeypatch):
     monkeypatch.setattr(study, "_attempt", _die)
     with pytest.raises(StudyFailed, match=r"a worker process was killed.*run it again"):
@@ -154,11 +210,13 @@ def test_published_records_are_found_first_and_are_a_run_of_their_own(tiny, publ
     own = study.study([config], workers=1)
     assert own[0].source == "runs"
     publish(own)
-    assert find(config).source == "published"
-    assert find(config, published=False).source == "runs"
-    assert find(config).records == own[0].records
-    assert find(tiny(method="dnr", generations=2)) is not None, "a prefix is published too"
-    assert find(tiny(method="dnr", generations=4)) is None
+    assert Archive().find(config).source == "published"
+    assert Archive(published=False).find(config).source == "runs"
+    assert Archive().find(config).records == own[0].records
+    assert Archive().find(tiny(method="dnr", generations=2)) is not None, (
+        "a prefix is published too"
+    )
+    assert Archive().find(tiny(method="dnr", generations=4)) is None
 
 
 def test_publishing_twice_gives_the_same_file(tiny, published):
@@ -174,43 +232,148 @@ def test_publishing_twice_gives_the_same_file(tiny, published):
     )
 
 
-@pytest.mark.parametrize("seal", ["old", "new"])
-def test_a_changed_published_record_is_noticed(tiny, published, seal):
-    """A number changed by hand breaks its seal; with a new seal it shows in the frame."""
+def rewrite(path, change):
+    """Writes a published file anew, each record changed."""
+    found = [json.loads(line) for line in gzip.decompress(path.read_bytes()).splitlines()]
+    lines = [json.dumps(record) for record in map(change, found)]
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
+
+
+def test_a_changed_published_record_is_noticed(tiny, published):
+    """A number changed by hand does not fit the manifest, nor the seal of its record; under a new
+    seal and in a new manifest it shows in the frame."""
     config = tiny(method="plain")
     publish(study.study([config], workers=1))
     path = published / "digits" / "seed-0000.jsonl.gz"
-    record = json.loads(gzip.decompress(path.read_bytes()))
-    before = generations([find(config)])["test_accuracy"][0]
-    record["result"]["test_accuracy"] += 1
-    if seal == "new":
-        record = records.seal(record)
-    path.write_bytes(gzip.compress(json.dumps(record).encode()))
-    if seal == "old":
-        with pytest.raises(
-            records.DamagedFile, match=r"seed-0000.jsonl.gz is damaged .* git checkout"
-        ):
-            find(config)
-    else:
-        assert generations([find(config)])["test_accuracy"][0] == before + 1
+    before = generations([Archive().find(config)])["test_accuracy"][0]
+
+    def better(record):
+        record["result"]["test_accuracy"] += 1
+        return record
+
+    rewrite(path, better)
+    with pytest.raises(records.DamagedFile, match=r"not the file that manifest.json lists"):
+        Archive().find(config)
+    with pytest.raises(records.DamagedFile, match=r"does not fit its seal"):
+        records.list_copied("digits")
+    rewrite(path, records.seal)
+    records.list_copied("digits")
+    assert generations([Archive().find(config)])["test_accuracy"][0] == before + 1
 
 
-@pytest.mark.parametrize("harm", ["cut short", "not compressed", "flipped"])
+HARMS = {
+    "empty": lambda content: b"",
+    "cut short": lambda content: content[:-9],
+    "shortened": lambda content: gzip.compress(gzip.decompress(content).splitlines()[0]),
+    "not compressed": gzip.decompress,
+    "flipped": lambda content: content[:99] + bytes([content[99] ^ 1]) + content[100:],
+    "missing": None,
+}
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_a_damaged_published_file_is_named(tiny, published, harm):
-    config = tiny(method="plain")
+    config = tiny(method="dnr")
     publish(study.study([config], workers=1))
     path = published / "digits" / "seed-0000.jsonl.gz"
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(
-        {
-            "cut short": path.read_bytes()[:-9],
-            "not compressed": gzip.decompress(path.read_bytes()),
-            "flipped": bytes(content),
-        }[harm]
-    )
+    content = path.read_bytes()
+    path.unlink()
+    if HARMS[harm]:
+        path.write_bytes(HARMS[harm](content))
     with pytest.raises(records.DamagedFile, match=r"seed-0000.jsonl.gz is damaged .* git checkout"):
-        find(config)
+        Archive().find(config)
+    assert records.published_seeds("digits") == 1
+    if harm in ("cut short", "not compressed", "flipped"):
+        with pytest.raises(
+            records.DamagedFile, match=r"seed-0000.jsonl.gz is damaged .not gzipped"
+        ):
+            records.list_copied("digits")
+
+
+def test_a_published_file_is_read_in_its_place_only(tiny, published):
+    configs = [tiny(method="dnr", seed=seed) for seed in (0, 1)]
+    publish(study.study(configs, workers=1))
+    one, other = (published / "digits" / f"seed-000{seed}.jsonl.gz" for seed in (0, 1))
+    contents = one.read_bytes(), other.read_bytes()
+    one.write_bytes(contents[1])
+    other.write_bytes(contents[0])
+    with pytest.raises(records.DamagedFile, match=r"seed-0001.jsonl.gz is damaged .not the file"):
+        Archive().find(configs[1])
+    with pytest.raises(
+        records.DamagedFile, match=r"seed-0000.jsonl.gz is damaged .record \w+ is of"
+    ):
+        records.list_copied("digits")
+
+
+@pytest.mark.parametrize("wrong", [{"dataset": "digits-hard"}, {"seed": 1}, None])
+def test_a_record_in_the_wrong_file_is_an_error(tiny, published, wrong):
+    """A generation of another dataset or seed, or a mask of none that is there."""
+    found = study.study([tiny(method="dnr")], workers=1)
+    moved = [
+        records.seal(record | {"config": record["config"] | (wrong or {})})
+        if record["kind"] == "generation"
+        else record
+        for record in found[0].records
+    ]
+    if wrong is None:
+        moved = moved[:1] + moved[3:4]
+    with pytest.raises(records.DamagedFile, match="is of another dataset or seed"):
+        records.publish("digits", 0, moved)
+    assert not (published / "digits").exists()
+
+
+def test_a_file_that_is_not_listed_is_refused_until_it_is(tiny, published, monkeypatch, tmp_path):
+    config = tiny(method="plain", seed=1)
+    publish(study.study([config], workers=1))
+    (published / "manifest.json").unlink()
+    for ask in (lambda: records.published_seeds("digits"), lambda: Archive().find(config)):
+        with pytest.raises(
+            UserError, match=r"not listed .*python -m tests.publish digits --copied"
+        ):
+            ask()
+    monkeypatch.setattr(sys, "argv", ["publish", "digits", "--copied"])
+    tests_publish.main()
+    assert records.published_seeds("digits") == 1
+    assert Archive().find(config).source == "published"
+    (published / "manifest.json").write_text("[1]")
+    with pytest.raises(records.DamagedFile, match=r"manifest.json is damaged .* git checkout"):
+        Archive().find(config)
+
+
+def test_the_manifest_lists_what_was_published_at_once(tiny, published, monkeypatch):
+    """The seeds of one study, by as many processes, each slow to write the manifest."""
+    written = records.write
+
+    def slowly(path, content):
+        time.sleep(0.3 * (path.name == "manifest.json"))
+        written(path, content)
+        # As on a file system that counts time in seconds.
+        os.utime(path, (1, 1))
+
+    found = study.study([tiny(method="plain", seed=seed) for seed in range(4)], workers=1)
+    monkeypatch.setattr(records, "write", slowly)
+    publish(found[3:])
+    children = []
+    for run_ in found[:2]:
+        children.append(os.fork())
+        if not children[-1]:
+            try:
+                records.publish("digits", run_.config.seed, run_.records)
+                os._exit(0)
+            finally:
+                os._exit(1)
+    for child in children:
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    publish(found[2:3])
+    assert records.published_seeds("digits") == 4
+    assert all(Archive(own=False).find(run_.config) for run_ in found)
+
+
+def test_the_command_that_restores_a_published_file_can_be_typed(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "PUBLISHED", tmp_path / "my 'records'; touch PWN")
+    path = records.PUBLISHED / "digits" / "seed-0000.jsonl.gz"
+    _, command = str(records.DamagedFile(path, "x")).split("restore it with: ")
+    assert shlex.split(command) == ["git", "checkout", "--", str(path)]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from PIL import Image
 
 from dnrlib import cli, decoded
 from dnrlib.archives import digest
-from dnrlib.official import OFFICIAL
+from dnrlib.official import facts
 from tests.trees import Tree, mat, pack
 
 ROOT = Path(__file__).parent.parent
@@ -58,7 +58,7 @@ def through(folder, monkeypatch, each, epochs):
     tree = flowers(folder / "tree", each)
     packed = pack(tree, folder / "archives")
     sums = {file: digest(path, "md5") for file, path in packed.items()}
-    known = OFFICIAL["flower102"]
+    known = facts()["flower102"]
     held = dataclasses.replace(
         known,
         splits=tree.splits,
@@ -70,7 +70,7 @@ def through(folder, monkeypatch, each, epochs):
             for archive in known.archives
         ),
     )
-    monkeypatch.setitem(OFFICIAL, "flower102", held)
+    monkeypatch.setitem(facts(), "flower102", held)
     files = {
         part: (file, sums.get(file, md5))
         for part, (file, md5) in torchvision.datasets.Flowers102._file_dict.items()

@@ -11,12 +11,12 @@ import torch.nn.functional as F
 
 from dnrlib import UserError, cli, graphs, records, run, train
 from dnrlib.clock import Clock
-from dnrlib.config import configure
-from dnrlib.data import dataset, load, normalised
+from dnrlib.data import batches, dataset, load, normalised
 from dnrlib.graphs import Replayed
 from dnrlib.losses import Labels
 from dnrlib.methods import METHODS
 from dnrlib.models import build
+from dnrlib.recipes import configure
 from dnrlib.train import Step
 
 CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -112,7 +112,7 @@ def test_replayed_runs_are_eager_runs(tiny, method, without_cuda, monkeypatch, t
     exactly = train.learning_rate
     monkeypatch.setattr(train, "learning_rate", lambda *of: float(np.float32(exactly(*of))))
     config = tiny(method=method, batch=19, epochs=2)
-    assert len({len(labels) for _, labels in train.batches(load(config).train, 19)}) == 2
+    assert len({len(labels) for _, labels in batches(load(config).train, 19)}) == 2
     eager = run.run(config, tmp_path / "eager")
     made = []
     monkeypatch.setattr(train, "Step", lambda *of: made.append(Replayed(*of)) or made[-1])
@@ -164,7 +164,7 @@ def test_cuda_graphs_train_as_eager_steps_do(tiny, method, monkeypatch, tmp_path
 @CUDA
 def test_cuda_and_cpu_make_the_same_mask_of_the_same_weights(tiny):
     """Up to rounding, which moves weights at the threshold only."""
-    from dnrlib.masks import Parent, Snip, Top
+    from dnrlib.rules import Parent, Snip, Top
 
     config = configure("digits")
     images, model = load(config), build(config)
@@ -180,6 +180,13 @@ def test_cuda_and_cpu_make_the_same_mask_of_the_same_weights(tiny):
 # Where the time goes
 
 PARTS = {"data", "evaluation", "files", "forward and backward", "optimiser", "start", "switch"}
+
+
+@pytest.mark.parametrize("epochs", [0, -1])
+def test_a_training_of_no_epoch_is_refused(tiny, epochs):
+    config = tiny()
+    with pytest.raises(UserError, match=f"epochs={epochs} must be at least 1"):
+        train.train(build(config), load(config), config, generation=1, epochs=epochs)
 
 
 def test_every_record_says_where_its_time_went(tiny):

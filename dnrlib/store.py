@@ -1,0 +1,117 @@
+"""Where the files of the user's own runs lie, and the proofs that they are the ones meant.
+
+A folder per generation, named by its key: `record.json` and `weights.pt`; for the mask computed
+after it `mask-KEY.json` and `mask-KEY.npz`; per evaluation `evaluation-KEY.json`.
+"""
+
+import io
+import pickle
+import zipfile
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import masks, records
+from .masks import Mask
+from .records import DamagedFile, Record
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record that a run has, or is to have."""
+
+    kind: str
+    """`generation`, `mask` or `evaluation`."""
+    key: str
+    generation: int
+    """1-based."""
+    link: str
+    """The key of the generation that it belongs to."""
+
+    def is_of(self, record: Record) -> bool:
+        """Whether a record is the one that is meant."""
+        named = (record["kind"], record["key"], record["generation"])
+        return named == (self.kind, self.key, self.generation)
+
+
+class Store:
+    """The files under one folder of runs."""
+
+    def __init__(self, runs: Path | None = None) -> None:
+        self.runs = runs or records.runs_root()
+        self.masks: dict[str, Mask] = {}
+        """The two masks that were used last, by key: the first of a run and the latest."""
+
+    def path(self, entry: Entry, suffix: str = ".json") -> Path:
+        """The file of an entry: its record, or what comes with it."""
+        name = "record" if entry.kind == "generation" else f"{entry.kind}-{entry.key}"
+        return self.runs / entry.link / f"{name}{suffix}"
+
+    def lock(self, link: str) -> AbstractContextManager[None]:
+        """Exclusive use of the folder of a generation among processes."""
+        return records.lock(self.runs / link)
+
+    def read(self, entry: Entry) -> Record | None:
+        """The record of an entry, or None if there is none; raises `DamagedFile`, also for a record
+        of something else that was put in its place."""
+        path = self.path(entry)
+        record = records.read(path)
+        if record is not None and not entry.is_of(record):
+            wrong = f"the {record['kind']} {record['key']}"
+            raise DamagedFile(path, f"it is the record of {wrong}, which does not belong here")
+        return record
+
+    def write(self, entry: Entry, body: Record) -> Record:
+        """Writes the record of an entry; returns it."""
+        named = {"kind": entry.kind, "key": entry.key, "generation": entry.generation}
+        return records.save(self.path(entry), named | body)
+
+    def write_weights(self, entry: Entry, state: dict[str, Tensor]) -> str:
+        """Writes the weights after a generation; returns their digest."""
+        file = io.BytesIO()
+        torch.save(state, file)
+        records.write(self.path(entry).with_name("weights.pt"), file.getvalue())
+        return records.weights_digest(state)
+
+    def weights(self, entry: Entry) -> dict[str, Tensor]:
+        """The weights after a generation, on the CPU; raises `DamagedFile` if they are not those of
+        its record."""
+        path = self.path(entry).with_name("weights.pt")
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+            raise DamagedFile(path, f"cannot be read: {type(error).__name__}") from error
+        record = self.read(entry)
+        if record is None or records.weights_digest(state) != record["result"]["weights"]:
+            raise DamagedFile(path, "its weights are not those of its record")
+        return state
+
+    def write_mask(self, entry: Entry, mask: Mask) -> str:
+        """Writes a mask; returns its digest."""
+        records.write(self.path(entry, ".npz"), masks.pack(mask))
+        self._remember(entry, mask)
+        return records.weights_digest(mask)
+
+    def mask(self, entry: Entry) -> Mask:
+        """A mask; raises `DamagedFile` if it is not that of its record."""
+        mask = self.masks.get(entry.key)
+        if mask is None:
+            path = self.path(entry, ".npz")
+            try:
+                mask = masks.unpack(path)
+            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                raise DamagedFile(path, f"cannot be read: {type(error).__name__}") from error
+            record = self.read(entry)
+            if record is None or records.weights_digest(mask) != record["result"]["mask"]:
+                raise DamagedFile(path, "its bits are not those of its record")
+        self._remember(entry, mask)
+        return mask
+
+    def _remember(self, entry: Entry, mask: Mask) -> None:
+        self.masks.pop(entry.key, None)
+        self.masks[entry.key] = mask
+        for key in list(self.masks)[:-2]:
+            del self.masks[key]
