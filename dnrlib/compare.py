@@ -29,7 +29,7 @@ from . import UserError, methods, records, train
 from .config import RESULTS_VERSION, Config, digest
 from .data import Data, dataset, evaluation_batches, read
 from .data import load as load_images
-from .folder import canonical
+from .evaluations import recalls
 from .frames import generations
 from .recipes import configure
 from .run import Walk, chain, finished, parent_digests, threads
@@ -324,9 +324,7 @@ def choose(scores: pd.DataFrame) -> Choice:
     leader = max(others, key=lambda method: means[method])
     longer = estimate(wide["long"] - wide["plain"])
     simple = max(SIMPLE, key=lambda method: means[method])
-    over_plain, over_long = (
-        at_level(estimate(wide[leader] - wide[other]), level) for other in SIMPLE
-    )
+    over_plain, over_long = (estimate(wide[leader] - wide[other], level) for other in SIMPLE)
     found = best == leader and above(over_long) and above(over_plain)
     spreads = [estimate(wide[method] - wide["long"]).sd for method in others]
     return Choice(
@@ -346,14 +344,6 @@ def above(difference: Estimate) -> bool:
     """Whether an interval lies above 0."""
     # A few seeds may agree by chance: no spread is no evidence.
     return not math.isnan(difference.p) and difference.low > 0
-
-
-def at_level(found: Estimate, level: float) -> Estimate:
-    """The same estimate with the t interval of another confidence level."""
-    if found.n == 1:
-        return found
-    half = float(stats.t.ppf((1 + level) / 2, found.n - 1)) * found.sd / math.sqrt(found.n)
-    return dataclasses.replace(found, low=found.mean - half, high=found.mean + half)
 
 
 def detectable(sd: float, n: int, level: float = LEVEL) -> float:
@@ -403,24 +393,23 @@ class Comparison:
         """The run of a method and seed."""
         return next(c for c in self.plan.configs(self.base, [seed]) if c.method == method)
 
-
-def compare(name: str, output: Path, *, device: str = "auto", **how: Any) -> Path:
-    """Compares `METHODS` on a dataset, says which to use, and writes into the folder `output`:
-    `report.html`, whose path is returned, the network of the method that is advised as `model.pt`,
-    `use_model.py`, which uses it, and what `compared` writes. `how` is passed on to `compared`.
-    """
-    from .export import export
-    from .report import answer, described, write
-
-    name = canonical(name)
-    print(described(name), flush=True)
-    comparison = compared(name, output, device=device, **how)
-    # The lowest seed: the best on the test images would look better than it is.
-    export(comparison.config(comparison.choice.method), output / "model.pt", device)
-    path = write(output)
-    said = answer(comparison).data.replace("**", "")
-    print(f"\n{said}\n\nreport: {path}\nmodel: {output / 'model.pt'}")
-    return path
+    def named(self) -> pd.DataFrame:
+        """What the networks of the advised method see in the test images, one row per seed and
+        image: seed, image (its number), label and named (class names, as categories)."""
+        labels, classes = read(self.base.dataset)["test"].labels, dataset(self.base.dataset).classes
+        each = [
+            pd.DataFrame(
+                {
+                    "seed": seed,
+                    "image": range(len(labels)),
+                    "label": pd.Categorical.from_codes(labels, classes),
+                    "named": pd.Categorical.from_codes(predicted, classes),
+                }
+            )
+            for (method, seed), predicted in self.predictions.items()
+            if method == self.choice.method
+        ]
+        return pd.concat(each, ignore_index=True)
 
 
 def compared(
@@ -450,6 +439,7 @@ def compared(
     if workers < 0:
         raise UserError(f"workers={workers} must be at least 0 (0: as many as pay)")
     base = configure(name, pool="tuning", **(settings or {}))
+    name = base.dataset
     missing = [pool for pool in ("train", "tuning", "test") if not len(read(name).get(pool, ()))]
     if missing:
         raise UserError(f"{name} has no images in the pools {', '.join(missing)}; all are needed")
@@ -601,7 +591,7 @@ def _tested(runs: list[Run], device: str) -> dict[str, Any]:
                 "seed": config.seed,
                 "validation": last["result"]["test_accuracy"],
                 "test": 100 * float(np.mean(predicted == labels)),
-                "balanced": 100 * balanced(labels, predicted),
+                "balanced": float(np.mean(recalls(labels, predicted))),
             }
         )
     curves = generations(runs)[["method", "seed", "generation", "epochs", "test_accuracy"]]
@@ -617,11 +607,6 @@ def predict(config: Config, device: str = "auto") -> np.ndarray:
     with threads(config.threads):
         found = train.outputs(model, images)
         return torch.cat([logits.argmax(1).cpu() for logits, _ in found]).numpy()
-
-
-def balanced(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """The mean over classes of the share of their images that is recognised, 0..1."""
-    return float(np.mean([np.mean(predicted[labels == label] == label) for label in set(labels)]))
 
 
 def save(output: Path, comparison: Comparison) -> None:

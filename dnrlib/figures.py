@@ -10,9 +10,7 @@ from matplotlib.axes import Axes
 from scipy import stats
 
 from .methods import label
-from .paper import arms
-from .recipes import configure
-from .stats import LEVEL, MARGIN, comparisons, estimate
+from .stats import LEVEL, MARGIN, comparisons
 from .tables import MEASURES
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, for the methods that are
@@ -116,35 +114,6 @@ def differences(
     sns.despine(ax=ax, left=True)
     return ax
 
-
-def sweep(frame: pd.DataFrame, dataset: str, ax: Axes | None = None) -> Axes:
-    """DNR minus the other methods at equal budget, by training images per class (DNR Table 2's
-    question), with 95 % intervals over seeds."""
-    ax = axes(ax)
-    last = frame[frame["last"].astype(bool) & frame["method"].isin(arms("table2", dataset))].copy()
-    settings = [dict(text.split("=") for text in arm.split("+")[1:]) for arm in last["method"]]
-    last["name"] = [arm.partition("+")[0] for arm in last["method"]]
-    default = configure(dataset).per_class
-    last["size"] = [int(found.get("per_class", default)) for found in settings]
-    if "dnr" not in set(last["name"]):
-        return not_run(ax)
-    sizes = sorted(last["size"].unique(), key=lambda size: (size == 0, size))
-    others = [name for name in ("long", "tune", "ke") if name in set(last["name"])]
-    for shift, name in enumerate(others):
-        for position, size in enumerate(sizes):
-            wide = last[last["size"] == size].pivot(
-                index="seed", columns="name", values="test_accuracy"
-            )
-            if {name, "dnr"} <= set(wide) and len(gains := (wide["dnr"] - wide[name]).dropna()):
-                found = estimate(gains)
-                at = position + 0.12 * (shift - (len(others) - 1) / 2)
-                ax.plot([at, at], [found.low, found.high], color=colour(name), lw=2)
-                ax.plot(at, found.mean, "o", color=colour(name))
-        ax.plot([], [], "o", color=colour(name), label=label(name))
-    ax.axhspan(-MARGIN, MARGIN, color="0.92", lw=0, zorder=0)
-    ax.axhline(0, color="0.5", lw=1)
-    ax.set_xticks(range(len(sizes)), ["all" if size == 0 else str(size) for size in sizes])
-    ax.set(xlabel="training images per class", ylabel="DNR minus the other, points")
     ax.legend(frameon=False)
     sns.despine(ax=ax)
     return ax

@@ -38,17 +38,24 @@ class Estimate:
     """Two-sided p-value of the t-test against 0; NaN for n = 1 and where there is no spread."""
 
 
-def estimate(values: Iterable[float]) -> Estimate:
-    """The `Estimate` of the mean of independent values (at least one)."""
+def estimate(values: Iterable[float], level: float = LEVEL) -> Estimate:
+    """The `Estimate` of the mean of independent values (at least one), with the interval of a
+    confidence level."""
     values = np.asarray(list(values), dtype=float)
     n, mean = len(values), float(values.mean())
     if n == 1:
         return Estimate(1, mean, math.nan, math.nan, math.nan, math.nan)
     sd = float(values.std(ddof=1))
-    half = float(stats.t.ppf((1 + LEVEL) / 2, n - 1)) * sd / math.sqrt(n)
+    half = float(stats.t.ppf((1 + level) / 2, n - 1)) * sd / math.sqrt(n)
     # Accuracies come in steps, so a few seeds can agree by chance: no spread is no evidence.
     p = float(2 * stats.t.sf(abs(mean) / (sd / math.sqrt(n)), n - 1)) if sd > 1e-9 else math.nan
     return Estimate(n, mean, sd, mean - half, mean + half, p)
+
+
+def bounds(values: Iterable[float]) -> tuple[float, float]:
+    """The interval of `estimate`: low, high. For seaborn's `errorbar`."""
+    found = estimate(values)
+    return found.low, found.high
 
 
 def holm(p_values: list[float]) -> list[float]:

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -23,7 +24,7 @@ from dnrlib.export import export, load_model
 from dnrlib.methods import label
 from dnrlib.recipes import configure
 from dnrlib.run import chain, finished
-from dnrlib.stats import LEVEL, seeds_needed
+from dnrlib.stats import LEVEL, estimate, seeds_needed
 from tests.test_figures import Page
 from tests.test_folder import build, image
 
@@ -172,7 +173,7 @@ def test_of_the_two_lengths_the_better_mean_is_advised_and_nothing_claimed(there
     found = choose(scores(**(dict.fromkeys(METHODS, 90 + NOISE) | wild)))
     assert (found.method, found.found) == ("long", False)
     unsure = {"plain": 80 + 20 * NOISE, "long": 81 + NOISE[::-1]}
-    said = report.answer(made(there, **(dict.fromkeys(METHODS, 78 + NOISE) | unsure))).data
+    said = report.answer(made(there, **(dict.fromkeys(METHODS, 78 + NOISE) | unsure)))
     assert "Use the long baseline" in said
     assert "may have helped" in said
 
@@ -199,8 +200,7 @@ def test_picking_the_best_of_four_is_corrected_for():
     edge = np.array([0.2, 1.8, 0.6, 1.0, 1.4])
     equal = dict.fromkeys(METHODS, 80 + NOISE)
     found = choose(scores(**(equal | {"dnr": 80 + NOISE + edge})))
-    alone = compare.at_level(found.over_long, LEVEL)
-    assert alone.low > 0 > found.over_long.low
+    assert estimate(edge).low > 0 > found.over_long.low
     assert not found.found
     test = stats.ttest_1samp(edge, 0).confidence_interval(1 - 0.05 / 4)
     assert (found.over_long.low, found.over_long.high) == pytest.approx((test.low, test.high))
@@ -232,11 +232,6 @@ def test_nothing_can_be_said_of_one_seed_or_no_spread():
     assert math.isnan(detectable(math.nan, 5))
 
 
-def test_balanced_accuracy_is_the_mean_over_classes_that_are_there():
-    labels, predicted = np.array([0, 0, 0, 2]), np.array([0, 0, 1, 2])
-    assert compare.balanced(labels, predicted) == pytest.approx((2 / 3 + 1) / 2)
-
-
 # --------------------------------------------------------------------------------------------------
 # All of it
 
@@ -255,8 +250,9 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DNRLIB_RUNS", str(folder / "runs"))
-        path = compare.compare("digits", folder / "out", **HOW)
-    assert path == folder / "out" / "report.html"
+        found = compare.compared("digits", folder / "out", **HOW)
+        export(found.config(found.choice.method), folder / "out" / "model.pt", "cpu")
+        assert report.write(folder / "out") == folder / "out" / "report.html"
     return folder
 
 
@@ -369,7 +365,7 @@ def test_no_seed_is_begun_that_would_pass_the_deadline(tmp_path, monkeypatch, ca
     assert (found.plan.seeds, found.done) == (3, 2)
     assert set(found.scores["seed"]) == {0, 1}
     assert "the time is up: 2 of 3 seeds are done" in capsys.readouterr().out
-    assert "Planned were 3 seeds; the time was up after 2" in report.answer(found).data
+    assert "Planned were 3 seeds; the time was up after 2" in report.answer(found)
     # The same again has its time anew; what is there costs none.
     assert compare.compared("digits", tmp_path, **(HOW | {"hours": 2500 / 3600})).done == 3
 
@@ -434,7 +430,7 @@ def made(there, **given):
 
 
 def test_the_answer_says_by_how_much(there):
-    said = report.answer(made(there, dnr=86 + NOISE[::-1])).data
+    said = report.answer(made(there, dnr=86 + NOISE[::-1]))
     assert said.startswith("**Use DNR**: 2 trainings of 2 epochs")
     assert "+6.00 points" in said
     assert "n = 5 seeds" in said
@@ -443,7 +439,7 @@ def test_the_answer_says_by_how_much(there):
 
 def test_the_answer_says_what_could_have_been_seen(there):
     found = made(there)
-    said = report.answer(found).data
+    said = report.answer(found)
     assert said.startswith("**Use plain training**: one training of 2 epochs. No difference")
     assert f"A difference of {found.choice.detectable:.1f} points would have been found" in said
 
@@ -451,22 +447,19 @@ def test_the_answer_says_what_could_have_been_seen(there):
 def test_the_test_images_may_fail_to_confirm(there):
     found = made(there, dnr=86 + NOISE[::-1])
     found.scores["test"] = scores()["validation"]
-    assert "do not confirm" in report.answer(found).data
+    assert "do not confirm" in report.answer(found)
 
 
-def test_the_tables_hold_their_rows(there):
-    found = made(there, dnr=86 + NOISE[::-1])
-    listed = report.scores_table(found).data
-    assert listed.count("<tr") == 1 + len(METHODS)
-    assert re.search(r"<tr class=chosen[^>]*><td>DNR</td><td[^>]*>5</td><td[^>]*>86\.00 ±", listed)
-    differences = report.differences_table(found, "long").data
-    assert differences.count("<tr") == len(METHODS)
-    assert re.search(r"<td>DNR</td><td[^>]*>5</td><td[^>]*>\+6\.00</td>", differences)
+def test_names_from_outside_cannot_write_html():
+    evil = "<img src=x onerror=alert(1)>"
+    table = report.html_table(pd.DataFrame({evil: [evil]}), evil).data
+    assert table.count("&lt;img src=x onerror=alert(1)&gt;") == 3
+    assert "<img" not in table
 
 
-def test_class_names_cannot_write_html():
-    assert "&lt;b&gt;" in report.html_table(["<b>"], [["<b>"]], "<b>").data
-    assert "<b>" not in report.html_table(["<b>"], [["<b>"]], "<b>").data
+def test_a_row_is_marked():
+    table = report.html_table(pd.DataFrame({"method": ["LB", "DNR"], "n": [5, 6]}), "t", marked=1)
+    assert re.search(r"<tr><td>LB</td>.*<tr class=chosen[^>]*><td>DNR</td><td[^>]*>6<", table.data)
 
 
 def test_no_name_of_a_folder_class_or_file_is_markup_in_the_report(tmp_path):
@@ -510,19 +503,54 @@ def test_no_name_of_a_folder_class_or_file_is_markup_in_the_report(tmp_path):
         assert " ".join(words.split()) in said, words
 
 
-def test_confusions_are_counted_over_seeds(there):
+def test_what_the_advised_method_names(there):
     found = compare.load(there)
     labels = read("digits")["test"].labels.numpy()
-    fours, wrong = np.flatnonzero(labels == 4), labels.copy()
-    wrong[fours[:3]] = 9
-    once = labels.copy()
-    once[fours[0]] = 9
-    once[np.flatnonzero(labels == 1)[0]] = 7
-    chosen = found.choice.method
+    wrong = labels.copy()
+    (four, *_) = np.flatnonzero(labels == 4)
+    wrong[four] = 9
     found.predictions.clear()
-    found.predictions.update({(chosen, 0): wrong, (chosen, 1): once, ("other", 0): wrong})
-    assert report.confused_pairs(found) == [(4, 9, 4), (1, 7, 1)]
-    assert "<td>4</td><td>9</td><td>4 of 140</td>" in report.confused_table(found).data
+    found.predictions.update(
+        {(found.choice.method, 0): labels, (found.choice.method, 2): wrong, ("other", 0): wrong}
+    )
+    named = found.named()
+    assert len(named) == 2 * len(labels)
+    (row,) = named[named["label"] != named["named"]].itertuples()
+    assert (row.seed, row.image, row.label, row.named) == (2, four, "4", "9")
+    assert named["label"].cat.categories.tolist() == list("0123456789")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_export_command_names_the_run(there, method):
+    found = made(there, **{method: 90 + NOISE[::-1]})
+    config = found.config(method)
+    assert found.choice.method == method
+    options = cli.parser().parse_args(shlex.split(report.export_command(found))[1:])
+    assert chain(cli._config(options))[-1].key == chain(config)[-1].key
+
+
+def test_the_command_compares_exports_and_reports(there, tmp_path, monkeypatch, capsys):
+    """On a folder; the comparison, the network and the report themselves are tested above."""
+    for number in range(16):
+        path = tmp_path / "mine" / ("cat" if number % 2 else "dog") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), 10 * number, np.uint8)).save(path)
+    asked = {}
+    monkeypatch.setattr(
+        compare, "compared", lambda *given, **how: asked.update(given=given, **how) or found
+    )
+    monkeypatch.setattr("dnrlib.export.export", lambda *given: asked.update(export=given))
+    monkeypatch.setattr(report, "write", lambda output: output / "report.html")
+    found = made(there, dnr=86 + NOISE[::-1])
+    assert cli.main(["compare", str(tmp_path / "mine"), "--hours", "3", "--no-flip"]) == 0
+    output = tmp_path / "mine-compared"
+    assert asked["given"] == (f"folder:{tmp_path / 'mine'}", output)
+    assert (asked["hours"], asked["settings"]) == (3, {"augment": "crop"})
+    assert asked["export"][:2] == (found.config("dnr", 0), output / "model.pt")
+    said = capsys.readouterr().out
+    assert "class cat is small; images: 8" in said
+    assert "\nUse DNR: 2 trainings of 2 epochs" in said
+    assert f"report: {output / 'report.html'}" in said
 
 
 # --------------------------------------------------------------------------------------------------

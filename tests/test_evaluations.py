@@ -38,6 +38,7 @@ from dnrlib.evaluations import (
     Corruptions,
     Predictions,
     attack,
+    clinical_frame,
     evaluations_of,
     gradient,
     measures,
@@ -49,7 +50,6 @@ from dnrlib.models import build
 from dnrlib.pages import Parameters, find_evaluated, reproduce
 from dnrlib.paper import ANALOGUE, arms
 from dnrlib.recipes import configure, grid
-from dnrlib.robustness import clinical_table
 from dnrlib.run import chain, finished, run
 from dnrlib.streams import stream
 from dnrlib.study import Archive, Run, agreement
@@ -1107,6 +1107,6 @@ def test_patients_come_with_the_predictions(name, papila, published):  # noqa: F
     assert len(result["groups"]) == len(result["labels"]) == len(result["predicted"])
     assert len(set(result["groups"])) < len(result["groups"])
     assert generations(found)["sensitivity"].notna().sum() == 2
-    text = clinical_table(found, "tbl-x").data
-    eyes, patients = len(result["groups"]), len(set(result["groups"]))
-    assert f"{eyes} test images of {patients} patients" in text
+    row = clinical_frame(found).iloc[0]
+    assert row["images"] == len(result["groups"])
+    assert row["patients"] == len(set(result["groups"]))

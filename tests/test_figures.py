@@ -1,18 +1,23 @@
 """Figures and tables: what they show, computed by hand, and that they draw without runs too."""
 
+from html.parser import HTMLParser
+
 import matplotlib
 
 matplotlib.use("Agg")
 
 import pandas as pd
 import pytest
+from IPython.display import Markdown
 from matplotlib import pyplot as plt
+from nbconvert.filters import markdown2html_mistune
 
 from dnrlib import figures, tables
 from dnrlib.claims import ledger
 from dnrlib.frames import COLUMNS, generations
 from dnrlib.methods import METHODS
 from dnrlib.stats import PRIMARY
+from tests.test_evaluated_frames import corrupted
 
 
 @pytest.fixture(autouse=True)
@@ -82,16 +87,12 @@ def test_everything_draws_and_says_not_run_without_runs():
     frame = generations([])
     figures.curves(frame, list(METHODS))
     figures.differences(frame, PRIMARY)
-    figures.sweep(frame, "digits")
     for said in (
         tables.accuracy_table(frame, [], "table1", "digits", "t"),
         tables.comparison_table(frame, PRIMARY, "t"),
         tables.frame_table(frame, "C.", "t"),
     ):
         assert said.data == tables.NOT_RUN
-    assert "| KE (KELS) | not run | – | – | 66.51 | 66.21 |" in (
-        tables.sparse_table(frame, ["ke"], "table6", "digits", "t").data
-    )
 
 
 def test_not_run_stands_in_the_middle_of_the_axes_whatever_their_limits():
@@ -123,6 +124,49 @@ def test_frames_as_tables():
     assert "| Fig. 2 | 2 | – | 1234 | no |" in tables.frame_table(frame, "C.", "t", digits=0).data
 
 
+class Page(HTMLParser):
+    """What a browser makes of a text: its tags with the names of their attributes (but for the
+    spans of coloured code), where they lead, and its words."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.links, self.words = [], [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags += [(tag, *(name for name, _ in attributes))] * (tag != "span")
+        self.links += [value for name, value in attributes if name in ("src", "href", "action")]
+
+    def handle_data(self, text):
+        self.words += text
+
+
+HOSTILE = (
+    "folder:/x/<img src=x onerror=alert(1)>\n```\n<script>*a* _b_ | $c$ [d](javascript:e) &lt;"
+)
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda name: tables.accuracy_table(course(), ["ke"], "table1", name, f"tbl-{name}"),
+        lambda name: tables.findings(verdicts(), "table1", name),
+        lambda name: tables.corruption_table(corrupted(("long", "dnr")), name, "t"),
+        lambda name: Markdown(f"# {tables.escaped(name)}"),
+        lambda name: Markdown(tables.fenced(name, "sh")),
+    ],
+)
+def test_a_name_from_outside_is_text_wherever_it_stands(say):
+    """The page has the same tags whatever the name is, and shows it."""
+    plain, hostile = (Page(markdown2html_mistune(say(name).data)) for name in ("digits", HOSTILE))
+    assert hostile.tags == plain.tags
+    assert " ".join(HOSTILE.split()) in " ".join(hostile.words.split())
+
+
+def verdicts():
+    return ledger({"digits": course().reindex(columns=COLUMNS)})
+
+
 def reset_runs():
     """Two seeds, two generations; sparse networks have 60 and 61 %, whole ones 80 %."""
     return pd.DataFrame(
@@ -133,27 +177,17 @@ def reset_runs():
     )
 
 
-def test_sparse_table_has_both_networks():
-    text = tables.sparse_table(reset_runs(), [], "table6", "digits", "t").data
-    assert "| DNR | 2 | 80.00 ± 0.00 | 60.50 ± 0.71 | 71.37 | 70.08 |" in text
-
-
-def test_sweep_draws_dnr_minus_the_others_by_size():
+def test_what_is_lost_is_not_called_better():
     rows = [
-        {
-            "method": f"{name}+generations=3{size}",
-            "seed": seed,
-            "last": True,
-            "test_accuracy": value,
-        }
-        for size, gain in (("", 1.0), ("+per_class=5", 2.0))
-        for name, value in (("dnr", 50 + gain), ("long", 50.0))
-        for seed in (0, 1)
+        (method, seed, value + seed)
+        for seed in range(3)
+        for method, value in (("dnr", 1), ("tune", 9.5))
     ]
-    ax = figures.sweep(pd.DataFrame(rows), "digits")
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["5", "10"]
-    marks = [line.get_ydata() for line in ax.get_lines() if line.get_marker() == "o"]
-    assert [mark[0] for mark in marks if len(mark)] == [2.0, 1.0]
+    frame = pd.DataFrame(rows, columns=["method", "seed", "mca_drop"]).assign(last=True)
+    frame.loc[0, "mca_drop"] += 0.1
+    text = tables.comparison_table(frame, [("dnr", "tune"), ("tune", "dnr")], "t", "mca_drop").data
+    assert "| loses less |" in text.splitlines()[-3]
+    assert "| loses more |" in text.splitlines()[-2]
 
 
 def test_missing_numbers_are_dashes_and_minus_signs_are_minus_signs():

@@ -417,3 +417,24 @@ def test_help_imports_nothing_of_what_commands_need():
     assert done.returncode == 0
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"torch", "numpy", "pandas", "IPython"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "notebook",
+    [
+        path
+        for path in sorted(pages.NOTEBOOKS.glob("*.ipynb"))
+        if "train = True" in path.read_text()
+    ],
+    ids=lambda path: path.stem,
+)
+def test_a_page_without_runs_says_so(notebook, tmp_path):
+    pages.execute(notebook, tmp_path / "page.ipynb", {"budget": "smoke", "train": False})
+    outputs = [
+        output
+        for cell in nbformat.read(tmp_path / "page.ipynb", 4).cells
+        for output in cell.get("outputs", [])
+    ]
+    assert any("not run: " in output.get("text", "") for output in outputs)
+    assert not [output.text for output in outputs if output.get("name") == "stderr"]

@@ -20,6 +20,9 @@ def test_estimate_is_the_t_interval():
     assert found.sd == pytest.approx(np.std(values, ddof=1))
     assert (found.low, found.high) == pytest.approx((low, high))
     assert found.p == pytest.approx(oracle.pvalue)
+    assert stats.bounds(values) == (found.low, found.high)
+    corrected, wider = estimate(values, 0.9875), oracle.confidence_interval(0.9875)
+    assert (corrected.low, corrected.high) == pytest.approx((wider.low, wider.high))
 
 
 def test_estimate_of_one_or_equal_values():
