@@ -29,8 +29,9 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
-from dnrlib import data, decoded, records
-from dnrlib.decoded import Kind, Listing, Picture
+from dnrlib import records
+from dnrlib.datasets import augment, catalogue, decoded
+from dnrlib.datasets.decoded import Kind, Listing, Picture
 from dnrlib.streams import stream
 
 RESULTS = records.ROOT / "benchmarks" / "results"
@@ -73,13 +74,13 @@ def with_pillow(folder: Path):
 
 def from_array(name: str, resize):
     """Endless batches from the decoded array."""
-    about, train = data.dataset(name), data.read(name)["train"]
-    draw, crop = stream(0, 1, "augment"), data.ResizedCrop()
+    about, train = catalogue.dataset(name), catalogue.read(name)["train"]
+    draw, crop = stream(0, 1, "augment"), augment.ResizedCrop()
     while True:
-        for images, _ in data.batches(train, BATCH, draw):
+        for images, _ in augment.batches(train, BATCH, draw):
             boxes = crop.boxes(len(images), images.shape[-1], draw)
             flipped = torch.rand(len(images), generator=draw) < 0.5
-            yield data.normalised(resize(images, boxes, flipped, 224), about)
+            yield augment.normalised(resize(images, boxes, flipped, 224), about)
 
 
 def main() -> None:
@@ -102,8 +103,8 @@ def main() -> None:
         decoding = options.images / (time.perf_counter() - start)
         ways = {
             "pillow": with_pillow(folder),
-            "each": from_array("flower102", data.resize_each),
-            "batch": from_array("flower102", data.resize_batch),
+            "each": from_array("flower102", augment.resize_each),
+            "batch": from_array("flower102", augment.resize_batch),
         }
         steps = {"pillow": 2, "each": 8, "batch": 1}
         rates = {name: [] for name in ways}

@@ -35,9 +35,10 @@ from torch import Tensor
 
 from benchmarks.data import MEAN, RESULTS, STD, photographs
 from benchmarks.reference import Reference
-from dnrlib import data, decoded, models, records, train
+from dnrlib import models, records, train
 from dnrlib.config import Config
-from dnrlib.decoded import Kind, Listing, Picture, slug
+from dnrlib.datasets import augment, catalogue, decoded
+from dnrlib.datasets.decoded import Kind, Listing, Picture, slug
 from dnrlib.graphs import Replayed, captured, warm_up
 from dnrlib.losses import Labels
 from dnrlib.masks import prunable
@@ -86,8 +87,8 @@ class Bare:
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config, self.device = config, device
         self.model = models.build(config).to(device)
-        images = data.load(config)
-        together = data.evaluated_together(images.dataset)
+        images = catalogue.load(config)
+        together = augment.evaluated_together(images.dataset)
         scored = round(config.probe * len(images.train))
         self.passes = [
             ("evaluation", 3, sizes(len(images.evaluation), together)),
@@ -131,7 +132,7 @@ class Bare:
 
 
 def sizes(images: int, together: int) -> list[int]:
-    """The numbers of images in the batches that `data.batches` makes."""
+    """The numbers of images in the batches that `augment.batches` makes."""
     return [len(part) for part in torch.arange(images).tensor_split(-(-images // together))]
 
 
@@ -155,7 +156,7 @@ def whole(name: str, precision: str, device: torch.device, folder: Path) -> dict
     others: dict[str, Callable[[], None]] = {"bare": Bare(config, device).generation}
     references = {}
     if setting.stored and device.type == "cpu":
-        about = data.dataset(config.dataset)
+        about = catalogue.dataset(config.dataset)
         for kind in (False, True):
             out = folder / f"reference-{kind}"
             out.mkdir()
@@ -208,7 +209,7 @@ def of_images(folder: Path) -> dict[str, list[float]]:
 
 def steps(config: Config, device: torch.device, rounds: int) -> dict[str, list[float]]:
     """Images per second of training epochs on a CUDA device, by the way the step is made."""
-    images = data.load(config).to(device)
+    images = catalogue.load(config).to(device)
     # Evaluations are no part of an epoch.
     config = dataclasses.replace(config, epochs=5)
     bare = Bare(config, device)
@@ -231,7 +232,7 @@ def steps(config: Config, device: torch.device, rounds: int) -> dict[str, list[f
         model = models.build(config).to(device)
         step = make(model, Labels(), config)
         ways[way] = lambda model=model, step=step: train.train(
-            model, data.Training(images, config, 1), config.epochs, config, step=step
+            model, augment.Training(images, config, 1), config.epochs, config, step=step
         )["seconds"]
     rates: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(rounds + 1):
@@ -244,12 +245,12 @@ def steps(config: Config, device: torch.device, rounds: int) -> dict[str, list[f
 
 def _one_process(config: Config, barrier: Any, rates: Any) -> None:
     device = torch.device("cuda")
-    images = data.load(config).to(device)
+    images = catalogue.load(config).to(device)
     model = models.build(config).to(device)
     step = Replayed(model, Labels(), config)
-    train.train(model, data.Training(images, config, 1), config.epochs, config, step=step)
+    train.train(model, augment.Training(images, config, 1), config.epochs, config, step=step)
     barrier.wait()
-    second = data.Training(images, config, 2)
+    second = augment.Training(images, config, 2)
     trained = train.train(model, second, 10 * config.epochs, config, step=step)
     rates.put(trained["images"] / trained["seconds"])
 

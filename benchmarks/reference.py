@@ -20,7 +20,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from dnrlib.config import Config
-from dnrlib.data import Dataset
+from dnrlib.datasets.splits import Dataset
 from dnrlib.masks import prunable
 from dnrlib.models import build
 from dnrlib.train import learning_rate

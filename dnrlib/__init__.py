@@ -23,6 +23,7 @@ _PUBLIC = {
     **dict.fromkeys(("snip", "fisher", "magnitude", "chance", "top", "kels", "wels"), "masks"),
     **dict.fromkeys(("reinitialise", "regenerate"), "reinit"),
     "Settings": "config",
+    "load_model": "compare.export",
 }
 __all__ = ["UserError", *_PUBLIC]
 

@@ -99,7 +99,7 @@ def run(command: argparse.ArgumentParser) -> None:
 def study(command: argparse.ArgumentParser) -> None:
     """many runs in parallel, into your own runs folder"""
     from .methods import MAIN, METHODS
-    from .paper import ANALOGUE, ROWS
+    from .paper.exhibits import ANALOGUE, ROWS
 
     _common(command)
     # An exhibit may have a bundled dataset of its own.
@@ -336,10 +336,10 @@ def _line(record: dict[str, Any]) -> None:
 
 def _study(options: argparse.Namespace) -> int:
     from . import records
-    from .evaluations import EVALUATED, evaluations_of
+    from .evaluate.evaluations import EVALUATED
     from .frames import generations
     from .methods import MAIN
-    from .paper import ANALOGUE, arms
+    from .paper.exhibits import ANALOGUE, arms, evaluations_of
     from .recipes import grid
     from .stats import summary
     from .study import study
@@ -396,8 +396,8 @@ def refuse_publishing(found: list[Any], budget: str | None) -> None:
 def _page(options: argparse.Namespace) -> int:
     from papermill.exceptions import PapermillExecutionError
 
-    from .decoded import slug
-    from .pages import execute
+    from .book.pages import execute
+    from .datasets.decoded import slug
     from .records import ROOT
 
     if options.notebook.suffix != ".ipynb" or not options.notebook.is_file():
@@ -431,8 +431,9 @@ def _typed(value: str) -> str | int | float:
 
 
 def _data_list(options: argparse.Namespace) -> int:
-    from .data import DATASETS, VIEWS
-    from .official import overview
+    from .datasets.catalogue import VIEWS
+    from .datasets.digits import DATASETS
+    from .datasets.official import overview
 
     print(overview().to_string(index=False, na_rep="-"))
     made = ", ".join(f"{name} (of {of})" for name, (of, _) in VIEWS.items())
@@ -442,7 +443,7 @@ def _data_list(options: argparse.Namespace) -> int:
 
 
 def _data_prepare(options: argparse.Namespace) -> int:
-    from . import folder, official
+    from .datasets import folder, official
 
     if options.name.startswith(folder.PREFIX):
         _prepare_folder(options.name, options.skip_corrupt)
@@ -457,7 +458,7 @@ def _data_prepare(options: argparse.Namespace) -> int:
 
 def _prepare_folder(name: str, skip_corrupt: bool) -> None:
     """Decodes a folder of the user's own images, and says what is in it."""
-    from . import folder
+    from .datasets import folder
 
     folder.prepare(name, skip_corrupt)
     counts, problems = folder.report(name)
@@ -465,12 +466,12 @@ def _prepare_folder(name: str, skip_corrupt: bool) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from . import folder
-    from .compare import compared
-    from .data import UNFLIPPED
-    from .export import export
+    from .compare.choice import compared
+    from .compare.export import export
+    from .compare.report import answer, write
+    from .datasets import folder
+    from .datasets.augment import UNFLIPPED
     from .recipes import recipe
-    from .report import answer, write
     from .train import device_named
 
     path = Path(options.path).expanduser().resolve()
@@ -502,7 +503,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from .export import export
+    from .compare.export import export
 
     export(_config(options), options.output, options.device)
     print(f"network: {options.output}, and how to use it: {options.output.parent / 'use_model.py'}")
@@ -510,7 +511,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _book(options: argparse.Namespace) -> int:
-    from .pages import build_book
+    from .book.pages import build_book
 
     print(f"the book: {build_book()}")
     return 0

@@ -1,14 +1,28 @@
 """Tidy frames from the records of runs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from . import UserError
-from .evaluations import EVALUATED, measures
+from .evaluate.corruptions import CORRUPTIONS, EXTRA, GROUPED
+from .evaluate.evaluations import (
+    EVALUATED,
+    METRICS,
+    Attack,
+    Corruptions,
+    Evaluation,
+    Predictions,
+    measures,
+    ratios,
+    read_record,
+    recalls,
+)
 from .models import LAYERS
 from .records import Record
+from .stats import clustered
 from .study import Run
 
 STAGES = ("layer1", "layer4")
@@ -200,3 +214,149 @@ def dead(layers: pd.DataFrame) -> pd.DataFrame:
     zero, reset = sums["zero_saliency"], sums["size"] - sums["kept"]
     shares = {"zero": zero / sums["size"], "of_reset": zero.clip(upper=reset) / reset}
     return 100 * pd.DataFrame(shares)
+
+
+# --------------------------------------------------------------------------------------------------
+# What evaluations found
+
+
+def corruption_frame(found: Iterable[Run]) -> pd.DataFrame:
+    """One row per run, way of normalising, corruption and severity (1 to 5; 0 is the clean images,
+    as corruption `none`): method, seed, normalised, official, images (their number), corruption,
+    severity, accuracy in %."""
+    rows = []
+    for run, result, evaluation in evaluated(found, Corruptions):
+        base = (run.arm, run.config.seed, evaluation.normalised, evaluation.official)
+        base += (result["images"],)
+        rows.append((*base, "none", 0, result["clean"]))
+        for name in CORRUPTIONS:
+            accuracies = enumerate(result["accuracy"][name], 1)
+            rows += [(*base, name, severity, accuracy) for severity, accuracy in accuracies]
+    columns = ["method", "seed", "normalised", "official", "images"]
+    return pd.DataFrame(rows, columns=[*columns, "corruption", "severity", "accuracy"])
+
+
+def by_corruption(frame: pd.DataFrame, normalised: bool = True) -> pd.DataFrame:
+    """Of a `corruption_frame`, the mean accuracy in % over severities and runs: a row per
+    corruption (`GROUPED`), then `mCA 19` over all and `mCA 15` over those of the benchmark; a
+    column per method."""
+    part = frame[(frame["normalised"] == normalised) & (frame["severity"] > 0)]
+    means = part.pivot_table(index="corruption", columns="method", values="accuracy", sort=False)
+    means = means.reindex(GROUPED).rename_axis(index=None)
+    means.loc["mCA 19"], means.loc["mCA 15"] = means.mean(), means.drop(index=list(EXTRA)).mean()
+    return means
+
+
+def corruption_means(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of a `corruption_frame`, one row per method, way of normalising and seed (the index):
+    accuracies in % on `clean` images and over all (`mCA 19`) and the benchmark's (`mCA 15`)
+    corruptions and severities, and what is `lost`, clean minus mCA 19."""
+
+    def mean(part: pd.DataFrame) -> pd.Series:
+        return part.groupby(["method", "normalised", "seed"], sort=False)["accuracy"].mean()
+
+    corrupted = frame[frame["severity"] > 0]
+    means = {
+        "clean": mean(frame[frame["severity"] == 0]),
+        "mCA 19": mean(corrupted),
+        "mCA 15": mean(corrupted[~corrupted["corruption"].isin(EXTRA)]),
+    }
+    return pd.DataFrame(means).assign(lost=means["clean"] - means["mCA 19"])
+
+
+def likeness(frame: pd.DataFrame, printed: pd.DataFrame) -> pd.DataFrame:
+    """How alike the corruptions are ordered by the accuracies of a `corruption_frame` and by those
+    that are `printed` (a row per method, a column per corruption): Spearman's correlation. One row
+    per printed method, seed and way of normalising: method, seed, normalised, correlation."""
+    rows = []
+    corrupted = frame[(frame["severity"] > 0) & frame["method"].isin(printed.index)]
+    for run, part in corrupted.groupby(["method", "seed", "normalised"], sort=False):
+        means = part.groupby("corruption")["accuracy"].mean()
+        rows.append((*run, means.corr(printed.loc[run[0]], method="spearman")))
+    return pd.DataFrame(rows, columns=["method", "seed", "normalised", "correlation"])
+
+
+def attack_frame(found: Iterable[Run]) -> pd.DataFrame:
+    """One row per run, attack and epsilon: method, seed, steps, restarts, images (their number),
+    epsilon in 255ths, accuracy in %, and `no_gradient` (share of images)."""
+    rows = []
+    for run, result, evaluation in evaluated(found, Attack):
+        base = (run.arm, run.config.seed, evaluation.steps, evaluation.restarts, result["images"])
+        for epsilon, accuracy in zip(evaluation.epsilons, result["accuracy"], strict=True):
+            rows.append((*base, epsilon, accuracy, result["no_gradient"]))
+    columns = ["method", "seed", "steps", "restarts", "images"]
+    return pd.DataFrame(rows, columns=[*columns, "epsilon", "accuracy", "no_gradient"])
+
+
+def recall_frame(found: Iterable[Run]) -> pd.DataFrame:
+    """One row per run and class: method, seed, class (its number), recall in %."""
+    rows = [
+        (run.arm, run.config.seed, number, recall)
+        for run, result, _ in evaluated(found, Predictions)
+        for number, recall in enumerate(
+            recalls(np.array(result["labels"]), np.array(result["predicted"]))
+        )
+    ]
+    return pd.DataFrame(rows, columns=["method", "seed", "class", "recall"])
+
+
+def clinical_frame(found: Iterable[Run]) -> pd.DataFrame:
+    """One row per method and metric (`METRICS`), of predictions averaged over n seeds: method, n,
+    metric, value, low and high (`stats.clustered` by patient, or by image where every image is
+    alone) in %; and of the test pool: images, patients, and `commonest`, the accuracy in % of
+    always naming the commonest class."""
+    rows = []
+    for arm, (labels, groups, predicted) in _predicted(found).items():
+        pool = (len(labels), len(set(groups)), 100 * np.bincount(labels).max() / len(labels))
+        for metric in METRICS:
+            value = clustered(*_mean_parts(metric, labels, predicted.values()), groups)
+            rows.append((arm, len(predicted), metric, *value, *pool))
+    columns = ["method", "n", "metric", "value", "low", "high", "images", "patients", "commonest"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def clinical_differences(found: Iterable[Run], a: str, b: str) -> pd.DataFrame:
+    """Method `a` minus method `b` over their common seeds, with intervals as in `clinical_frame`,
+    of the same resamples. One row per metric: metric, n, difference, low, high in points; no row
+    if one of the two was not run."""
+    predicted, rows = _predicted(found), []
+    if {a, b} <= predicted.keys():
+        labels, groups, of_a = predicted[a]
+        of_b = predicted[b][2]
+        common = sorted(of_a.keys() & of_b.keys())
+        for metric in METRICS:
+            (above, below), (less, _) = (
+                _mean_parts(metric, labels, [of[seed] for seed in common]) for of in (of_a, of_b)
+            )
+            rows.append((metric, len(common), *clustered(above - less, below, groups)))
+    return pd.DataFrame(rows, columns=["metric", "n", "difference", "low", "high"])
+
+
+def _predicted(found: Iterable[Run]) -> dict[str, tuple[np.ndarray, list, dict[int, np.ndarray]]]:
+    """By arm: labels, groups (the number of the image where every image is alone), and what was
+    predicted, by seed."""
+    by_arm: dict[str, tuple[np.ndarray, list, dict[int, np.ndarray]]] = {}
+    for run, result, _ in evaluated(found, Predictions):
+        labels = np.array(result["labels"])
+        groups = result.get("groups", list(range(len(labels))))
+        seeds = by_arm.setdefault(run.arm, (labels, groups, {}))[2]
+        seeds[run.config.seed] = np.array(result["predicted"])
+    return by_arm
+
+
+def _mean_parts(
+    metric: str, labels: np.ndarray, predicted: Iterable[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """`parts`, averaged over what several networks predicted."""
+    each = [ratios(metric, labels, named) for named in predicted]
+    return np.mean([above for above, _ in each], axis=0), each[0][1]
+
+
+def evaluated(
+    found: Iterable[Run], kind: type[Evaluation]
+) -> Iterator[tuple[Run, dict[str, Any], Any]]:
+    """Every evaluation of a kind among the records of runs: the run, the result, the evaluation."""
+    for run in found:
+        for evaluation, result in map(read_record, run.records):
+            if isinstance(evaluation, kind):
+                yield run, result, evaluation

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from .config import Config
-from .data import dataset
+from .datasets.catalogue import dataset
 from .masks import fan_in, prunable
 from .streams import stream
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from . import UserError
 from .config import Config, meanings, not_one_of
-from .data import AUGMENTATIONS
-from .data import dataset as named_dataset
-from .folder import canonical
+from .datasets.augment import AUGMENTATIONS
+from .datasets.catalogue import dataset as named_dataset
+from .datasets.folder import canonical
 from .masks import SCOPES
 from .methods import METHODS, plan
 from .models import MODELS, STEMS

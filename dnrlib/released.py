@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from .config import stored
-from .data import AUGMENTATIONS, batches, normalised
+from .datasets.augment import AUGMENTATIONS, batches, normalised
 from .masks import Mask, evaluating, largest, prunable
 from .rules import Parent
 

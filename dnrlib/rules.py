@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from . import UserError, masks, models, reinit
 from .config import Config, stored
-from .data import AUGMENTATIONS, Data, batches, normalised
+from .datasets.augment import AUGMENTATIONS, batches, normalised
+from .datasets.splits import Data
 from .masks import Mask, Scores
 from .streams import stream
 

@@ -16,8 +16,10 @@ import torch
 from . import UserError, masks, models, records, train
 from .clock import Clock
 from .config import RESULTS_VERSION, Config, canonical, digest
-from .data import Data, Split, Training, dataset, evaluation_batches, load
-from .evaluations import Evaluation
+from .datasets.augment import Training, evaluation_batches
+from .datasets.catalogue import dataset, load
+from .datasets.splits import Data, Split
+from .evaluate.evaluations import Evaluation
 from .graphs import Replayed
 from .losses import Distilled
 from .masks import Mask

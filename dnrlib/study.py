@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 
 from . import UserError, records
 from .config import Config
-from .data import dataset, read
-from .evaluations import Evaluation, evaluations_of
-from .paper import ROWS, made_for
-from .paper import arms as paper_arms
+from .datasets.catalogue import dataset, read
+from .evaluate.evaluations import Evaluation
+from .paper.exhibits import ROWS, evaluations_of, made_for
+from .paper.exhibits import arms as paper_arms
 from .recipes import arm_of, configure, idle, parse_arm
 from .records import Record
 from .run import chain, check_descent, entries, parent_digests, run

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torchvision import datasets as torchvision
 
-from dnrlib import archives, layouts
-from dnrlib.official import facts
+from dnrlib.datasets import archives, layouts
+from dnrlib.datasets.official import facts
 from dnrlib.recipes import configure
 from tests import mistakes
 from tests.trees import BUILDERS, md5

@@ -14,7 +14,7 @@ import argparse
 
 from dnrlib import records
 from dnrlib.cli import refuse_publishing
-from dnrlib.paper import PLANNED
+from dnrlib.paper.exhibits import PLANNED
 from dnrlib.recipes import arm_of, grid
 from dnrlib.study import Archive, study
 from tests.test_published import SEEDS, evaluated

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from dnrlib import audit, paper
+from dnrlib.paper import audit, exhibits
 
 
 def rows(frame, *columns):
@@ -24,7 +24,7 @@ def change(monkeypatch, exhibit, row, column, **values):
                 frame.loc[at, field] = value
         return frame
 
-    for module in (audit, paper):
+    for module in (audit, exhibits):
         monkeypatch.setattr(module, "numbers", altered)
 
 

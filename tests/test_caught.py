@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from dnrlib import data, masks, methods, models, records, rules, run, train
-from dnrlib.data import Training, load, normalised
+from dnrlib import masks, methods, models, records, rules, run, train
+from dnrlib.datasets import augment, catalogue
+from dnrlib.datasets.augment import Training, normalised
+from dnrlib.datasets.catalogue import load
 from dnrlib.models import build
 from dnrlib.recipes import parse_arm
 from dnrlib.records import DamagedFile
@@ -22,7 +24,7 @@ def test_every_generation_trains_like_a_plain_loop_written_by_hand(tiny, monkeyp
     In float64, because in float32 another order of summation moves an activation over the kink of
     its ReLU now and then, and two correct loops drift apart.
     """
-    monkeypatch.setattr(data, "normalised", lambda *given: normalised(*given).double())
+    monkeypatch.setattr(augment, "normalised", lambda *given: normalised(*given).double())
     config = tiny(epochs=1, batch=40, lr=0.05, weight_decay=0.05, augment="none", smoothing=0.2)
     images = load(config)
     inputs = (images.train.images.double() / 255 - 0.196) / 0.335
@@ -70,7 +72,7 @@ def test_every_draw_of_a_run_has_a_stream_of_its_own(tiny, monkeypatch, arm, of_
         opened.append(names)
         return stream(*names)
 
-    for module in (data, methods, models, rules):
+    for module in (augment, catalogue, methods, models, rules):
         monkeypatch.setattr(module, "stream", named)
     run.run(tiny(**parse_arm(arm), generations=2, seed=7))
     expected = {(7, 0, "split"), (7, 0, "birth"), (7, 2, "fill")}

@@ -13,9 +13,11 @@ import pytest
 from matplotlib import pyplot as plt
 from scipy import stats as scipy_stats
 
-from dnrlib import UserError, claims, frames, pages, paper, tables
-from dnrlib.claims import Part, arms, in_print, ledger, p_values, parse, sample
-from dnrlib.paper import COLUMNS
+from dnrlib import UserError, frames
+from dnrlib.book import pages, tables
+from dnrlib.paper import claims, exhibits
+from dnrlib.paper.claims import Part, arms, in_print, ledger, p_values, parse, sample
+from dnrlib.paper.exhibits import COLUMNS
 
 
 def frame(**by_arm):
@@ -279,8 +281,8 @@ def test_pages_say_which_claim_is_not_testable_and_why(monkeypatch):
 
 def test_pages_mark_what_was_seen_before_a_claim_was_stated(monkeypatch):
     """On photographs another thing than on digits; a claim that is not finished is not drawn."""
-    monkeypatch.setitem(paper.PLANNED, "cifar10-few", {"dnr": 3, "long": 2, "plain": 3})
-    monkeypatch.setitem(paper.PLANNED, "flower102-64", {"dnr": 3, "long": 2, "plain": 3})
+    monkeypatch.setitem(exhibits.PLANNED, "cifar10-few", {"dnr": 3, "long": 2, "plain": 3})
+    monkeypatch.setitem(exhibits.PLANNED, "flower102-64", {"dnr": 3, "long": 2, "plain": 3})
     given = frame(dnr=[51.0, 52.0], long=[50.0, 50.5], plain=[49.0, 48.0])
     given = given.reindex(columns=frames.COLUMNS)
     both = dict.fromkeys(("cifar10-few", "flower102-64"), given)
@@ -318,8 +320,8 @@ def test_in_the_papers_setting_every_dataset_of_the_exhibit_must_be_run(monkeypa
 
 def test_on_photographs_nothing_is_judged_before_all_planned_seeds_are_there(monkeypatch):
     only(monkeypatch, wins="dnr > long")
-    monkeypatch.setitem(paper.PLANNED, "cifar10-few", {"dnr": 4, "long": 4})
-    monkeypatch.setitem(paper.PLANNED, "flower102-64", {"dnr": 9})
+    monkeypatch.setitem(exhibits.PLANNED, "cifar10-few", {"dnr": 4, "long": 4})
+    monkeypatch.setitem(exhibits.PLANNED, "flower102-64", {"dnr": 9})
     given = frame(dnr=[51.0, 52.0, 53.5, 55.0], long=[50.0, 50.0, 50.0, 50.1])
     row = ledger({"cifar10-few": given}, "photographs").loc["wins"]
     assert row["verdict"] == "not run", "both sets are needed"
@@ -338,8 +340,8 @@ def test_on_photographs_nothing_is_judged_before_all_planned_seeds_are_there(mon
 def test_statements_on_photographs_speak_of_what_is_planned_there():
     for _, stated in claims.claims().iterrows():
         if stated["photographs"]:
-            for dataset in paper.photographs(stated["exhibit"]):
-                known = paper.PLANNED[dataset]
+            for dataset in exhibits.photographs(stated["exhibit"]):
+                known = exhibits.PLANNED[dataset]
                 assert set(claims.arms(stated["photographs"], dataset)) <= known.keys()
 
 

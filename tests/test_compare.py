@@ -16,11 +16,23 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from dnrlib import UserError, cli, compare, methods, records, report, study, train
-from dnrlib import export as export_module
-from dnrlib.compare import DESIGNS, METHODS, Speed, choose, detectable, duration, measure, plan
-from dnrlib.data import Split, dataset, evaluation_batches, read
-from dnrlib.export import export, load_model
+from dnrlib import UserError, cli, methods, records, study, train
+from dnrlib.compare import choice, report
+from dnrlib.compare import export as export_module
+from dnrlib.compare.choice import (
+    DESIGNS,
+    METHODS,
+    Speed,
+    choose,
+    detectable,
+    duration,
+    measure,
+    plan,
+)
+from dnrlib.compare.export import export, load_model
+from dnrlib.datasets.augment import evaluation_batches
+from dnrlib.datasets.catalogue import dataset, read
+from dnrlib.datasets.splits import Split
 from dnrlib.methods import label
 from dnrlib.recipes import configure
 from dnrlib.run import chain, finished
@@ -37,7 +49,7 @@ ONE = Speed(workers=1, epoch=1.0, generation=0.0)
 
 @pytest.mark.parametrize("generations", [2, 3, 10])
 def test_the_estimate_counts_every_generation_that_is_trained_once(generations):
-    configs = compare.Plan(2, generations, 7, 1, ONE, 0.0).configs(BASE, range(2))
+    configs = choice.Plan(2, generations, 7, 1, ONE, 0.0).configs(BASE, range(2))
     links = {link.key: link.stage.length(config) for config in configs for link in chain(config)}
     # Of each seed: one first generation for all, long, and four methods from there on.
     assert sum(links.values()) == 2 * 7 * (1 + generations + 4 * (generations - 1))
@@ -46,7 +58,7 @@ def test_the_estimate_counts_every_generation_that_is_trained_once(generations):
 
 
 def test_processes_share_the_work_as_study_hands_it_out():
-    of_two = compare.Plan(2, 2, 10, 1, ONE, 0.0).configs(BASE, [0, 1])
+    of_two = choice.Plan(2, 2, 10, 1, ONE, 0.0).configs(BASE, [0, 1])
     # 10 s for the first generation; then 20, 10, 10, 10, 10 s on two processes.
     assert duration(of_two[:6], Speed(2, 1.0, 0.0)) == 10 + 30
     assert duration(of_two, Speed(2, 1.0, 0.0)) == 10 + 60
@@ -64,7 +76,7 @@ def test_seeds_are_trained_together_only_where_that_saves_time():
     two = plan(BASE, Speed(2, 1.0, 0.0), 1e5, designs=many)
     assert [list(block) for block in two.blocks()] == [[0, 1], [2, 3]]
     assert two.seconds == 140
-    odd = compare.Plan(5, 2, 10, 3, ONE, 0.0)
+    odd = choice.Plan(5, 2, 10, 3, ONE, 0.0)
     assert [list(block) for block in odd.blocks()] == [[0, 1, 2], [3, 4]]
 
 
@@ -85,7 +97,7 @@ def test_seeds_are_trained_together_only_where_that_saves_time():
     ],
 )
 def test_the_best_design_that_fits_is_planned(seconds, design):
-    planned = plan(BASE, ONE, seconds / (1 - compare.RESERVE) + 1e-6)
+    planned = plan(BASE, ONE, seconds / (1 - choice.RESERVE) + 1e-6)
     assert (planned.seeds, planned.generations, planned.epochs) == design
     assert planned.seconds <= seconds
 
@@ -101,9 +113,9 @@ def test_too_little_time_is_refused_with_the_time_that_is_enough():
 
 def test_seeds_that_were_asked_for_are_planned():
     assert plan(BASE, ONE, 1e9, seeds=12).seeds == 12
-    assert plan(BASE, ONE, 360 / (1 - compare.RESERVE) + 1, seeds=3).epochs == 10
+    assert plan(BASE, ONE, 360 / (1 - choice.RESERVE) + 1, seeds=3).epochs == 10
     with pytest.raises(UserError, match="too few"):
-        plan(BASE, ONE, 360 / (1 - compare.RESERVE) + 1, seeds=4)
+        plan(BASE, ONE, 360 / (1 - choice.RESERVE) + 1, seeds=4)
 
 
 @pytest.mark.parametrize("design", [DESIGNS[0], DESIGNS[-1], (3, 7, 33)])
@@ -250,7 +262,7 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DNRLIB_RUNS", str(folder / "runs"))
-        found = compare.compared("digits", folder / "out", **HOW)
+        found = choice.compared("digits", folder / "out", **HOW)
         export(found.config(found.choice.method), folder / "out" / "model.pt", "cpu")
         assert report.write(folder / "out") == folder / "out" / "report.html"
     return folder
@@ -264,7 +276,7 @@ def there(whole, monkeypatch):
 
 
 def test_what_is_stored_is_what_the_networks_do(there):
-    found = compare.load(there)
+    found = choice.load(there)
     assert found.scores.shape == (18, 5)
     assert (found.plan.seeds, found.done) == (3, 3)
     for row in found.scores.itertuples():
@@ -281,7 +293,7 @@ def test_what_is_stored_is_what_the_networks_do(there):
 
 def test_the_report_is_one_file_with_the_answer_first(there):
     text = (there / "report.html").read_text()
-    found = compare.load(there)
+    found = choice.load(there)
     loads = re.findall(r"""(?:src|href|action|data)\s*=\s*["']?([^"'\s>]+)""", text)
     assert loads
     assert all(target.startswith(("data:image/png", "#")) for target in loads)
@@ -304,10 +316,10 @@ def test_the_report_is_one_file_with_the_answer_first(there):
 
 def test_the_same_command_again_trains_nothing(there, monkeypatch, capsys):
     before = json.loads((there / "plan.json").read_text())
-    first = compare.load(there)
-    monkeypatch.setattr(compare, "measure", None)
+    first = choice.load(there)
+    monkeypatch.setattr(choice, "measure", None)
     monkeypatch.setattr(study, "_train", None)
-    again = compare.compared("digits", there, **HOW)
+    again = choice.compared("digits", there, **HOW)
     assert "going on with the plan" in capsys.readouterr().out
     after = json.loads((there / "plan.json").read_text())
     assert after["plan"] == before["plan"]
@@ -316,15 +328,15 @@ def test_the_same_command_again_trains_nothing(there, monkeypatch, capsys):
 
 
 def test_other_arguments_make_another_plan_and_say_so(there, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compare, "measure", lambda *arguments: ONE)
+    monkeypatch.setattr(choice, "measure", lambda *arguments: ONE)
     (tmp_path / "plan.json").write_text((there / "plan.json").read_text())
-    compare.compared("digits", tmp_path, **(HOW | {"hours": 0.7}))
+    choice.compared("digits", tmp_path, **(HOW | {"hours": 0.7}))
     said = capsys.readouterr().out
     assert "made for other arguments (hours 0.5 -> 0.7); a new one is made" in said
 
 
 def test_what_was_stopped_goes_on(tmp_path, monkeypatch):
-    real, calls = compare.study, []
+    real, calls = choice.study, []
 
     def interrupted(configs, **how):
         calls.append({config.seed for config in configs})
@@ -332,14 +344,14 @@ def test_what_was_stopped_goes_on(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(configs, **how)
 
-    monkeypatch.setattr(compare, "study", interrupted)
-    monkeypatch.setattr(compare, "measure", lambda *arguments: ONE)
+    monkeypatch.setattr(choice, "study", interrupted)
+    monkeypatch.setattr(choice, "measure", lambda *arguments: ONE)
     with pytest.raises(KeyboardInterrupt):
-        compare.compared("digits", tmp_path, **HOW)
+        choice.compared("digits", tmp_path, **HOW)
     stored = json.loads((tmp_path / "plan.json").read_text())
     assert not (tmp_path / "comparison.json").exists()
-    monkeypatch.setattr(compare, "measure", None)
-    found = compare.compared("digits", tmp_path, **HOW)
+    monkeypatch.setattr(choice, "measure", None)
+    found = choice.compared("digits", tmp_path, **HOW)
     assert json.loads((tmp_path / "plan.json").read_text())["plan"] == stored["plan"]
     assert found.done == 3
     assert calls == [{0}, {1}, {0}, {1}, {2}]
@@ -349,25 +361,25 @@ def test_no_seed_is_begun_that_would_pass_the_deadline(tmp_path, monkeypatch, ca
     """Training that takes a hundred times as long as was measured."""
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(
-        compare,
+        choice,
         "time",
         SimpleNamespace(monotonic=lambda: clock.now, perf_counter=time.perf_counter),
     )
-    monkeypatch.setattr(compare, "measure", lambda *arguments: Speed(1, 1.0, 0.0))
-    real = compare.study
+    monkeypatch.setattr(choice, "measure", lambda *arguments: Speed(1, 1.0, 0.0))
+    real = choice.study
 
     def slow(configs, **how):
         clock.now += 1000
         return real(configs, **how)
 
-    monkeypatch.setattr(compare, "study", slow)
-    found = compare.compared("digits", tmp_path, **(HOW | {"hours": 2500 / 3600}))
+    monkeypatch.setattr(choice, "study", slow)
+    found = choice.compared("digits", tmp_path, **(HOW | {"hours": 2500 / 3600}))
     assert (found.plan.seeds, found.done) == (3, 2)
     assert set(found.scores["seed"]) == {0, 1}
     assert "the time is up: 2 of 3 seeds are done" in capsys.readouterr().out
     assert "Planned were 3 seeds; the time was up after 2" in report.answer(found)
     # The same again has its time anew; what is there costs none.
-    assert compare.compared("digits", tmp_path, **(HOW | {"hours": 2500 / 3600})).done == 3
+    assert choice.compared("digits", tmp_path, **(HOW | {"hours": 2500 / 3600})).done == 3
 
 
 @pytest.mark.parametrize(
@@ -382,26 +394,26 @@ def test_no_seed_is_begun_that_would_pass_the_deadline(tmp_path, monkeypatch, ca
 )
 def test_bad_arguments_are_refused(change, said, tmp_path):
     with pytest.raises(UserError, match=said):
-        compare.compared("digits", tmp_path, **(HOW | change))
+        choice.compared("digits", tmp_path, **(HOW | change))
 
 
 def test_images_that_change_during_a_comparison_are_an_error(tmp_path, monkeypatch):
     name = build(tmp_path / "mine", {"cat": 8, "dog": 8})
-    monkeypatch.setattr(compare, "measure", lambda *given: ONE)
-    monkeypatch.setattr(compare, "_train", lambda *given: build(tmp_path / "mine", {"cat": 9}))
+    monkeypatch.setattr(choice, "measure", lambda *given: ONE)
+    monkeypatch.setattr(choice, "_train", lambda *given: build(tmp_path / "mine", {"cat": 9}))
     with pytest.raises(UserError, match="changed during the comparison"):
-        compare.compared(name, tmp_path / "out", hours=1, device="cpu")
+        choice.compared(name, tmp_path / "out", hours=1, device="cpu")
 
 
 def test_damaged_and_missing_comparisons_are_named(there, tmp_path):
     with pytest.raises(UserError, match="holds no comparison"):
-        compare.load(tmp_path)
+        choice.load(tmp_path)
     (tmp_path / "comparison.json").write_text((there / "comparison.json").read_text()[:-40])
     with pytest.raises(UserError, match=r"comparison\.json is damaged"):
-        compare.load(tmp_path)
+        choice.load(tmp_path)
     (tmp_path / "plan.json").write_text("{}")
     with pytest.raises(UserError, match=r"plan\.json is damaged"):
-        compare.compared("digits", tmp_path, **HOW)
+        choice.compared("digits", tmp_path, **HOW)
 
 
 @pytest.mark.parametrize(
@@ -414,7 +426,7 @@ def test_without_flips_the_crops_stay(tmp_path, monkeypatch, size, augment):
         asked.append(how["settings"])
         raise UserError("enough")
 
-    monkeypatch.setattr(compare, "compared", compared)
+    monkeypatch.setattr(choice, "compared", compared)
     build(tmp_path / "mine", {"cat": 4, "dog": 4})
     arguments = ["compare", str(tmp_path / "mine"), "--size", size]
     assert cli.main(arguments) == 1
@@ -430,8 +442,8 @@ def made(there, **given):
     """The stored comparison with other scores; the test accuracies are those of validation."""
     frame = scores(**given)
     frame = frame.assign(test=frame["validation"], balanced=frame["validation"])
-    stored = vars(compare.load(there)) | {"scores": frame, "done": 5}
-    return compare.Comparison(**stored)
+    stored = vars(choice.load(there)) | {"scores": frame, "done": 5}
+    return choice.Comparison(**stored)
 
 
 def test_the_answer_says_by_how_much(there):
@@ -476,9 +488,9 @@ def test_no_name_of_a_folder_class_or_file_is_markup_in_the_report(tmp_path):
         image(root / folder / '<b onclick="f">.png', 99)
     base = configure(name, pool="tuning", width=4)
     labels = read(name)["test"].labels.numpy()
-    found = compare.Comparison(
+    found = choice.Comparison(
         base=base,
-        plan=compare.Plan(5, 3, 2, 1, ONE, 1.0),
+        plan=choice.Plan(5, 3, 2, 1, ONE, 1.0),
         hours=1.0,
         seconds=1.0,
         done=5,
@@ -490,7 +502,7 @@ def test_no_name_of_a_folder_class_or_file_is_markup_in_the_report(tmp_path):
         predictions={(method, 0): 1 - labels for method in METHODS},
     )
     output = root.with_name(f"{root.name}-compared")
-    compare.save(output, found)
+    choice.save(output, found)
     page = Page(report.write(output).read_text())
     names = {name for _, *attributes in page.tags for name in attributes}
     assert not [each for each in names if each.startswith("on")]
@@ -509,7 +521,7 @@ def test_no_name_of_a_folder_class_or_file_is_markup_in_the_report(tmp_path):
 
 
 def test_what_the_advised_method_names(there):
-    found = compare.load(there)
+    found = choice.load(there)
     labels = read("digits")["test"].labels.numpy()
     wrong = labels.copy()
     (four, *_) = np.flatnonzero(labels == 4)
@@ -542,9 +554,9 @@ def test_the_command_compares_exports_and_reports(there, tmp_path, monkeypatch, 
         Image.fromarray(np.full((8, 8, 3), 10 * number, np.uint8)).save(path)
     asked = {}
     monkeypatch.setattr(
-        compare, "compared", lambda *given, **how: asked.update(given=given, **how) or found
+        choice, "compared", lambda *given, **how: asked.update(given=given, **how) or found
     )
-    monkeypatch.setattr("dnrlib.export.export", lambda *given: asked.update(export=given))
+    monkeypatch.setattr("dnrlib.compare.export.export", lambda *given: asked.update(export=given))
     monkeypatch.setattr(report, "write", lambda output: output / "report.html")
     found = made(there, dnr=86 + NOISE[::-1])
     assert cli.main(["compare", str(tmp_path / "mine"), "--hours", "3", "--no-flip"]) == 0
@@ -564,7 +576,7 @@ def test_the_command_compares_exports_and_reports(there, tmp_path, monkeypatch, 
 
 def test_the_exported_network_is_the_trained_one(there, tmp_path):
     """From an image file, in this process and through the program that is written beside it."""
-    found = compare.load(there)
+    found = choice.load(there)
     config = found.config(found.choice.method)
     stored = torch.load(there / "model.pt", weights_only=True)
     assert stored["labels"] == list("0123456789")

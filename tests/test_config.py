@@ -9,7 +9,7 @@ import pytest
 
 from dnrlib import UserError
 from dnrlib.config import Config, canonical, meanings
-from dnrlib.data import DATASETS
+from dnrlib.datasets.digits import DATASETS
 from dnrlib.losses import Distilled
 from dnrlib.methods import MAIN, METHODS, Generation, label, plan
 from dnrlib.recipes import OURS, RECIPES, arm_of, configure, grid, parse_arm

@@ -13,8 +13,10 @@ import pytest
 from PIL import Image
 from scipy import ndimage, stats
 
-from dnrlib import UserError, corruptions, official
-from dnrlib.corruptions import CORRUPTIONS, DEVIATIONS, GROUPS, corrupt, corrupted
+from dnrlib import UserError
+from dnrlib.datasets import official
+from dnrlib.evaluate import corruptions
+from dnrlib.evaluate.corruptions import CORRUPTIONS, DEVIATIONS, GROUPS, corrupt, corrupted
 
 GOLDEN = Path(__file__).parent / "golden" / "corruptions.json"
 SEVERITIES = range(1, 6)

@@ -11,21 +11,20 @@ from scipy.stats import ks_2samp
 from sklearn.datasets import load_digits, load_sample_images
 from torchvision.transforms import CenterCrop, RandomResizedCrop
 
-from dnrlib import UserError, data, official
-from dnrlib.data import (
+from dnrlib import UserError
+from dnrlib.datasets import catalogue, digits, official
+from dnrlib.datasets.augment import (
     AUGMENTATIONS,
-    DATASETS,
     Crop,
     ResizedCrop,
-    Split,
     batches,
-    load,
     normalised,
-    power_law,
-    read,
     resize_batch,
     resize_each,
 )
+from dnrlib.datasets.catalogue import load, read
+from dnrlib.datasets.digits import DATASETS
+from dnrlib.datasets.splits import Split, power_law
 from dnrlib.recipes import configure
 from dnrlib.run import chain
 from dnrlib.streams import stream
@@ -57,7 +56,7 @@ def test_pools_are_disjoint_and_whole(name):
 
 def test_no_image_is_in_two_pools_in_any_variant():
     """By number of the original image: the variants of a test image are test images too."""
-    index = data._digit_pools()
+    index = digits._digit_pools()
     for a, b in itertools.combinations(index.values(), 2):
         assert not set(a) & set(b)
     assert sorted(np.concatenate(list(index.values()))) == list(range(1797))
@@ -71,7 +70,7 @@ def test_no_image_is_in_two_pools_in_any_variant():
 
 
 def test_digits_are_those_of_scikit_learn():
-    raw = load_digits().images[data._digit_pools()["test"][:50]]
+    raw = load_digits().images[digits._digit_pools()["test"][:50]]
     images = read("digits")["test"].images[:50, 0]
     assert (images[:, 0] == 0).all()
     assert (images[:, :, -1] == 0).all()
@@ -154,11 +153,11 @@ def test_imbalanced_cifar10_has_the_test_images_of_the_whole(small, monkeypatch)
     """At a size that fits: three classes of three training images, 3, 2 and 1 of them drawn."""
     tree = small("cifar10")
     official.prepare("cifar10", tree.root)
-    assert (data.CIFAR10_COUNTS[0], data.CIFAR10_COUNTS[-1]) == (5000, 250)
-    assert sum(data.CIFAR10_COUNTS) == 10_421
-    view = data._imbalanced((3, 2, 1))
-    monkeypatch.setitem(data.VIEWS, "cifar10-imbalanced", ("cifar10", view))
-    data._read.cache_clear()
+    assert (catalogue.CIFAR10_COUNTS[0], catalogue.CIFAR10_COUNTS[-1]) == (5000, 250)
+    assert sum(catalogue.CIFAR10_COUNTS) == 10_421
+    view = catalogue._imbalanced((3, 2, 1))
+    monkeypatch.setitem(catalogue.VIEWS, "cifar10-imbalanced", ("cifar10", view))
+    catalogue._read.cache_clear()
     whole = load(configure("cifar10"))
     few = [load(configure("cifar10-imbalanced", seed=seed)) for seed in range(4)]
     assert len(whole.train) == 9
@@ -171,7 +170,7 @@ def test_imbalanced_cifar10_has_the_test_images_of_the_whole(small, monkeypatch)
     assert few[0].dataset.fingerprint == whole.dataset.fingerprint
     keys = [chain(configure(name))[0].key for name in ("cifar10", "cifar10-imbalanced")]
     assert keys[0] != keys[1]
-    data._read.cache_clear()
+    catalogue._read.cache_clear()
 
 
 def test_all_images_and_either_pool_can_be_asked_for():
@@ -183,20 +182,20 @@ def test_all_images_and_either_pool_can_be_asked_for():
 
 
 def test_changed_images_are_refused(monkeypatch):
-    original = data._raw_digits()
+    original = digits._raw_digits()
 
     def other():
         images = original[0].copy()
         images[5, 3, 3] ^= 1
         return images, original[1]
 
-    monkeypatch.setattr(data, "_raw_digits", other)
-    data._read.cache_clear()
+    monkeypatch.setattr(digits, "_raw_digits", other)
+    catalogue._read.cache_clear()
     with pytest.raises(
         UserError, match=r"the images of 'digits' have fingerprint .*pinned versions"
     ):
         read("digits")
-    data._read.cache_clear()
+    catalogue._read.cache_clear()
 
 
 @pytest.mark.parametrize(("n", "size", "expected"), [(100, 50, [50, 50]), (100, 32, [25] * 4)])

@@ -14,9 +14,10 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 from torchvision import transforms
 
-from dnrlib import UserError, decoded, records
-from dnrlib.data import _read, load
-from dnrlib.decoded import CorruptImages, Kind, Listing, Picture, decode
+from dnrlib import UserError, records
+from dnrlib.datasets import decoded
+from dnrlib.datasets.catalogue import _read, load
+from dnrlib.datasets.decoded import CorruptImages, Kind, Listing, Picture, decode
 from dnrlib.recipes import configure
 from tests import POSIX
 
@@ -182,7 +183,7 @@ def test_a_killed_decoding_goes_on(tmp_path, data, monkeypatch):
     listed = listing(tmp_path / "images")
     program = """
 import os, pickle, sys
-from dnrlib import decoded
+from dnrlib.datasets import decoded
 decoded.CHUNK = 4
 true, seen = decoded._chunk, []
 def chunk(*given):
@@ -333,7 +334,8 @@ def test_a_full_disk_says_what_is_needed(tmp_path, data, monkeypatch):
     listed = listing(tmp_path / "images")
     program = """
 import pickle, resource, signal, sys
-from dnrlib import UserError, decoded
+from dnrlib import UserError
+from dnrlib.datasets import decoded
 decoded.CHUNK = 4
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
@@ -361,7 +363,7 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path, data):
 def test_of_two_processes_at_once_one_works_and_the_other_waits(tmp_path, data):
     program = """
 import pickle, sys, time
-from dnrlib import decoded
+from dnrlib.datasets import decoded
 decoded.CHUNK = 4
 true = decoded._chunk
 def chunk(*given):

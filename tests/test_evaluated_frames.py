@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dnrlib.corruptions import CORRUPTIONS, GROUPED
-from dnrlib.evaluations import (
+from dnrlib.book.tables import NOT_RUN, corruption_table
+from dnrlib.evaluate.corruptions import CORRUPTIONS, GROUPED
+from dnrlib.frames import (
     by_corruption,
     clinical_differences,
     clinical_frame,
@@ -13,11 +14,10 @@ from dnrlib.evaluations import (
     corruption_means,
     likeness,
 )
-from dnrlib.paper import wide
+from dnrlib.paper.exhibits import wide
 from dnrlib.recipes import configure
 from dnrlib.stats import clustered
 from dnrlib.study import Run
-from dnrlib.tables import NOT_RUN, corruption_table
 
 PRINTED = wide("dnr", "fig5").rename({"LB": "long", "DNR": "dnr"})
 

@@ -14,22 +14,15 @@ import torch
 from sklearn import metrics
 from torch import nn
 
-from dnrlib import (
-    UserError,
-    cli,
-    corruptions,
-    data,
-    evaluations,
-    layouts,
-    official,
-    records,
-    study,
-    train,
-)
+from dnrlib import UserError, cli, records, study, train
+from dnrlib.book.pages import Parameters, find_evaluated, reproduce
 from dnrlib.config import canonical
-from dnrlib.corruptions import CORRUPTIONS
-from dnrlib.data import Split, as_pixels, evaluation_batches
-from dnrlib.evaluations import (
+from dnrlib.datasets import catalogue, layouts, official
+from dnrlib.datasets.augment import as_pixels, evaluation_batches
+from dnrlib.datasets.splits import Split
+from dnrlib.evaluate import corruptions, evaluations
+from dnrlib.evaluate.corruptions import CORRUPTIONS
+from dnrlib.evaluate.evaluations import (
     BEYOND,
     EVALUATED,
     FIGURE,
@@ -38,17 +31,14 @@ from dnrlib.evaluations import (
     Corruptions,
     Predictions,
     attack,
-    clinical_frame,
-    evaluations_of,
     gradient,
     measures,
-    parts,
+    ratios,
     recalls,
 )
-from dnrlib.frames import generations
+from dnrlib.frames import clinical_frame, generations
 from dnrlib.models import build
-from dnrlib.pages import Parameters, find_evaluated, reproduce
-from dnrlib.paper import ANALOGUE, arms
+from dnrlib.paper.exhibits import ANALOGUE, arms, evaluations_of
 from dnrlib.recipes import configure, grid
 from dnrlib.run import chain, finished, run
 from dnrlib.streams import stream
@@ -85,7 +75,7 @@ def colour(tmp_path_factory):
 def _forget():
     """Datasets of one name have other images in other tests."""
     yield
-    for cached in (data._read, evaluations._generated):
+    for cached in (catalogue._read, evaluations._generated):
         cached.cache_clear()
 
 
@@ -187,7 +177,7 @@ def test_accuracy_falls_to_nothing_as_epsilon_grows(digits):
 
 def test_the_attack_on_a_linear_network_finds_the_worst_images():
     """By hand: with two classes every pixel moves by epsilon, or to 0 or 1, against its weight."""
-    images = data.load(configure("digits-binary"))
+    images = catalogue.load(configure("digits-binary"))
     mean, std = images.dataset.mean[0], images.dataset.std[0]
     pixels, labels = images.evaluation.images.flatten(1) / 255, images.evaluation.labels
     weight = pixels[labels == 1].mean(0) - pixels[labels == 0].mean(0)
@@ -566,7 +556,7 @@ def noted(evaluation, result):
 
 
 def percent(metric, labels, predicted):
-    above, below = parts(metric, np.array(labels), np.array(predicted))
+    above, below = ratios(metric, np.array(labels), np.array(predicted))
     return float(np.mean(100 * above.sum(0) / below.sum(0)))
 
 
@@ -579,10 +569,10 @@ def test_two_classes_by_hand():
         {"balanced_accuracy": 175 / 3, "sensitivity": 50, "specificity": 200 / 3}
     )
     assert percent("accuracy", labels, predicted) == 60
-    above, below = parts("sensitivity", np.array(labels), np.array(predicted))
+    above, below = ratios("sensitivity", np.array(labels), np.array(predicted))
     assert above[:, 0].tolist() == [0, 0, 0, 0, 1]
     assert below[:, 0].tolist() == [0, 0, 0, 1, 1]
-    above, below = parts("specificity", np.array(labels), np.array(predicted))
+    above, below = ratios("specificity", np.array(labels), np.array(predicted))
     assert above[:, 0].tolist() == [1, 0, 1, 0, 0]
     assert below[:, 0].tolist() == [1, 1, 1, 0, 0]
 
@@ -1058,7 +1048,7 @@ def papila(small):
 
 def test_papila_without_suspects(papila):
     """Of each pool what is left are the certain eyes, in their order, each with its patient."""
-    whole, certain = data.dataset("papila"), data.dataset("papila-binary")
+    whole, certain = catalogue.dataset("papila"), catalogue.dataset("papila-binary")
     assert whole.classes == ("healthy", "glaucoma", "suspect")
     assert certain.classes == ("healthy", "glaucoma")
     groups, pools, all_groups = certain.groups(), certain.pools(), whole.groups()
@@ -1103,7 +1093,7 @@ def test_patients_come_with_the_predictions(name, papila, published):  # noqa: F
     ]
     found = study.study(configs, workers=1, evaluations=(Predictions(),))
     result = found[0].records[-1]["result"]
-    assert result["groups"] == data.dataset(name).groups()["test"]
+    assert result["groups"] == catalogue.dataset(name).groups()["test"]
     assert len(result["groups"]) == len(result["labels"]) == len(result["predicted"])
     assert len(set(result["groups"])) < len(result["groups"])
     assert generations(found)["sensitivity"].notna().sum() == 2

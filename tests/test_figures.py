@@ -12,10 +12,10 @@ from IPython.display import Markdown
 from matplotlib import pyplot as plt
 from nbconvert.filters import markdown2html_mistune
 
-from dnrlib import figures, tables
-from dnrlib.claims import ledger
+from dnrlib.book import figures, tables
 from dnrlib.frames import COLUMNS, generations
 from dnrlib.methods import METHODS
+from dnrlib.paper.claims import ledger
 from dnrlib.stats import PRIMARY
 from tests.test_evaluated_frames import corrupted
 

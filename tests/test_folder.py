@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from dnrlib import UserError, cli, decoded, evaluations, folder, models, official, records, study
-from dnrlib.corruptions import CORRUPTIONS
-from dnrlib.data import _read, dataset, load, read
-from dnrlib.evaluations import Corruptions
-from dnrlib.official import SEVERITIES
+from dnrlib import UserError, cli, models, records, study
+from dnrlib.datasets import decoded, folder, official
+from dnrlib.datasets.catalogue import _read, dataset, load, read
+from dnrlib.datasets.official import SEVERITIES
+from dnrlib.evaluate import evaluations
+from dnrlib.evaluate.corruptions import CORRUPTIONS
+from dnrlib.evaluate.evaluations import Corruptions
 from dnrlib.recipes import configure
 from dnrlib.run import chain
 from dnrlib.study import Run

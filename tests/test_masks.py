@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnrlib import UserError, masks, released, rules
-from dnrlib.data import Data, load, normalised
+from dnrlib.datasets.augment import normalised
+from dnrlib.datasets.catalogue import load
+from dnrlib.datasets.splits import Data
 from dnrlib.masks import largest, prunable
 from dnrlib.models import build
 from dnrlib.recipes import configure

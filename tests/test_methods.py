@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from dnrlib import models, records, run, train
-from dnrlib.data import Training, load
+from dnrlib.datasets.augment import Training
+from dnrlib.datasets.catalogue import load
 from dnrlib.losses import Distilled, Labels
 from dnrlib.masks import prunable
 from dnrlib.methods import plan

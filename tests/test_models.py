@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torchvision.models import resnet18, resnet50
 
-from dnrlib.data import DATASETS, load, normalised
+from dnrlib.datasets.augment import normalised
+from dnrlib.datasets.catalogue import load
+from dnrlib.datasets.digits import DATASETS
 from dnrlib.masks import prunable
 from dnrlib.models import LAYERS, MODELS, ResNet, build
 from dnrlib.recipes import RECIPES, configure

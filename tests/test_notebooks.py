@@ -7,8 +7,8 @@ import re
 import nbformat
 import pytest
 
-from dnrlib.pages import EXHIBITS, NOTEBOOKS, contents, gate, known_parameters, source
-from dnrlib.paper import discrepancies
+from dnrlib.book.pages import EXHIBITS, NOTEBOOKS, contents, gate, known_parameters, source
+from dnrlib.paper.exhibits import discrepancies
 from dnrlib.recipes import RECIPES
 
 COMMITTED = sorted(NOTEBOOKS.glob("*.ipynb"))

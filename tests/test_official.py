@@ -31,8 +31,9 @@ import pytest
 from PIL import Image
 from torchvision import datasets as torchvision
 
-from dnrlib import UserError, archives, cli, data, decoded, official, records
-from dnrlib.official import corruption, facts, listing, overview, prepare
+from dnrlib import UserError, cli, records
+from dnrlib.datasets import archives, catalogue, decoded, official
+from dnrlib.datasets.official import corruption, facts, listing, overview, prepare
 from dnrlib.recipes import configure
 from tests import trees
 from tests.trees import BUILDERS, PAPILA, md5, pack
@@ -195,11 +196,11 @@ def test_both_layouts_of_the_small_flowers_give_the_same_pixels(small):
 
 @pytest.mark.parametrize("name", ["flower102-64", FEW])
 def test_what_is_published_of_photographs_is_known_without_them(name, small, monkeypatch, capsys):
-    about = data.dataset(name)
+    about = catalogue.dataset(name)
     known = facts()[name]
     assert (about.fingerprint, len(about.classes)) == (known.fingerprint, known.classes)
     with pytest.raises(UserError, match=f"not on this machine; .* dnr data prepare {name}"):
-        data.load(configure(name))
+        catalogue.load(configure(name))
     assert cli.main(["study", "--dataset", name, "--method", "plain", "--seeds", "2"]) == 1
     assert capsys.readouterr().err.startswith(f"dnr: the images of '{name}' are not on this")
     # Decoded on this machine, its pixels must be those of the published records.
@@ -207,10 +208,10 @@ def test_what_is_published_of_photographs_is_known_without_them(name, small, mon
     other = dataclasses.replace(facts()[name], fingerprint="0" * 20)
     monkeypatch.setitem(facts(), name, other)
     with pytest.raises(UserError, match="gives other pixels"):
-        data.dataset(name)
+        catalogue.dataset(name)
     right = dataclasses.replace(other, fingerprint=made["fingerprint"])
     monkeypatch.setitem(facts(), name, right)
-    assert data.dataset(name).fingerprint == made["fingerprint"]
+    assert catalogue.dataset(name).fingerprint == made["fingerprint"]
 
 
 @pytest.mark.parametrize("name", ["flower102-64", FEW])
@@ -1401,7 +1402,7 @@ def test_what_is_known_of_the_sets_is_shipped(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     (wheel,) = tmp_path.glob("*.whl")
-    assert "dnrlib/official.toml" in zipfile.ZipFile(wheel).namelist()
+    assert "dnrlib/datasets/official.toml" in zipfile.ZipFile(wheel).namelist()
 
 
 if __name__ == "__main__":

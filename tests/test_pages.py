@@ -15,10 +15,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from dnrlib import UserError, cli, pages, records
+from dnrlib import UserError, cli, records
+from dnrlib.book import pages
+from dnrlib.book.pages import Parameters, control, gate, parameters, reproduce, to_come, verdicts
 from dnrlib.config import ONE_OF
 from dnrlib.methods import MAIN, METHODS
-from dnrlib.pages import Parameters, control, gate, parameters, reproduce, to_come, verdicts
 from dnrlib.recipes import NAMES, configure
 from dnrlib.records import ROOT
 from dnrlib.run import run

@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 
 from dnrlib import UserError
-from dnrlib.claims import arms as stated_arms
-from dnrlib.paper import (
+from dnrlib.paper.claims import arms as stated_arms
+from dnrlib.paper.exhibits import (
     ANALOGUE,
     COLUMNS,
     PAPER,

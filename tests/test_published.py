@@ -9,11 +9,10 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from dnrlib.evaluations import evaluations_of
+from dnrlib.book.pages import Parameters, published_runs, scope_verdicts, verdicts
 from dnrlib.frames import generations
 from dnrlib.methods import MAIN
-from dnrlib.pages import Parameters, published_runs, scope_verdicts, verdicts
-from dnrlib.paper import PLANNED, arms, made_for
+from dnrlib.paper.exhibits import PLANNED, arms, evaluations_of, made_for
 from dnrlib.recipes import configure, parse_arm
 from dnrlib.records import PUBLISHED
 from dnrlib.run import chain

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from dnrlib.paper import PLANNED
+from dnrlib.paper.exhibits import PLANNED
 
 GOLDEN = Path(__file__).parent / "golden" / "ledger-digits.csv"
 DATA = Path(__file__).parent.parent / "data"

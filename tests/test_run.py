@@ -15,7 +15,8 @@ from filelock import FileLock
 
 from dnrlib import UserError, masks, records, rules, run, train
 from dnrlib.config import canonical
-from dnrlib.data import Training, load
+from dnrlib.datasets.augment import Training
+from dnrlib.datasets.catalogue import load
 from dnrlib.masks import prunable
 from dnrlib.methods import METHODS, Generation, budget, plan
 from dnrlib.models import build

@@ -12,7 +12,8 @@ from benchmarks.data import RESULTS, photographs
 from benchmarks.generation import BUNDLED, LARGE, SMALL, Bare, Setting
 from benchmarks.reference import Reference
 from benchmarks.summary import summaries, summary
-from dnrlib import data, models
+from dnrlib import models
+from dnrlib.datasets import catalogue
 from dnrlib.masks import prunable
 from dnrlib.recipes import configure
 from dnrlib.run import run
@@ -62,7 +63,7 @@ def test_the_reference_does_the_work_of_a_generation(prepared, monkeypatch):
     for kind in (False, True):
         out = prepared / f"out-{kind}"
         out.mkdir()
-        loop = Reference(prepared, data.dataset("cifar10"), config, out, kind)
+        loop = Reference(prepared, catalogue.dataset("cifar10"), config, out, kind)
         bare = passes(monkeypatch, Bare(config, torch.device("cpu")).generation)
         bare[False, True] //= 2
         before = {name: weight.clone() for name, weight in prunable(loop.model).items()}

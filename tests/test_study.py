@@ -14,10 +14,13 @@ import time
 import psutil
 import pytest
 
-from dnrlib import UserError, cli, data, paper, recipes, records, study
-from dnrlib.evaluations import Attack, Predictions, evaluations_of
+from dnrlib import UserError, cli, recipes, records, study
+from dnrlib.datasets import digits
+from dnrlib.evaluate.evaluations import Attack, Predictions
 from dnrlib.frames import generations, layers
 from dnrlib.methods import METHODS
+from dnrlib.paper import exhibits
+from dnrlib.paper.exhibits import evaluations_of
 from dnrlib.recipes import RECIPES, arm_of, configure, grid
 from dnrlib.run import chain, run
 from dnrlib.study import Archive, StudyFailed, agreement
@@ -110,7 +113,7 @@ def typed(monkeypatch):
         grid("digits", ["dnr", "dnr+keep=0.6"], 1, "smoke"),
         grid("digits", ["dnr+epochs=2"], 1),
         grid("digits-hard", ["dnr+probe=128+smoothing=0"], 3, lr=1e-05),
-        grid("digits", paper.arms("table4", "digits"), 1),
+        grid("digits", exhibits.arms("table4", "digits"), 1),
         [*grid("digits", ["dnr", "plain"], 1, "smoke"), *grid("digits", ["dnr"], 2, pool="tuning")],
         [configure(name, seed=seed) for seed, name in enumerate(["digits", "digits-hard"])],
         [configure("digits", method="plain", lr=1e20)],
@@ -128,14 +131,14 @@ def test_the_command_leaves_out_what_changes_nothing(typed):
     assert asked == [configure("digits", method="ke", lr=0.3)]
 
 
-@pytest.mark.parametrize("exhibit", paper.ROWS)
+@pytest.mark.parametrize("exhibit", exhibits.ROWS)
 def test_the_command_of_an_exhibit_on_every_dataset_at_once(exhibit, typed, monkeypatch):
     """On datasets that are not on this machine too."""
-    monkeypatch.setattr(recipes, "named_dataset", lambda name: data.DATASETS["digits"])
+    monkeypatch.setattr(recipes, "named_dataset", lambda name: digits.DATASETS["digits"])
     folder = "folder:/x/my 'photos'; touch PWN"
     configs, wanted = [], {}
     for name in [*RECIPES, folder]:
-        arms = paper.arms(exhibit, name)
+        arms = exhibits.arms(exhibit, name)
         wanted |= dict.fromkeys(evaluations_of(exhibit, name)) if arms else {}
         for budget in (None, "smoke"):
             configs += grid(name, arms, 2, budget)

@@ -17,9 +17,10 @@ import pytest
 import torchvision
 from PIL import Image
 
-from dnrlib import cli, decoded
-from dnrlib.archives import digest
-from dnrlib.official import facts
+from dnrlib import cli
+from dnrlib.datasets import decoded
+from dnrlib.datasets.archives import digest
+from dnrlib.datasets.official import facts
 from tests.trees import Tree, mat, pack
 
 ROOT = Path(__file__).parent.parent

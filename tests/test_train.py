@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from dnrlib import UserError, cli, graphs, records, run, train
 from dnrlib.clock import Clock
-from dnrlib.data import batches, dataset, load, normalised
+from dnrlib.datasets.augment import batches, normalised
+from dnrlib.datasets.catalogue import dataset, load
 from dnrlib.graphs import Replayed
 from dnrlib.losses import Labels
 from dnrlib.methods import METHODS

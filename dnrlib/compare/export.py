@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import UserError, models, records
-from .config import Config
-from .data import dataset, normalised, read
-from .decoded import pixels
-from .run import finished, run
+from .. import UserError, models, records
+from ..config import Config
+from ..datasets.augment import normalised
+from ..datasets.catalogue import dataset, read
+from ..datasets.decoded import pixels
+from ..run import finished, run
 
 FORMAT = 2
 
@@ -24,7 +25,7 @@ SNIPPET = '''"""What is in an image? python use_model.py IMAGE [IMAGE ...]"""
 import sys
 from pathlib import Path
 
-from dnrlib.export import load_model
+from dnrlib import load_model
 
 model = load_model(Path(__file__).with_name({model!r}))
 for path in sys.argv[1:]:

@@ -8,13 +8,13 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-from . import paper
-from .claims import claims
-from .evaluations import corruption_means
-from .methods import label
-from .paper import beside_paper
-from .recipes import scope
-from .stats import LEVEL, MARGIN, comparisons, estimate, summary
+from ..frames import corruption_means
+from ..methods import label
+from ..paper import exhibits
+from ..paper.claims import claims
+from ..paper.exhibits import beside_paper
+from ..recipes import scope
+from ..stats import LEVEL, MARGIN, comparisons, estimate, summary
 
 MISSING = "–"
 MEASURES = {
@@ -137,7 +137,7 @@ def accuracy_table(
     if missing:
         caption += f" Not run: {'; '.join(missing)}."
     # Fig. 3 and some others print no numbers.
-    columns = {name: of for name, of in paper.COLUMNS.get(exhibit, {}).items() if of}
+    columns = {name: of for name, of in exhibits.COLUMNS.get(exhibit, {}).items() if of}
     beside = beside_paper(ours, exhibit, dataset) if columns else ours.assign(paper=math.nan)
     # A sweep has no printed rows, but for the one method that it shares with the paper's table.
     if beside["paper"].notna().sum() > 1:
@@ -202,7 +202,7 @@ def measured(row: Any) -> str:
 
 def printed_table(exhibit: str, name: str) -> Markdown:
     """The printed numbers of an exhibit of the DNR paper as they stand."""
-    cells = paper.numbers("dnr", exhibit)
+    cells = exhibits.numbers("dnr", exhibit)
     columns = list(dict.fromkeys(cells["column"]))
     by_cell = {(row.row, row.column): spread(row.value, row.std) for row in cells.itertuples()}
     rows = [
@@ -246,13 +246,13 @@ def corruption_table(frame: pd.DataFrame, dataset: str, name: str) -> Markdown:
     """`evaluations.corruption_means` over seeds, beside the printed mean of DNR Fig. 5; where
     networks were also evaluated without the normalisation of their training, in rows of their
     own."""
-    printed, rows = paper.wide("dnr", "fig5")["mCA"], []
+    printed, rows = exhibits.wide("dnr", "fig5")["mCA"], []
     means = corruption_means(frame)
     for (method, normalised), part in means.groupby(level=[0, 1], sort=False):
         found = [estimate(part[column]) for column in part]
         of = label(method) + ("" if normalised else ", not normalised")
         cells = [spread(each.mean, each.sd) for each in found]
-        theirs = number(printed.get(paper.ROWS["fig5"].get(method)), 1)
+        theirs = number(printed.get(exhibits.ROWS["fig5"].get(method)), 1)
         rows.append([of, found[0].n, *cells, theirs])
     images = ", ".join(f"{n:,}" for n in frame["images"].unique())
     files = "the official files" if frame["official"].any() else "corruptions made here"

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm.auto import tqdm
 
-from . import UserError, __version__
+from .. import UserError, __version__
 
 BLOCK = 1 << 20
 """Bytes that are read, hashed or written at once."""

@@ -6,28 +6,23 @@ An evaluation is a frozen dataclass: its name and settings enter the key of its 
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import UserError
-from .config import Config, stored
-from .corruptions import CORRUPTIONS, EXTRA, GROUPED, corrupted
-from .data import VIEWS, Data, Dataset, Split, as_pixels, evaluation_batches, read
-from .official import SEVERITIES, corruptions_here, verified_corruption
-from .paper import ANALOGUE
-from .recipes import scope
-from .stats import clustered
-from .streams import stream
-from .train import evaluate, outputs
-
-if TYPE_CHECKING:
-    from .study import Run
+from .. import UserError
+from ..config import Config, stored
+from ..datasets.augment import as_pixels, evaluation_batches
+from ..datasets.catalogue import read
+from ..datasets.official import SEVERITIES, corruptions_here, verified_corruption
+from ..datasets.splits import Data, Dataset, Split
+from ..streams import stream
+from ..train import evaluate, outputs
+from .corruptions import CORRUPTIONS, EXTRA, corrupted
 
 
 class Evaluation(Protocol):
@@ -76,7 +71,7 @@ class Corruptions(Evaluation):
         if (about.channels, about.size) != (3, 32):
             raise UserError(
                 f"the corruptions are defined for colour images of 32 x 32 pixels, not for "
-                f"{about.title}; use {ANALOGUE['fig5']} or cifar10"
+                f"{about.title}; use digits-colour or cifar10"
             )
         if self.official:
             corruptions_here()
@@ -225,7 +220,7 @@ def attack(
 
 
 # --------------------------------------------------------------------------------------------------
-# What the exhibits evaluate
+# What is found, by record
 
 FIGURE = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
 """The axis of DNR Fig. 6. Its unit is not stated; 255ths of the range of a pixel are assumed."""
@@ -233,24 +228,6 @@ BEYOND = (16.0, 64.0)
 """Larger changes, by which every network has to fail if the attack works at all."""
 HARDER = 6.0
 """Where more steps and restarts are tried."""
-
-
-def evaluations_of(exhibit: str, dataset: str) -> tuple[Evaluation, ...]:
-    """What an exhibit measures of its networks beyond their test accuracy; nothing for most."""
-    said_of = scope(dataset)
-    if exhibit in ("fig5", "normalisation"):
-        # The question does not depend on the disk: records are found by it.
-        official = VIEWS.get(dataset, (dataset,))[0] == "cifar10"
-        each = {"embedded": 20, "photographs": 50, "full": 0}[said_of]
-        of = Corruptions(per_class=each, official=official)
-        bare = dataclasses.replace(of, normalised=False)
-        return (of,) if exhibit == "fig5" else (of, bare)
-    if exhibit == "fig6":
-        each = {"embedded": 10, "photographs": 20, "full": 0}[said_of]
-        steps = Attack((HARDER,), steps=40, per_class=each)
-        restarts = Attack((HARDER,), restarts=4, per_class=each)
-        return Attack(FIGURE + BEYOND, per_class=each), steps, restarts
-    return (Predictions(),) if exhibit in ("fig7", "table8") else ()
 
 
 EVALUATED = (
@@ -273,7 +250,7 @@ def measures(records: Iterable[dict[str, Any]]) -> dict[str, float]:
     values of one column.
     """
     found: dict[str, float] = {}
-    for evaluation, result in map(_read, records):
+    for evaluation, result in map(read_record, records):
         new: dict[str, float] = {}
         if isinstance(evaluation, Corruptions):
             means = {name: float(np.mean(result["accuracy"][name])) for name in CORRUPTIONS}
@@ -294,7 +271,7 @@ def measures(records: Iterable[dict[str, Any]]) -> dict[str, float]:
             new = {"balanced_accuracy": float(np.mean(recalls(labels, predicted)))}
             if len(np.unique(labels)) == 2 or "groups" in result:
                 for metric in ("sensitivity", "specificity"):
-                    above, below = parts(metric, labels, predicted)
+                    above, below = ratios(metric, labels, predicted)
                     new[metric] = float(np.mean(100 * above.sum(0) / below.sum(0)))
         if twice := found.keys() & new.keys():
             raise UserError(f"two evaluations of one run give {', '.join(sorted(twice))}")
@@ -302,7 +279,7 @@ def measures(records: Iterable[dict[str, Any]]) -> dict[str, float]:
     return found
 
 
-def _read(record: dict[str, Any]) -> tuple[Evaluation | None, dict[str, Any]]:
+def read_record(record: dict[str, Any]) -> tuple[Evaluation | None, dict[str, Any]]:
     """The evaluation of a record (None for records of another kind), and its result."""
     if record["kind"] != "evaluation":
         return None, {}
@@ -321,7 +298,7 @@ def recalls(labels: np.ndarray, predicted: np.ndarray) -> list[float]:
 METRICS = ("sensitivity", "specificity", "accuracy")
 
 
-def parts(metric: str, labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def ratios(metric: str, labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """A metric as ratios of sums over images: what is counted above and below the line (images x
     ratios). With two classes the second is the positive one and there is one ratio; with more there
     is one per class, against the rest, and the metric is their mean."""
@@ -333,149 +310,3 @@ def parts(metric: str, labels: np.ndarray, predicted: np.ndarray) -> tuple[np.nd
     below = (labels[:, None] == of) == positive
     above = below & ((predicted[:, None] == of) == positive)
     return above.astype(float), below.astype(float)
-
-
-# --------------------------------------------------------------------------------------------------
-# Frames
-
-
-def corruption_frame(found: Iterable["Run"]) -> pd.DataFrame:
-    """One row per run, way of normalising, corruption and severity (1 to 5; 0 is the clean images,
-    as corruption `none`): method, seed, normalised, official, images (their number), corruption,
-    severity, accuracy in %."""
-    rows = []
-    for run, result, evaluation in evaluated(found, Corruptions):
-        base = (run.arm, run.config.seed, evaluation.normalised, evaluation.official)
-        base += (result["images"],)
-        rows.append((*base, "none", 0, result["clean"]))
-        for name in CORRUPTIONS:
-            accuracies = enumerate(result["accuracy"][name], 1)
-            rows += [(*base, name, severity, accuracy) for severity, accuracy in accuracies]
-    columns = ["method", "seed", "normalised", "official", "images"]
-    return pd.DataFrame(rows, columns=[*columns, "corruption", "severity", "accuracy"])
-
-
-def by_corruption(frame: pd.DataFrame, normalised: bool = True) -> pd.DataFrame:
-    """Of a `corruption_frame`, the mean accuracy in % over severities and runs: a row per
-    corruption (`GROUPED`), then `mCA 19` over all and `mCA 15` over those of the benchmark; a
-    column per method."""
-    part = frame[(frame["normalised"] == normalised) & (frame["severity"] > 0)]
-    means = part.pivot_table(index="corruption", columns="method", values="accuracy", sort=False)
-    means = means.reindex(GROUPED).rename_axis(index=None)
-    means.loc["mCA 19"], means.loc["mCA 15"] = means.mean(), means.drop(index=list(EXTRA)).mean()
-    return means
-
-
-def corruption_means(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of a `corruption_frame`, one row per method, way of normalising and seed (the index):
-    accuracies in % on `clean` images and over all (`mCA 19`) and the benchmark's (`mCA 15`)
-    corruptions and severities, and what is `lost`, clean minus mCA 19."""
-
-    def mean(part: pd.DataFrame) -> pd.Series:
-        return part.groupby(["method", "normalised", "seed"], sort=False)["accuracy"].mean()
-
-    corrupted = frame[frame["severity"] > 0]
-    means = {
-        "clean": mean(frame[frame["severity"] == 0]),
-        "mCA 19": mean(corrupted),
-        "mCA 15": mean(corrupted[~corrupted["corruption"].isin(EXTRA)]),
-    }
-    return pd.DataFrame(means).assign(lost=means["clean"] - means["mCA 19"])
-
-
-def likeness(frame: pd.DataFrame, printed: pd.DataFrame) -> pd.DataFrame:
-    """How alike the corruptions are ordered by the accuracies of a `corruption_frame` and by those
-    that are `printed` (a row per method, a column per corruption): Spearman's correlation. One row
-    per printed method, seed and way of normalising: method, seed, normalised, correlation."""
-    rows = []
-    corrupted = frame[(frame["severity"] > 0) & frame["method"].isin(printed.index)]
-    for run, part in corrupted.groupby(["method", "seed", "normalised"], sort=False):
-        means = part.groupby("corruption")["accuracy"].mean()
-        rows.append((*run, means.corr(printed.loc[run[0]], method="spearman")))
-    return pd.DataFrame(rows, columns=["method", "seed", "normalised", "correlation"])
-
-
-def attack_frame(found: Iterable["Run"]) -> pd.DataFrame:
-    """One row per run, attack and epsilon: method, seed, steps, restarts, images (their number),
-    epsilon in 255ths, accuracy in %, and `no_gradient` (share of images)."""
-    rows = []
-    for run, result, evaluation in evaluated(found, Attack):
-        base = (run.arm, run.config.seed, evaluation.steps, evaluation.restarts, result["images"])
-        for epsilon, accuracy in zip(evaluation.epsilons, result["accuracy"], strict=True):
-            rows.append((*base, epsilon, accuracy, result["no_gradient"]))
-    columns = ["method", "seed", "steps", "restarts", "images"]
-    return pd.DataFrame(rows, columns=[*columns, "epsilon", "accuracy", "no_gradient"])
-
-
-def recall_frame(found: Iterable["Run"]) -> pd.DataFrame:
-    """One row per run and class: method, seed, class (its number), recall in %."""
-    rows = [
-        (run.arm, run.config.seed, number, recall)
-        for run, result, _ in evaluated(found, Predictions)
-        for number, recall in enumerate(
-            recalls(np.array(result["labels"]), np.array(result["predicted"]))
-        )
-    ]
-    return pd.DataFrame(rows, columns=["method", "seed", "class", "recall"])
-
-
-def clinical_frame(found: Iterable["Run"]) -> pd.DataFrame:
-    """One row per method and metric (`METRICS`), of predictions averaged over n seeds: method, n,
-    metric, value, low and high (`stats.clustered` by patient, or by image where every image is
-    alone) in %; and of the test pool: images, patients, and `commonest`, the accuracy in % of
-    always naming the commonest class."""
-    rows = []
-    for arm, (labels, groups, predicted) in _predicted(found).items():
-        pool = (len(labels), len(set(groups)), 100 * np.bincount(labels).max() / len(labels))
-        for metric in METRICS:
-            value = clustered(*_mean_parts(metric, labels, predicted.values()), groups)
-            rows.append((arm, len(predicted), metric, *value, *pool))
-    columns = ["method", "n", "metric", "value", "low", "high", "images", "patients", "commonest"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def clinical_differences(found: Iterable["Run"], a: str, b: str) -> pd.DataFrame:
-    """Method `a` minus method `b` over their common seeds, with intervals as in `clinical_frame`,
-    of the same resamples. One row per metric: metric, n, difference, low, high in points; no row
-    if one of the two was not run."""
-    predicted, rows = _predicted(found), []
-    if {a, b} <= predicted.keys():
-        labels, groups, of_a = predicted[a]
-        of_b = predicted[b][2]
-        common = sorted(of_a.keys() & of_b.keys())
-        for metric in METRICS:
-            (above, below), (less, _) = (
-                _mean_parts(metric, labels, [of[seed] for seed in common]) for of in (of_a, of_b)
-            )
-            rows.append((metric, len(common), *clustered(above - less, below, groups)))
-    return pd.DataFrame(rows, columns=["metric", "n", "difference", "low", "high"])
-
-
-def _predicted(found: Iterable["Run"]) -> dict[str, tuple[np.ndarray, list, dict[int, np.ndarray]]]:
-    """By arm: labels, groups (the number of the image where every image is alone), and what was
-    predicted, by seed."""
-    by_arm: dict[str, tuple[np.ndarray, list, dict[int, np.ndarray]]] = {}
-    for run, result, _ in evaluated(found, Predictions):
-        labels = np.array(result["labels"])
-        groups = result.get("groups", list(range(len(labels))))
-        seeds = by_arm.setdefault(run.arm, (labels, groups, {}))[2]
-        seeds[run.config.seed] = np.array(result["predicted"])
-    return by_arm
-
-
-def _mean_parts(
-    metric: str, labels: np.ndarray, predicted: Iterable[np.ndarray]
-) -> tuple[np.ndarray, np.ndarray]:
-    """`parts`, averaged over what several networks predicted."""
-    each = [parts(metric, labels, named) for named in predicted]
-    return np.mean([above for above, _ in each], axis=0), each[0][1]
-
-
-def evaluated(
-    found: Iterable["Run"], kind: type[Evaluation]
-) -> Iterator[tuple["Run", dict[str, Any], Any]]:
-    """Every evaluation of a kind among the records of runs: the run, the result, the evaluation."""
-    for run in found:
-        for evaluation, result in map(_read, run.records):
-            if isinstance(evaluation, kind):
-                yield run, result, evaluation

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from . import UserError, archives
+from .. import UserError
+from . import archives
 from .decoded import Listing, Picture, pixels
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage, sparse, spatial, special
 
-from . import UserError
+from .. import UserError
 
 SIDE = 32
 GROUPS = {

@@ -9,8 +9,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from scipy import stats
 
-from .methods import label
-from .stats import LEVEL, MARGIN, comparisons
+from ..methods import label
+from ..stats import LEVEL, MARGIN, comparisons
 from .tables import MEASURES
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, for the methods that are

@@ -1,15 +1,26 @@
 """The papers' numbers, from `data/paper/*.csv`, and the runs that stand beside them."""
 
+import dataclasses
 import functools
 import itertools
 
 import pandas as pd
 import torch
 
-from . import UserError
-from .models import LAYERS, MODELS, ResNet
-from .recipes import PHOTOGRAPHS, configure, scope
-from .records import ROOT
+from .. import UserError
+from ..datasets.catalogue import VIEWS
+from ..evaluate.evaluations import (
+    BEYOND,
+    FIGURE,
+    HARDER,
+    Attack,
+    Corruptions,
+    Evaluation,
+    Predictions,
+)
+from ..models import LAYERS, MODELS, ResNet
+from ..recipes import PHOTOGRAPHS, configure, scope
+from ..records import ROOT
 
 PAPER = ROOT / "data" / "paper"
 
@@ -366,3 +377,21 @@ def overlap_printed(exhibit: str) -> pd.DataFrame:
     frame = frame.loc[order].rename(index=lambda pair: pair.replace("-", "–"))
     frame.index.name = "generations"
     return frame
+
+
+def evaluations_of(exhibit: str, dataset: str) -> tuple[Evaluation, ...]:
+    """What an exhibit measures of its networks beyond their test accuracy; nothing for most."""
+    said_of = scope(dataset)
+    if exhibit in ("fig5", "normalisation"):
+        # The question does not depend on the disk: records are found by it.
+        official = VIEWS.get(dataset, (dataset,))[0] == "cifar10"
+        each = {"embedded": 20, "photographs": 50, "full": 0}[said_of]
+        of = Corruptions(per_class=each, official=official)
+        bare = dataclasses.replace(of, normalised=False)
+        return (of,) if exhibit == "fig5" else (of, bare)
+    if exhibit == "fig6":
+        each = {"embedded": 10, "photographs": 20, "full": 0}[said_of]
+        steps = Attack((HARDER,), steps=40, per_class=each)
+        restarts = Attack((HARDER,), restarts=4, per_class=each)
+        return Attack(FIGURE + BEYOND, per_class=each), steps, restarts
+    return (Predictions(),) if exhibit in ("fig7", "table8") else ()

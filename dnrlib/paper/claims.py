@@ -24,11 +24,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats as scipy_stats
 
-from . import UserError
-from .methods import label
-from .paper import ANALOGUE, COLUMNS, PAPER, PLANNED, photographs, wide
-from .recipes import arm_of, configure, parse_arm
-from .stats import LEVEL, MARGIN, estimate, holm, seeds_needed
+from .. import UserError
+from ..methods import label
+from ..recipes import arm_of, configure, parse_arm
+from ..stats import LEVEL, MARGIN, estimate, holm, seeds_needed
+from .exhibits import ANALOGUE, COLUMNS, PAPER, PLANNED, photographs, wide
 
 
 @dataclass(frozen=True)

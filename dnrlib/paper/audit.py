@@ -5,11 +5,11 @@ import re
 import numpy as np
 import pandas as pd
 
-from .config import Config
-from .masks import prunable
-from .models import LAYERS
-from .paper import PAPER, numbers, overlap_printed, resnet18, wide
-from .recipes import RECIPES
+from ..config import Config
+from ..masks import prunable
+from ..models import LAYERS
+from ..recipes import RECIPES
+from .exhibits import PAPER, numbers, overlap_printed, resnet18, wide
 
 KEEP, PROBE, EPOCHS = Config.keep, Config.probe, RECIPES["cub200"]["epochs"]
 """The paper's settings: share of weights kept, share of images scored, epochs per generation."""

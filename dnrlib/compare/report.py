@@ -12,14 +12,14 @@ import nbformat
 import pandas as pd
 from IPython.display import HTML
 
-from . import UserError, records
-from .compare import Comparison, above, compared, load
-from .data import dataset, read
-from .methods import label
-from .pages import NOTEBOOKS, execute
-from .recipes import configure
-from .stats import LEVEL, Estimate, estimate
-from .tables import escaped, interval, number
+from .. import UserError, records
+from ..book.pages import NOTEBOOKS, execute
+from ..book.tables import escaped, interval, number
+from ..datasets.catalogue import dataset, read
+from ..methods import label
+from ..recipes import configure
+from ..stats import LEVEL, Estimate, estimate
+from .choice import Comparison, above, compared, load
 
 _AGAIN = "{generations} trainings of {epochs} epochs, each from the weights of the one before"
 IN_WORDS = {

@@ -15,10 +15,11 @@ from typing import Any
 import pandas as pd
 from PIL import Image
 
-from . import UserError, decoded
-from .config import digest
-from .data import Dataset, read
+from .. import UserError
+from ..config import digest
+from . import decoded
 from .decoded import CorruptImages, Kind, Listing, Picture
+from .splits import Dataset
 
 PREFIX = "folder:"
 SUFFIXES = frozenset(
@@ -158,7 +159,7 @@ def report(name: str) -> tuple[pd.DataFrame, list[str]]:
     about = dataset(name)
     counts = {
         pool: split.labels.bincount(minlength=len(about.classes)).tolist()
-        for pool, split in read(canonical(name)).items()
+        for pool, split in dataset(name).pools().items()
     }
     problems = decoded.manifest(canonical(name))["notes"]["problems"]
     return pd.DataFrame(counts, index=pd.Index(about.classes, name="class")), problems

@@ -25,17 +25,19 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from scipy import optimize, stats
 from tqdm.auto import tqdm
 
-from . import UserError, methods, records, train
-from .config import RESULTS_VERSION, Config, digest
-from .data import Data, dataset, evaluation_batches, read
-from .data import load as load_images
-from .evaluations import recalls
-from .frames import generations
-from .recipes import configure
-from .run import Walk, chain, finished, parent_digests, threads
-from .stats import LEVEL, POWER, Estimate, estimate
-from .store import Store
-from .study import Archive, Run, study
+from .. import UserError, methods, records, train
+from ..config import RESULTS_VERSION, Config, digest
+from ..datasets.augment import evaluation_batches
+from ..datasets.catalogue import dataset, read
+from ..datasets.catalogue import load as load_images
+from ..datasets.splits import Data
+from ..evaluate.evaluations import recalls
+from ..frames import generations
+from ..recipes import configure
+from ..run import Walk, chain, finished, parent_digests, threads
+from ..stats import LEVEL, POWER, Estimate, estimate
+from ..store import Store
+from ..study import Archive, Run, study
 
 METHODS = ("plain", "long", "tune", "llf", "ke", "dnr")
 """What is compared, the simplest first: where means are equal the simpler one is advised."""

@@ -20,16 +20,25 @@ from IPython.display import Markdown
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from . import UserError, records
-from .claims import arms as stated_arms
-from .claims import claims, ledger
-from .config import Config
-from .evaluations import Evaluation, evaluations_of
-from .frames import generations
-from .paper import ALL_EXHIBITS, ANALOGUE, EXHIBITS, PLANNED, ROWS, arms, made_for
-from .recipes import BUDGETS, RECIPES, arm_of, configure, grid, parse_arm, scope
-from .records import ROOT
-from .study import Archive, Run, agreement, command
+from .. import UserError, records
+from ..config import Config
+from ..evaluate.evaluations import Evaluation
+from ..frames import generations
+from ..paper.claims import arms as stated_arms
+from ..paper.claims import claims, ledger
+from ..paper.exhibits import (
+    ALL_EXHIBITS,
+    ANALOGUE,
+    EXHIBITS,
+    PLANNED,
+    ROWS,
+    arms,
+    evaluations_of,
+    made_for,
+)
+from ..recipes import BUDGETS, RECIPES, arm_of, configure, grid, parse_arm, scope
+from ..records import ROOT
+from ..study import Archive, Run, agreement, command
 from .tables import escaped, fenced, table, titled
 
 NOTEBOOKS = ROOT / "notebooks"

@@ -21,12 +21,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import UserError, archives, decoded, layouts, records
+from .. import UserError, records
+from ..records import Record
+from . import archives, decoded, layouts
 from .archives import Archive
-from .corruptions import CORRUPTIONS
-from .data import Dataset, Split
 from .decoded import Kind, Listing
-from .records import Record
+from .splits import Dataset, Split
 
 SEVERITIES = 5
 
@@ -358,12 +358,18 @@ NOTE = "cifar10c.json"
 """Says where that is."""
 
 
+def corruption_names() -> list[str]:
+    """The corruptions of which there are files."""
+    files = [Path(path).stem for path in facts()["cifar10c"].tree]
+    return [name for name in files if name != "labels"]
+
+
 def corruption(base: Path, name: str) -> tuple[np.memmap, np.ndarray]:
     """Images (uint8, 5 n x 32 x 32 x 3, mapped from disk) and labels (int64, 5 n) of a corruption,
     from the folder that holds `CIFAR-10-C/`. Rows (s - 1) n to s n have severity s, in the order of
     the n test images of CIFAR-10. Raises `UserError` for anything else."""
     official, folder = facts()["cifar10c"], base / "CIFAR-10-C"
-    rows, path = official.images // len(CORRUPTIONS), folder / "labels.npy"
+    rows, path = official.images // len(corruption_names()), folder / "labels.npy"
     images = layouts.npy(folder / f"{name}.npy", np.uint8, (rows, 32, 32, 3))
     labels = layouts.npy(path, np.integer, (rows,)).astype(np.int64)
     if labels.min() < 0 or labels.max() >= official.classes:
@@ -405,7 +411,7 @@ def _intact_once(path: Path, md5: str, changed: int) -> None:
 def _verified_corruptions(base: Path) -> Record:
     official = facts()["cifar10c"]
     _check_files(official, base)
-    counts = [[name, len(corruption(base, name)[0])] for name in CORRUPTIONS]
+    counts = [[name, len(corruption(base, name)[0])] for name in corruption_names()]
     classes = [str(label) for label in range(official.classes)]
     note = {"classes": classes, "counts": counts, "folder": str(base)}
     return records.save(decoded.root() / NOTE, note)

@@ -25,10 +25,10 @@ from joblib import Parallel, delayed
 from PIL import Image, UnidentifiedImageError, features
 from tqdm.auto import tqdm
 
-from . import UserError, records
-from .config import digest
-from .data import Dataset, Split
-from .records import Record
+from .. import UserError, records
+from ..config import digest
+from ..records import Record
+from .splits import Dataset, Split
 
 FORMAT = 1
 CHUNK = 256

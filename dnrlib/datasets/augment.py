@@ -1,0 +1,231 @@
+"""TODO."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..config import Config
+from ..streams import stream
+from .splits import Data, Dataset, Split
+
+
+def moved(parameters: Tensor, device: torch.device) -> Tensor:
+    """The parameters of a batch's augmentation, drawn on the host, on the device; the host does not
+    wait for it."""
+    return parameters.to(device, non_blocking=True)
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A random crop of the image padded with zeros, and a horizontal flip of every other image."""
+
+    pad: int
+    """Pixels of zero padding on each side; the largest shift."""
+    flip: bool
+
+    def __call__(self, images: Tensor, draw: torch.Generator) -> Tensor:
+        """The images (uint8, n x c x h x w) with parameters of their own, on the same device."""
+        n, channels, height, width = images.shape
+        shifts = torch.randint(0, 2 * self.pad + 1, (2, n), generator=draw)
+        rows = shifts[0][:, None] + torch.arange(height)
+        columns = shifts[1][:, None] + torch.arange(width)
+        if self.flip:
+            flipped = torch.rand(n, generator=draw) < 0.5
+            columns[flipped] = columns[flipped].flip(1)
+        rows, columns = moved(rows, images.device), moved(columns, images.device)
+        return F.pad(images, (self.pad,) * 4)[
+            torch.arange(n, device=images.device)[:, None, None, None],
+            torch.arange(channels, device=images.device)[None, :, None, None],
+            rows[:, None, :, None],
+            columns[:, None, None, :],
+        ]
+
+
+@dataclass(frozen=True)
+class ResizedCrop:
+    """A random part of the image, resized to 7/8 of its side (224 of 256), and with `flip` a
+    horizontal flip of every other image: torchvision's `RandomResizedCrop` with parameters per
+    image."""
+
+    area: tuple[float, float] = (0.08, 1.0)
+    """Least and largest share of the image's area."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """Least and largest width of the part divided by its height."""
+    tries: int = 10
+    """Parts that are drawn until one lies within the image; if none does, it is the whole image."""
+    flip: bool = True
+
+    def __call__(self, images: Tensor, draw: torch.Generator) -> Tensor:
+        """The images (uint8, n x c x side x side) as n x c x 7/8 side x 7/8 side, on the same
+        device; pixels within one grey level of Pillow's antialiased bilinear resize."""
+        boxes = self.boxes(len(images), images.shape[-1], draw)
+        flipped = torch.rand(len(images), generator=draw) < 0.5 * self.flip
+        resize = resize_each if images.device.type == "cpu" else resize_batch
+        return resize(images, boxes, flipped, images.shape[-1] * 7 // 8)
+
+    def boxes(self, n: int, side: int, draw: torch.Generator) -> Tensor:
+        """Parts of n square images: top, left, height and width (int64, n x 4)."""
+        low, high = math.log(self.ratio[0]), math.log(self.ratio[1])
+        uniform = torch.rand((4, self.tries, n), generator=draw, dtype=torch.float64)
+        area = side**2 * (self.area[0] + uniform[0] * (self.area[1] - self.area[0]))
+        ratio = torch.exp(low + uniform[1] * (high - low))
+        wide, tall = torch.sqrt(area * ratio).round(), torch.sqrt(area / ratio).round()
+        fits = (wide > 0) & (wide <= side) & (tall > 0) & (tall <= side)
+        first = fits.to(torch.uint8).argmax(0, keepdim=True)
+        top = torch.floor(uniform[2] * (side - tall + 1))
+        left = torch.floor(uniform[3] * (side - wide + 1))
+        chosen = [values.gather(0, first)[0] for values in (top, left, tall, wide)]
+        whole = torch.tensor([0, 0, side, side])
+        return torch.where(fits.any(0)[:, None], torch.stack(chosen, 1).long(), whole)
+
+
+def resize_each(images: Tensor, boxes: Tensor, flipped: Tensor, side: int) -> Tensor:
+    """Parts of images resized to side x side, one by one in uint8: the fastest way on a CPU."""
+    resized = torch.empty(
+        (len(images), images.shape[1], side, side),
+        dtype=torch.uint8,
+        memory_format=torch.channels_last,
+    )
+    for number, (top, left, tall, wide) in enumerate(boxes.tolist()):
+        part = images[number : number + 1, :, top : top + tall, left : left + wide]
+        part = F.interpolate(part, (side, side), mode="bilinear", antialias=True)[0]
+        resized[number] = part.flip(2) if flipped[number] else part
+    return resized
+
+
+def resize_batch(images: Tensor, boxes: Tensor, flipped: Tensor, side: int) -> Tensor:
+    """Parts of images resized to side x side, all at once as two matrix products per image: the
+    fastest way on a GPU."""
+    top, left, tall, wide = moved(boxes, images.device).unbind(1)
+    down = _triangles(top, tall, images.shape[2], side)
+    across = _triangles(left, wide, images.shape[3], side)
+    flipped = moved(flipped, images.device)[:, None, None]
+    across = torch.where(flipped, across.flip(1), across)
+    resized = down[:, None] @ images.float() @ across[:, None].transpose(2, 3)
+    return resized.round().clamp(0, 255).to(torch.uint8)
+
+
+def _triangles(start: Tensor, length: Tensor, pixels: int, side: int) -> Tensor:
+    """The weights (n x side x pixels) of Pillow's bilinear filter from `length` pixels on from
+    `start` to `side` pixels; wider than one pixel where it shrinks, which is the antialiasing."""
+    start, length = start[:, None, None].float(), length[:, None, None].float()
+    scale = length / side
+    at = torch.arange(pixels, device=start.device) + 0.5
+    centre = start + (torch.arange(side, device=start.device)[:, None] + 0.5) * scale
+    weights = (1 - (at - centre).abs() / scale.clamp(min=1)).clamp(min=0)
+    weights = weights * ((at > start) & (at < start + length))
+    return weights / weights.sum(2, keepdim=True)
+
+
+AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
+    "none": lambda images, draw: images,
+    "shift": Crop(pad=1, flip=False),
+    "crop": Crop(pad=4, flip=False),
+    "crop-flip": Crop(pad=4, flip=True),
+    "resized-crop": ResizedCrop(),
+    "resized-crop-no-flip": ResizedCrop(flip=False),
+}
+"""Training augmentations by name; each gives every image of a batch parameters of its own."""
+
+
+UNFLIPPED = {"crop-flip": "crop", "resized-crop": "resized-crop-no-flip"}
+"""By augmentation that mirrors images, the same without that."""
+
+
+def as_pixels(images: Tensor, dataset: Dataset) -> Tensor:
+    """uint8 images as float32 in 0..1; of images larger than `dataset.size` the centre."""
+    start = round((images.shape[-1] - dataset.size) / 2)
+    window = slice(start, start + dataset.size)
+    return images[:, :, window, window].float().div_(255)
+
+
+def normalised(images: Tensor, dataset: Dataset) -> Tensor:
+    """uint8 images as float32 with the dataset's mean 0 and standard deviation 1; of images larger
+    than `dataset.size` the centre."""
+    pixels = as_pixels(images, dataset)
+    last = pixels.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if last else torch.contiguous_format
+    of = tuple(dataset.mean), tuple(dataset.std)
+    mean, std = _planes(*of, pixels.shape[2:], layout, pixels.device)
+    return pixels.sub_(mean).div_(std)
+
+
+@functools.lru_cache(maxsize=8)
+def _planes(
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    shape: torch.Size,
+    layout: torch.memory_format,
+    device: torch.device,
+) -> list[Tensor]:
+    """Mean and standard deviation as whole planes (float32, 1 x c x h x w) in the layout of the
+    pixels: broadcast, their two passes over a batch take twice the time."""
+    # Whoever asks first may be in inference mode, whose tensors keep others from gradients.
+    with torch.inference_mode(False):
+        return [
+            torch.tensor(values, device=device)
+            .view(1, -1, 1, 1)
+            .expand(1, -1, *shape)
+            .contiguous(memory_format=layout)
+            for values in (mean, std)
+        ]
+
+
+def batches(
+    split: Split, size: int, order: torch.Generator | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The split once: (images uint8, labels), in ceil(n / size) batches of equal size, give or
+    take one image, shuffled if `order` is given.
+
+    As many steps as a loader makes that keeps its last, smaller batch; but no step is taken, and no
+    batch statistics are computed, on a remainder of a few images.
+    """
+    n = len(split)
+    index = torch.arange(n) if order is None else torch.randperm(n, generator=order)
+    for chosen in index.to(split.labels.device).tensor_split(-(-n // size)):
+        yield split.images[chosen], split.labels[chosen]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training inputs of one generation: float images and labels, batch by batch, shuffled,
+    augmented and normalised anew every time it is iterated."""
+
+    data: Data
+    config: Config
+    generation: int
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        augment = AUGMENTATIONS[self.config.augment]
+        for images, labels in batches(self.data.train, self.config.batch, self.order):
+            yield normalised(augment(images, self.draw), self.data.dataset), labels
+
+    @functools.cached_property
+    def order(self) -> torch.Generator:
+        """The stream of the order of the images."""
+        return stream(self.config.seed, self.generation, "order")
+
+    @functools.cached_property
+    def draw(self) -> torch.Generator:
+        """The stream of the augmentation."""
+        return stream(self.config.seed, self.generation, "augment")
+
+
+EVALUATION_BATCH = 1000
+"""Images of at most 64 x 64 pixels that are evaluated together; of larger ones fewer."""
+
+
+def evaluated_together(dataset: Dataset) -> int:
+    """The number of images in a batch of an evaluation."""
+    return min(EVALUATION_BATCH, max(1, EVALUATION_BATCH * 64**2 // dataset.size**2))
+
+
+def evaluation_batches(split: Split, dataset: Dataset) -> Iterator[tuple[Tensor, Tensor]]:
+    """A split once, in order, as a network is evaluated on it: normalised images, and labels."""
+    for images, labels in batches(split, evaluated_together(dataset)):
+        yield normalised(images, dataset), labels
