@@ -61,6 +61,7 @@ bench: $(READY)  ## measure this machine, which should do nothing else, into ben
 lint: $(READY)  ## what CI checks of the style
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports --no-cache
 
 format: $(READY)
 	$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Augmentation, normalisation and batches, on the device where the images are."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Every dataset by name, and the images of a run."""
 
 import dataclasses
 import functools

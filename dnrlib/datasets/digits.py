@@ -1,4 +1,4 @@
-"""TODO."""
+"""The bundled datasets, all made of the handwritten digits of scikit-learn."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a dataset is, and what of it one run gets."""
 
 import hashlib
 from collections.abc import Callable

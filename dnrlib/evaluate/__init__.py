@@ -1,1 +1,1 @@
-"""TODO."""
+"""What a finished network is measured by beyond its test accuracy."""

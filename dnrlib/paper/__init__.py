@@ -1,1 +1,1 @@
-"""TODO."""
+"""What the papers print, which runs stand beside it, and the claims."""
