@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -439,3 +440,56 @@ def test_a_page_without_runs_says_so(notebook, tmp_path):
     ]
     assert any("not run: " in output.get("text", "") for output in outputs)
     assert not [output.text for output in outputs if output.get("name") == "stderr"]
+
+
+def test_what_pages_are_made_of_changes_with_everything_that_they_show(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    files = ("dnrlib/run.py", "data/paper/a.csv", "data/records/manifest.json", "requirements.txt")
+    seen = set()
+    for name in files:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for content in ("one", "two"):
+            path.write_text(content)
+            assert pages.ingredients() not in seen
+            assert pages.ingredients() == pages.ingredients()
+            seen.add(pages.ingredients())
+    run(tiny(method="plain"))
+    assert pages.ingredients() not in seen
+
+
+def test_a_page_is_kept_while_nothing_that_it_shows_changes(tmp_path, monkeypatch, capsys):
+    made, notebook = [], nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A")])
+    for name in ("one", "two"):
+        nbformat.write(notebook, tmp_path / f"{name}.ipynb")
+
+    def execute(notebook, output, given):
+        made.append(output.stem)
+        nbformat.write(nbformat.read(notebook, 4), output)
+
+    index = tmp_path / "_build" / "html" / "index.html"
+    index.parent.mkdir(parents=True)
+    index.touch()
+    done = SimpleNamespace(returncode=0)
+    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    monkeypatch.setattr(pages, "NOTEBOOKS", tmp_path)
+    monkeypatch.setattr(pages, "PAGES", tmp_path / "pages")
+    monkeypatch.setattr(pages, "contents", lambda: ["one-digits", "two-digits", "two"])
+    monkeypatch.setattr(pages, "execute", execute)
+    monkeypatch.setattr(pages, "Parallel", lambda **how: lambda tasks: [f(*a) for f, a, _ in tasks])
+    monkeypatch.setattr(pages, "subprocess", SimpleNamespace(run=lambda *_, **how: done))
+    pages.build_book()
+    assert made == ["one-digits", "two-digits"]
+    unchanged = (tmp_path / "pages" / "two.ipynb").stat().st_mtime_ns
+    pages.build_book()
+    assert len(made) == 2
+    assert "2 of 2 executed pages are kept" in capsys.readouterr().out
+    assert (tmp_path / "pages" / "two.ipynb").stat().st_mtime_ns == unchanged
+    notebook.cells[0].source = "# B"
+    nbformat.write(notebook, tmp_path / "two.ipynb")
+    pages.build_book()
+    assert made[2:] == ["two-digits"]
+    assert "# B" in (tmp_path / "pages" / "two.ipynb").read_text()
+    (tmp_path / "requirements.txt").write_text("torch==3")
+    pages.build_book()
+    assert made[3:] == ["one-digits", "two-digits"]

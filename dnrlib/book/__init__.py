@@ -1,1 +1,1 @@
-"""Pages and the book: what notebooks share, and what turns them into a book. Needs `dnrlib[book]`."""
+"""Pages and the book: what notebooks share, and what makes pages of them. Needs `dnrlib[book]`."""

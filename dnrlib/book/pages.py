@@ -1,6 +1,7 @@
 """Notebooks to pages: checked parameters, papermill, and the book made of the pages."""
 
 import ast
+import hashlib
 import itertools
 import os
 import shlex
@@ -21,7 +22,8 @@ from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from .. import UserError, records
-from ..config import Config
+from ..config import Config, digest
+from ..datasets import decoded
 from ..evaluate.evaluations import Evaluation
 from ..frames import generations
 from ..paper.claims import arms as stated_arms
@@ -432,28 +434,57 @@ def source(page: str) -> tuple[Path, str | None]:
     return notebook, dataset
 
 
+def ingredients() -> str:
+    """A digest of all that an executed page is made of beside its notebook: the library, the pinned
+    versions, the papers' numbers, the published records, the benchmarks; and by size and time of
+    change the user's own records and images."""
+    patterns = ("dnrlib/**/*.py", "dnrlib/**/*.toml", "data/paper/*", "benchmarks/results/*")
+    content = [
+        [str(path.relative_to(ROOT)), hashlib.sha256(path.read_bytes()).hexdigest()]
+        for pattern in (*patterns, "data/records/manifest.json", "requirements.txt")
+        for path in sorted(ROOT.glob(pattern))
+    ]
+    own = [*records.runs_root().glob("*/*.json"), *decoded.root().glob("**/manifest.json")]
+    looks = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(own)]
+    return digest([sys.version, content, looks])
+
+
+def _made(notebook: Path, output: Path, given: dict[str, Any], made_of: str) -> None:
+    """Executes a page, and notes in it what it was made of."""
+    execute(notebook, output, given)
+    page = nbformat.read(output, as_version=4)
+    page.metadata["made_of"] = made_of
+    nbformat.write(page, output)
+
+
 def build_book() -> Path:
     """Makes every page and the book of them; returns its first file. Trains nothing.
 
-    A page of a notebook and a dataset is executed, so that it sees the user's own runs too; a page
-    without a dataset is the committed notebook as it is, which nbval keeps true. Warnings are
-    errors.
+    A page of a notebook and a dataset is executed, so that it sees the user's own runs too; it is
+    kept if nothing has changed that a page is made of (`ingredients`). A page without a dataset is
+    the committed notebook as it is, which nbval keeps true. Warnings are errors.
     """
     PAGES.mkdir(parents=True, exist_ok=True)
-    wanted = contents()
+    wanted, common = contents(), ingredients()
     for old in PAGES.glob("*.ipynb"):
         if old.stem not in wanted:
             old.unlink()
-    tasks = []
+    tasks, kept = [], 0
     for page in wanted:
-        notebook, dataset = source(page)
+        (notebook, dataset), output = source(page), PAGES / f"{page}.ipynb"
         if dataset is None:
-            committed = nbformat.read(notebook, as_version=4)
-            gate(committed, notebook.name)
-            nbformat.write(committed, PAGES / f"{page}.ipynb")
+            gate(nbformat.read(notebook, as_version=4), notebook.name)
+            if not output.exists() or output.read_bytes() != notebook.read_bytes():
+                records.write(output, notebook.read_bytes())
         else:
+            made_of = digest([common, page, notebook.read_text()])
+            if output.exists() and nbformat.read(output, 4).metadata.get("made_of") == made_of:
+                kept += 1
+                continue
             given = {"dataset": dataset, "train": False}
-            tasks.append(delayed(execute)(notebook, PAGES / f"{page}.ipynb", given))
+            tasks.append(delayed(_made)(notebook, output, given, made_of))
+    if kept:
+        print(f"{kept} of {kept + len(tasks)} executed pages are kept: nothing they show changed")
     pages = Parallel(n_jobs=min(os.cpu_count() or 1, 4), return_as="generator_unordered")(tasks)
     for _ in tqdm(pages, total=len(tasks), unit="page", desc="executing"):
         pass
