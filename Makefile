@@ -49,13 +49,14 @@ test-portable: $(READY)  ## the fast tests with the rounding of older processors
 	  ATEN_CPU_CAPABILITY=$$1 ONEDNN_MAX_CPU_ISA=$$2 $(FAST) || exit; \
 	done
 
-test-slow: $(READY)  ## slow tests, and the mutants that the suite must catch
+test-slow: $(READY)  ## slow tests, and the mistakes that the suite must notice
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m slow
-	$(BIN)/python tests/mutations.py
+	$(BIN)/python -m tests.mistakes
 
 bench: $(READY)  ## measure this machine, which should do nothing else, into benchmarks/results
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.summary
 
 lint: $(READY)  ## what CI checks of the style
 	$(BIN)/ruff format --check .

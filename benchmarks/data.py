@@ -31,9 +31,9 @@ from tqdm import tqdm
 
 from dnrlib import data, decoded, records
 from dnrlib.decoded import Kind, Listing, Picture
-from dnrlib.speed import RESULTS
 from dnrlib.streams import stream
 
+RESULTS = records.ROOT / "benchmarks" / "results"
 BATCH = 32
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

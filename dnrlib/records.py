@@ -242,7 +242,7 @@ def _published_path(dataset: str, seed: int) -> Path:
 
 def _name(path: Path) -> str:
     """How the manifest calls a published file."""
-    return f"{path.parent.name}/{path.name}"
+    return path.relative_to(PUBLISHED).as_posix()
 
 
 def _unlisted(path: Path) -> UserError:

@@ -158,6 +158,27 @@ def comparisons(
     )
 
 
+def paired(frame: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
+    """The difference a - b in test accuracy, in points: seeds that have both (rows) by generation
+    (columns)."""
+    sides = [
+        frame[frame["method"] == arm].pivot(
+            index="seed", columns="generation", values="test_accuracy"
+        )
+        for arm in (a, b)
+    ]
+    return (sides[0] - sides[1]).dropna(how="all").dropna(axis="columns", how="all")
+
+
+def line(x: Iterable[float], y: Iterable[float]) -> tuple[float, float, float]:
+    """Slope and intercept of the least-squares line through points, and the largest residual in %
+    of the largest y."""
+    x, y = np.array([*x], dtype=float), np.array([*y], dtype=float)
+    slope, intercept = np.polyfit(x, y, 1)
+    off = np.abs(y - (slope * x + intercept)).max() / y.max()
+    return float(slope), float(intercept), 100 * float(off)
+
+
 def clustered(above: np.ndarray, below: np.ndarray, groups: Iterable) -> tuple[float, float, float]:
     """A mean of ratios of sums over images, in %, with its interval over groups of images (both
     eyes of a patient): value, low, high.

@@ -1,12 +1,19 @@
 """The ledger of claims: its grammar, its tests and its verdicts, by hand and against scipy."""
 
+import ast
 import math
 
+import matplotlib
+
+matplotlib.use("Agg")
+
+import nbformat
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 from scipy import stats as scipy_stats
 
-from dnrlib import UserError, claims, figures, frames, paper, tables
+from dnrlib import UserError, claims, frames, pages, paper, tables
 from dnrlib.claims import Part, arms, in_print, ledger, p_values, parse, sample
 from dnrlib.paper import COLUMNS
 
@@ -238,23 +245,36 @@ def test_an_untestable_claim_is_not_judged_and_counts_in_its_family_as_before(mo
     assert "not testable here" not in set(ledger(every, "full")["verdict"]), "of digits alone"
 
 
-def test_pages_say_which_claim_is_not_testable_and_why():
+def holds(monkeypatch, verdicts, dataset):
+    """What the notebook `holds` says of verdicts on a dataset, and the claims that it draws."""
+    for name in ("verdicts", "scope_verdicts"):
+        monkeypatch.setattr(pages, name, lambda page: verdicts)
+    names, said = {}, []
+    for cell in nbformat.read(pages.NOTEBOOKS / "holds.ipynb", as_version=4).cells:
+        if cell.cell_type == "code":
+            tree = ast.parse(cell.source.replace('dataset = "digits"', f'dataset = "{dataset}"'))
+            last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
+            exec(compile(tree, cell.id, "exec"), names)
+            if last is not None:
+                value = eval(compile(ast.Expression(last.value), cell.id, "eval"), names)
+                said.append(getattr(value, "data", ""))
+    labels = [text.get_text().partition(":")[0] for text in names["ax"].get_yticklabels()]
+    plt.close("all")
+    return "\n".join(said), labels
+
+
+def test_pages_say_which_claim_is_not_testable_and_why(monkeypatch):
     """It is counted, and not drawn."""
     names = ("plain", "dnr", "ke", "ban", "dsd")
     arms = {f"{name}+smoothing=0": [50.0, 51.0, 53.0] for name in names}
     verdicts = ledger({"digits": frame(**arms).reindex(columns=frames.COLUMNS)})
     note = "On digits neither loss gives what the paper prints for BAN"
-    said = tables.ledger_table(verdicts, verdicts, "digits", "t").data
+    said, drawn = holds(monkeypatch, verdicts, "digits")
     assert f"| not testable here: {note}" in said
     found = tables.findings(verdicts, "table1", "digits").data
     assert f"- **Not testable here**: {claims.claims().loc['beats-ban', 'words']} {note}" in found
-    assert " 1 not testable here, " in tables.counted(verdicts).data
-    drawn = [text.get_text() for text in figures.forest(verdicts).get_yticklabels()]
-    assert [name.partition(":")[0] for name in drawn] == [
-        "beats plain ce",
-        "beats ke ce",
-        "beats dsd",
-    ]
+    assert " 1 not testable here, " in said
+    assert drawn == ["beats plain ce", "beats ke ce", "beats dsd"]
 
 
 def test_pages_mark_what_was_seen_before_a_claim_was_stated(monkeypatch):
@@ -266,15 +286,15 @@ def test_pages_mark_what_was_seen_before_a_claim_was_stated(monkeypatch):
     both = dict.fromkeys(("cifar10-few", "flower102-64"), given)
     verdicts = ledger(both, "photographs")
     assert verdicts.loc["beats-plain", "verdict"] == "not finished"
-    lines = tables.ledger_table(verdicts, verdicts, "cifar10-few", "t").data.splitlines()
-    assert "on photographs where no other is named" in lines[0]
-    assert "† Before it was stated, one run of each of its methods had been looked at" in lines[0]
+    said, drawn = holds(monkeypatch, verdicts, "cifar10-few")
+    assert "on photographs where no other is named" in said
+    assert "† Before it was stated, one run of each of its methods had been looked at" in said
+    lines = said.splitlines()
     (ours,) = (line for line in lines if line.startswith("| **beats lb**"))
     assert "| undecided † | +1.25" in ours
     (ours,) = (line for line in lines if line.startswith("| **ke same share**"))
     assert "| not run | – | – |" in ours, "known on digits, not looked at here"
-    drawn = [text.get_text() for text in figures.forest(verdicts).get_yticklabels()]
-    assert [name.partition(":")[0] for name in drawn] == ["beats lb"]
+    assert drawn == ["beats lb"]
 
 
 def test_refutation_by_any_of_several_parts_is_adjusted(monkeypatch):

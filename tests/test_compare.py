@@ -409,11 +409,16 @@ def test_damaged_and_missing_comparisons_are_named(there, tmp_path):
 )
 def test_without_flips_the_crops_stay(tmp_path, monkeypatch, size, augment):
     asked = []
-    monkeypatch.setattr(compare, "compare", lambda *names, **how: asked.append(how["settings"]))
+
+    def stopped(*names, **how):
+        asked.append(how["settings"])
+        raise UserError("enough")
+
+    monkeypatch.setattr(compare, "compared", stopped)
     build(tmp_path / "mine", {"cat": 4, "dog": 4})
     arguments = ["compare", str(tmp_path / "mine"), "--size", size]
-    assert cli.main(arguments) == 0
-    assert cli.main([*arguments, "--no-flip"]) == 0
+    assert cli.main(arguments) == 1
+    assert cli.main([*arguments, "--no-flip"]) == 1
     assert asked == [None, {"augment": augment}]
 
 

@@ -9,8 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dnrlib import UserError, cli, decoded, folder, official, records, study
+from dnrlib import UserError, cli, decoded, evaluations, folder, models, official, records, study
+from dnrlib.corruptions import CORRUPTIONS
 from dnrlib.data import _read, dataset, load, read
+from dnrlib.evaluations import Corruptions
+from dnrlib.official import SEVERITIES
 from dnrlib.recipes import configure
 from dnrlib.run import chain
 from dnrlib.study import Run
@@ -198,6 +201,22 @@ def test_new_and_changed_images_are_noticed_within_a_process(tmp_path):
     assert read(name)["train"].images.shape[-1] == 64
 
 
+def test_changed_images_are_corrupted_anew(tmp_path, monkeypatch):
+    made = []
+
+    def noted(images, name, severity):
+        made.append(images.tobytes())
+        return images
+
+    monkeypatch.setattr(evaluations, "corrupted", noted)
+    for first in (0, 100):
+        name = build(tmp_path / "mine", {"cat": 8, "dog": 8}, first, size=(32, 32))
+        config = configure(name, width=4)
+        Corruptions(per_class=0).result(models.build(config), load(config), config)
+    assert len(made) == 2 * len(CORRUPTIONS) * SEVERITIES
+    assert len(set(made)) == 2
+
+
 def test_looking_at_a_folder_takes_little_of_the_time(tmp_path, monkeypatch):
     """Of a large one, here one that takes a second to look at."""
     clock, looked, files = SimpleNamespace(now=1000.0), [], folder._files
@@ -314,6 +333,12 @@ def test_images_are_mapped_not_copied(tmp_path):
     assert path.read_bytes() == before
     pools = read(name).values()
     assert len({p.images.untyped_storage().data_ptr() for p in pools}) == 1
+
+
+def test_a_folder_called_like_a_published_dataset_has_nothing_published(tmp_path):
+    config = configure(build(tmp_path / "digits", {"cat": 4, "dog": 4}))
+    assert records.published_seeds(config.dataset) == 0
+    assert study.Archive().find(config) is None
 
 
 def test_runs_on_a_folder_are_not_published(tmp_path):

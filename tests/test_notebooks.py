@@ -1,16 +1,19 @@
 """The committed notebooks: what they may hold, and that they were executed as they stand."""
 
 import ast
+import html
 import re
 
 import nbformat
 import pytest
 
 from dnrlib.pages import EXHIBITS, NOTEBOOKS, contents, gate, known_parameters, source
+from dnrlib.paper import discrepancies
 from dnrlib.recipes import RECIPES
 
 COMMITTED = sorted(NOTEBOOKS.glob("*.ipynb"))
-COSMETICS = {"figsize", "fontsize", "alpha", "linewidth", "markersize", "width", "height"}
+LONGEST = 25
+"""Lines of a cell."""
 
 
 def read(path):
@@ -30,23 +33,78 @@ def test_there_are_notebooks():
     assert {path.stem for path in COMMITTED} >= {"holds", "quickstart", "audit", "why"}
 
 
-def test_no_functions_and_no_numbers_outside_the_parameters(notebook):
-    for cell in read(notebook).cells:
-        if cell.cell_type != "code":
-            continue
-        tree = ast.parse(cell.source)
-        cosmetic = {
-            id(part)
-            for node in ast.walk(tree)
-            if isinstance(node, ast.keyword) and node.arg in COSMETICS
-            for part in ast.walk(node.value)
-        }
+def code(page):
+    """The code cells of a notebook but for that of its parameters, each with its syntax tree."""
+    cells = [cell for cell in page.cells if cell.cell_type == "code"]
+    return [(cell, ast.parse(cell.source)) for cell in cells if "parameters" not in tags(cell)]
+
+
+def inside(tree, chosen):
+    """The ids of all nodes that lie in a chosen node."""
+    return {id(part) for node in ast.walk(tree) if chosen(node) for part in ast.walk(node)}
+
+
+def builds(node):
+    """Whether a node is a call that draws (of axes, matplotlib or seaborn, or with `ax=`) or that
+    builds a layer of a network."""
+    if not isinstance(node, ast.Call):
+        return False
+    owner = node.func
+    while isinstance(owner, ast.Attribute | ast.Subscript | ast.Call):
+        owner = owner.func if isinstance(owner, ast.Call) else owner.value
+    named = isinstance(owner, ast.Name) and owner.id in {"ax", "axes", "plt", "sns", "nn"}
+    return named or any(keyword.arg == "ax" for keyword in node.keywords)
+
+
+def typed(tree):
+    """Numbers that may be results: outside of calls that draw or build, all but 0, 1, 2 and 100,
+    and, in slices, keyword arguments and defaults, whole numbers and fractions below 1."""
+    inside_calls = inside(tree, builds)
+    settings = inside(tree, lambda node: isinstance(node, ast.keyword | ast.arguments | ast.Slice))
+    numbers = [n for n in ast.walk(tree) if isinstance(n, ast.Constant)]
+    return [
+        node.value
+        for node in numbers
+        if type(node.value) in (int, float)
+        and id(node) not in inside_calls
+        and node.value not in (0, 1, 2, 100)
+        and not (id(node) in settings and (node.value < 1 or node.value == int(node.value)))
+    ]
+
+
+def test_no_result_is_typed(notebook):
+    for cell, tree in code(read(notebook)):
+        assert not typed(tree), cell.source
+
+
+@pytest.mark.parametrize(
+    ("line", "numbers"),
+    [
+        ("accuracy = 87.4", [87.4]),
+        ("show(frame.assign(ours=87.4), 91)", [91, 87.4]),
+        ("ax.plot(x, 100 * y, lw=0.5)\nplt.subplots(1, 2, figsize=(7, 2.8))", []),
+        ("sns.heatmap(frame)\nframe.plot(ax=axes[0], alpha=0.3)\naxes[1].text(0.5, 3, 'x')", []),
+        ("frame[:5].round(1)\nshow(frame, digits=3)", []),
+        ("def train(model, epochs=20):\n    SGD(lr=0.1)\nnn.Conv2d(16, 64, 3)", []),
+    ],
+)
+def test_what_counts_as_a_typed_result(line, numbers):
+    assert sorted(typed(ast.parse(line)), reverse=True) == numbers
+
+
+def test_cells_are_short_and_their_functions_are_used(notebook):
+    trees = code(read(notebook))
+    called = {
+        node.id
+        for _, tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
+    }
+    for cell, tree in trees:
+        assert len(cell.source.splitlines()) <= LONGEST, cell.source
         for node in ast.walk(tree):
-            assert not isinstance(node, ast.FunctionDef | ast.Lambda | ast.ClassDef), cell.source
-            assert not isinstance(node, ast.For | ast.While), cell.source
-            if isinstance(node, ast.Constant) and "parameters" not in tags(cell):
-                number = isinstance(node.value, int | float) and not isinstance(node.value, bool)
-                assert not number or node.value in (0, 1, 2) or id(node) in cosmetic, cell.source
+            assert not isinstance(node, ast.ClassDef), cell.source
+            assert not isinstance(node, ast.FunctionDef) or node.name in called, cell.source
 
 
 def test_parameters_are_scalars_in_one_cell(notebook):
@@ -60,13 +118,15 @@ def test_parameters_are_scalars_in_one_cell(notebook):
         assert "dataset" in known_parameters(notebook)
 
 
-def test_prose_comes_before_code_and_figures_have_words(notebook):
+def test_prose_comes_before_code_and_figures_have_words_and_folded_code(notebook):
     cells = read(notebook).cells
     assert cells[0].cell_type == "markdown"
     assert cells[0].source.startswith("# ")
     for cell in cells:
+        assert not {"remove-input", "remove-cell"} & {*tags(cell)}, "fold code, do not remove it"
         pictures = [o for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
         if pictures:
+            assert "hide-input" in tags(cell), cell.source
             shown = cell.metadata["mystnb"]
             assert len(shown["image"]["alt"]) > 30, cell.source
             assert shown["figure"]["caption"], cell.source
@@ -95,6 +155,15 @@ def test_committed_notebooks_hold_nothing_of_their_machine(notebook):
         assert "execution" not in cell.metadata
         for output in cell.get("outputs", []):
             assert output.get("name") != "stderr", output.text
+
+
+def test_the_list_of_discrepancies_is_escaped_and_searchable():
+    page = read(NOTEBOOKS / "discrepancies.ipynb")
+    text = page.cells[-1].outputs[0].data["text/html"]
+    listed = discrepancies()
+    assert text.count("<tr id=") == len(listed) >= 50
+    assert all(html.escape(what) in text for what in listed["what"])
+    assert 'type="search"' in text
 
 
 def test_the_book_has_a_page_for_every_exhibit():

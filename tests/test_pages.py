@@ -386,7 +386,9 @@ def test_nbval_is_red_when_a_record_changes(checkout):
 @pytest.mark.slow
 def test_nbval_is_red_when_an_output_is_removed(checkout):
     def remove(page):
-        cell = next(c for c in page.cells if c.cell_type == "code" and "by_generation(" in c.source)
+        cell = next(
+            c for c in page.cells if c.cell_type == "code" and "tbl-by-generation" in c.source
+        )
         cell.outputs = []
 
     change(checkout / "notebooks" / "convergence.ipynb", remove)

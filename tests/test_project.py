@@ -1,6 +1,8 @@
 """The environment files agree with each other and with what is installed."""
 
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 
@@ -27,7 +29,8 @@ def project():
 
 
 def test_every_direct_dependency_is_pinned_within_its_range():
-    direct = project()["dependencies"] + project()["optional-dependencies"]["dev"]
+    extras = project()["optional-dependencies"]
+    direct = [*project()["dependencies"], *extras["book"], *extras["dev"]]
     pinned = pins()
     for requirement in map(Requirement, direct):
         pin = str(pinned[requirement.name].specifier).removeprefix("==")
@@ -69,6 +72,21 @@ def test_workflows_run_targets_that_exist():
         if "=" not in word
     ]
     assert {"lint", "test", "test-portable", "book-only"} <= set(called) <= set(targets)
+
+
+def test_the_core_needs_torch_and_numpy_alone():
+    """Nothing else of what the project depends on is imported."""
+    code = (
+        "import sys, torch, dnrlib; from dnrlib.train import train\n"
+        "model, batches = torch.nn.Linear(4, 2), [(torch.ones(3, 4), torch.tensor([0, 1, 1]))]\n"
+        "for _ in dnrlib.regenerate(model, batches, 2): train(model, batches, 1)\n"
+        "print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert {"torch", "numpy"} <= loaded
+    others = ("torchvision", "scipy", "pandas", "PIL", "sklearn", "joblib", "filelock")
+    assert not loaded & {*others, "matplotlib", "seaborn", "IPython", "papermill", "yaml"}
 
 
 def test_versions_agree():

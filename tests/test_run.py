@@ -433,6 +433,29 @@ def test_several_threads_train_without_crashing(tmp_path):
     assert done.returncode == 0, done.stderr.decode()[-2000:]
 
 
+@pytest.mark.parametrize("kind", ["generation", "mask"])
+def test_a_sound_record_in_another_place_is_named_and_not_used(tiny, kind):
+    """Its seal fits; but it is of another seed, or of another generation."""
+    configs = [tiny(method="dnr", generations=2, seed=seed) for seed in (0, 1)]
+    for config in configs:
+        run.run(config)
+    store = Store()
+    mine, theirs = (
+        [store.path(e) for link in chain(config) for e in link.entries if e.kind == kind]
+        for config in configs
+    )
+    before = mine[0].read_text()
+    for other in (theirs[0], mine[1]):
+        mine[0].write_text(other.read_text())
+        for use in (run.run, Archive().find):
+            with pytest.raises(
+                records.DamagedFile, match=rf"{mine[0].name} .*does not belong here"
+            ):
+                use(configs[0])
+    mine[0].write_text(before)
+    assert Archive().find(configs[0]).records == run.run(configs[0])
+
+
 def test_masks_are_stored_in_bits(tiny):
     config = tiny(method="dnr", generations=2)
     run.run(config)

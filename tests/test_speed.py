@@ -1,20 +1,21 @@
 """The benchmarks do equal work, and what is said of their numbers is right."""
 
-import numpy as np
+import json
+
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 from benchmarks import generation
-from benchmarks.data import photographs
-from benchmarks.generation import Bare, Setting
+from benchmarks.data import RESULTS, photographs
+from benchmarks.generation import BUNDLED, LARGE, SMALL, Bare, Setting
 from benchmarks.reference import Reference
-from dnrlib import data, models, speed
+from benchmarks.summary import summaries, summary
+from dnrlib import data, models
 from dnrlib.masks import prunable
 from dnrlib.recipes import configure
 from dnrlib.run import run
-from dnrlib.speed import BUNDLED, LARGE, SMALL, goals_table, line, misses, parts
 from tests import POSIX
 
 TINY = {"dataset": "cifar10", "model": "resnet18", "width": 8, "batch": 8, "epochs": 2, "lr": 0.01}
@@ -120,81 +121,56 @@ def result():
     }
 
 
-@pytest.mark.parametrize(
-    ("part", "cells"),
-    [
-        (f"{LARGE}: the lineage's loop", "≥ 2.3 × | 2.30 × [2.00, 2.40], n = 3: reached"),
-        (f"{LARGE}: its kinder version", "– | 2.30 × [2.00, 2.40], n = 3"),
-        (f"{LARGE}: bare passes", "≤ 1.05 × | 1.04 × [1.00, 1.25], n = 3: reached"),
-        (f"{SMALL}: the lineage's loop", "≥ 1.9 × | 1.90 ×: reached"),
-        (f"{BUNDLED}: bare passes", "≤ 1.1 × | 1.00 × [1.00, 2.00], n = 3: reached"),
-        # Half a second in 200 epochs of 4 seconds.
-        ("saliency to reset, of 200 epochs", "≤ 1 % | 0.06 % [0.06, 0.06], n = 3: reached"),
-        ("bytes of a mask: the lineage's file", "≥ 64 × | 64.0 ×: reached"),
-        ("bytes of a mask: float32", "– | 32.0 ×"),
-        (f"CUDA, {LARGE}, graphs: eager steps", "≥ 1.5 × | not measured on a GPU yet"),
-    ],
-)
-def test_goals_are_judged_by_the_median_of_the_rounds(result, part, cells):
-    assert f"| {part} | {cells} |" in goals_table([result], "t").data.splitlines()
+def test_generations_are_set_beside_the_others_round_by_round(result):
+    name, found = summary(result)
+    assert name == "A processor, one core, fp32"
+    rounds = found["rounds"]
+    assert rounds[f"{LARGE}: the lineage's loop"] == [2.0, 2.3, 2.4]
+    assert rounds[f"{LARGE}: bare passes"] == pytest.approx([10 / 8, 10 / 9.6, 1])
+    assert rounds[f"{SMALL}: its kinder version"] == [1.9]
+    assert rounds[f"{BUNDLED}: bare passes"] == [1, 1, 2]
+    assert rounds[f"{BUNDLED}: the lineage's loop"] == []
+    # Half a second in 200 epochs of 4 seconds.
+    assert rounds["saliency to reset, of 200 epochs"] == pytest.approx(3 * [50 / 800.5])
+    assert rounds["bytes of a mask: the lineage's file"] == [64]
+    assert rounds["bytes of a mask: float32"] == [32]
+    assert rounds[f"CUDA, {LARGE}, graphs: eager steps"] == []
 
 
-def test_a_missed_goal_says_where_the_time_went(result):
-    assert misses([result]).data == "Every goal that was measured is reached."
-    result["generations"][f"{LARGE}, fp32"]["seconds"]["reference"] = [11.0, 12.0, 13.0]
-    text = misses([result]).data
-    assert text.startswith(f"- {LARGE}: the lineage's loop (A processor, one core, fp32): forward")
-    assert "forward and backward 50.0 %" in text
-    assert "switch 5.0 %" in text
-    assert "The goal supposes bf16 arithmetic" in text
-    assert "**missed**" in goals_table([result], "t").data
+def test_more_work_is_counted_from_the_rounds(result):
+    """Medians of rounds, by number and not by name, and how far they are from a line."""
+    _, found = summary(result)
+    assert found["seconds"] == {"generations": {1: 2, 2: 4, 3: 8}, "images": {50: 2, 100: 3}}
+    # 2, 4, 8 are 1/3, 2/3 and 1/3 away from 3 x - 4/3.
+    assert found["rounds"]["more generations: off the line"] == pytest.approx([100 * 2 / 3 / 8])
 
 
-def test_a_gpu_has_its_own_goals(result):
+def test_a_gpu_is_measured_in_its_own_ways_and_in_its_fastest_format(result):
     result["machine"] = {"device": "cuda", "processor": "A GPU"}
     rates = {"graph": [300.0], "eager": [200.0], "bare": [330.0]}
     rates |= {f"{n} processes": [100.0 * n] for n in (1, 2, 4)}
     result["images_per_second"] = {LARGE: rates}
-    text = goals_table([result], "t").data
-    assert "graphs: eager steps | ≥ 1.5 × | 1.50 ×: reached |" in text
-    assert "bare passes: graphs | ≤ 1.15 × | 1.10 ×: reached |" in text
-    assert "4 processes: one | – | 4.00 × |" in text
-    assert "not measured on a GPU yet" not in text
+    for setting in (LARGE, SMALL):
+        result["generations"][f"{setting}, bf16"] = measured([2.0], [1.0])
+    name, found = summary(result)
+    assert name == "A GPU, bf16"
+    rounds = found["rounds"]
+    assert rounds[f"CUDA, {LARGE}, graphs: eager steps"] == [1.5]
+    assert rounds[f"CUDA, {LARGE}, bare passes: graphs"] == [1.1]
+    assert rounds[f"CUDA, {LARGE}, 4 processes: one"] == [4]
+    assert rounds[f"{LARGE}: bare passes"] == [2]
+    assert rounds["bytes of a mask: float32"] == []
 
 
 def test_the_parts_of_a_generation_add_up(result):
-    shares = parts(result)
-    assert shares.loc[LARGE, "forward and backward"] == 50
-    assert shares.loc[LARGE, "other"] == pytest.approx(10)
-    assert shares.loc[[LARGE, SMALL]].sum(axis=1).tolist() == pytest.approx([100, 100])
+    parts = summary(result)[1]["parts"]
+    assert parts[LARGE]["forward and backward"] == 50
+    assert parts[LARGE]["other"] == pytest.approx(10)
+    assert [sum(parts[of].values()) for of in (LARGE, SMALL)] == pytest.approx([100, 100])
 
 
-def test_formats_are_paired_by_arm():
-    arms = ["plain", "dnr+keep=0.6+precision=bf16", "plain+precision=bf16", "dnr+precision=bf16"]
-    frame = pd.DataFrame({"method": [*arms, "dnr+keep=0.6"]})
-    assert speed.in_bf16(frame) == [
-        ("dnr+keep=0.6+precision=bf16", "dnr+keep=0.6"),
-        ("plain+precision=bf16", "plain"),
-    ]
-
-
-def test_a_line_and_its_residual():
-    (slope, start), residual = line(np.array([0, 1, 2]), np.array([1.0, 3.0, 5.0]))
-    assert (slope, start, residual) == pytest.approx((2, 1, 0))
-    _, residual = line(np.array([0, 1, 2]), np.array([0.0, 1.0, 0.0]))
-    assert residual == pytest.approx(100 * 2 / 3)
-
-
-def test_more_work_is_counted_from_the_rounds(result):
-    x, y = speed.by_generations(result)
-    assert (x.tolist(), y.tolist()) == ([1, 2, 3], [2, 4, 8])
-    x, y = speed.by_images(result)
-    assert (x.tolist(), y.tolist()) == ([50, 100], [2, 3])
-
-
-def test_committed_results_are_of_this_benchmark():
-    found = speed.results()
-    assert found
+def test_committed_results_are_of_this_benchmark_and_summed_up():
+    found = [json.loads(path.read_text()) for path in RESULTS.glob("generation-*.json")]
     for one in found:
         assert one["machine"]["commit"]
         assert "+changes" not in one["machine"]["commit"]
@@ -203,3 +179,15 @@ def test_committed_results_are_of_this_benchmark():
             assert {len(seconds) for seconds in rounds.values()} == {
                 generation.SETTINGS[setting].rounds
             }
+    written = json.loads((RESULTS / "summary.json").read_text())
+    fresh = json.loads(json.dumps(summaries()))
+    said = "run python -m benchmarks.summary"
+    assert written.keys() == fresh.keys(), said
+    goals = pd.read_csv(RESULTS.parent / "goals.csv")
+    for machine, one in written.items():
+        assert {*goals["what"]} <= one["rounds"].keys()
+        for what, values in one["rounds"].items():
+            assert values == pytest.approx(fresh[machine]["rounds"][what], abs=1e-3), said
+        for part in ("parts", "seconds"):
+            for of, values in one[part].items():
+                assert values == pytest.approx(fresh[machine][part][of], abs=1e-3), said

@@ -240,3 +240,27 @@ def test_interval_of_a_paired_difference():
     assert clustered((right - better)[:, None], ones, groups) == pytest.approx(
         (-value, -high, -low)
     )
+
+
+def test_differences_are_paired_by_seed_and_generation():
+    """b lacks seed 2, and seed 1 in generation 2; c was not run."""
+    rows = [
+        ("a", 0, 1, 5.0),
+        ("a", 0, 2, 7.0),
+        ("a", 1, 1, 6.0),
+        ("a", 1, 2, 8.0),
+        ("a", 2, 1, 9.0),
+    ]
+    rows += [("b", 0, 1, 4.0), ("b", 0, 2, 9.0), ("b", 1, 1, 4.0)]
+    columns = ["method", "seed", "generation", "test_accuracy"]
+    frame = pd.DataFrame(rows, columns=columns)
+    found = stats.paired(frame, "a", "b")
+    assert found.index.tolist() == [0, 1]
+    assert found[1].tolist() == [1, 2]
+    assert found[2].dropna().tolist() == [-2]
+    assert stats.paired(frame, "a", "c").empty
+
+
+def test_a_line_and_its_residual():
+    assert stats.line([0, 1, 2], [1.0, 3.0, 5.0]) == pytest.approx((2, 1, 0))
+    assert stats.line([0, 1, 2], [0.0, 1.0, 0.0])[2] == pytest.approx(100 * 2 / 3)

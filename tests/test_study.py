@@ -14,7 +14,7 @@ import time
 import psutil
 import pytest
 
-from dnrlib import UserError, cli, data, paper, records, study
+from dnrlib import UserError, cli, data, paper, recipes, records, study
 from dnrlib.evaluations import Attack, Predictions, evaluations_of
 from dnrlib.frames import generations, layers
 from dnrlib.methods import METHODS
@@ -131,7 +131,7 @@ def test_the_command_leaves_out_what_changes_nothing(typed):
 @pytest.mark.parametrize("exhibit", paper.ROWS)
 def test_the_command_of_an_exhibit_on_every_dataset_at_once(exhibit, typed, monkeypatch):
     """On datasets that are not on this machine too."""
-    monkeypatch.setattr(data, "dataset", lambda name: data.DATASETS["digits"])
+    monkeypatch.setattr(recipes, "named_dataset", lambda name: data.DATASETS["digits"])
     folder = "folder:/x/my 'photos'; touch PWN"
     configs, wanted = [], {}
     for name in [*RECIPES, folder]:
