@@ -1,22 +1,19 @@
-"""The console command `dnr`."""
+"""The console command `dnr`.
+
+What a command needs is imported when it is chosen: `dnr --help` imports nothing of it.
+"""
 
 import argparse
 import os
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from . import UserError, __version__, records
-from .config import ONE_OF, Config
-from .methods import MAIN, METHODS
-from .paper import ANALOGUE, ROWS, arms
-from .recipes import BUDGETS, NAMES, RECIPES, configure, grid, parse_arm, recipe
-
-if TYPE_CHECKING:
-    from .study import Run
+from . import UserError, __version__
 
 EXAMPLES = """examples:
   dnr run --dataset digits --method dnr --seed 0        one run, a line per generation
@@ -36,9 +33,12 @@ A dataset is a bundled or official one (dnr data list) or folder:PATH, a folder 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    options = parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    options = parser(next((word for word in given if word in COMMANDS), "")).parse_args(given)
+    from .records import runs_root
+
     # Pages are executed from the root of the checkout, wherever this command was called.
-    os.environ["DNRLIB_RUNS"] = str(records.runs_root())
+    os.environ["DNRLIB_RUNS"] = str(runs_root())
     try:
         return options.do(options)
     except OSError as error:
@@ -55,7 +55,18 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def parser() -> argparse.ArgumentParser:
+COMMANDS: dict[str, Callable[[argparse.ArgumentParser], None]] = {}
+"""By name, what gives a command its options; its docstring is the help."""
+
+
+def command(options: Callable[[argparse.ArgumentParser], None]) -> Callable:
+    """Registers a command by what gives it its options."""
+    COMMANDS[options.__name__.lstrip("_")] = options
+    return options
+
+
+def parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all commands, with the options of the one that is chosen (None: of all)."""
     top = argparse.ArgumentParser(
         prog="dnr",
         description="Dynamic Neural Regeneration and Knowledge Evolution, made checkable.",
@@ -64,33 +75,43 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"dnrlib {__version__}")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
+    for name, options in COMMANDS.items():
+        one = commands.add_parser(name, help=options.__doc__, formatter_class=_Formatter)
+        if chosen in (name, None):
+            options(one)
+    return top
 
-    one = commands.add_parser(
-        "run", help="one run, from its longest prefix on disk", formatter_class=_Formatter
-    )
-    one.set_defaults(do=_run)
-    _settings(one)
-    one.add_argument(
+
+@command
+def run(command: argparse.ArgumentParser) -> None:
+    """one run, from its longest prefix on disk"""
+    command.set_defaults(do=_run)
+    _settings(command)
+    command.add_argument(
         "--profile",
         type=Path,
         metavar="FILE",
         help="instead: write a Chrome trace of two short generations (.json or .json.gz)",
     )
 
-    many = commands.add_parser(
-        "study", help="many runs in parallel, into your own runs folder", formatter_class=_Formatter
-    )
-    _common(many)
+
+@command
+def study(command: argparse.ArgumentParser) -> None:
+    """many runs in parallel, into your own runs folder"""
+    from .methods import MAIN, METHODS
+    from .paper import ANALOGUE, ROWS
+
+    _common(command)
     # An exhibit may have a bundled dataset of its own.
-    many.set_defaults(do=_study, dataset=None)
-    many.add_argument(
+    command.set_defaults(do=_study, dataset=None)
+    command.add_argument(
         "--method",
         action="append",
         default=[],
         metavar="METHOD[+SETTING=VALUE...]",
         help=f"may be repeated (default: {', '.join(MAIN)}); one of: {', '.join(METHODS)}",
     )
-    many.add_argument(
+    command.add_argument(
         "--exhibit",
         action="append",
         default=[],
@@ -99,7 +120,7 @@ def parser() -> argparse.ArgumentParser:
         + ", ".join(f"{name} on {of}" for name, of in ANALOGUE.items())
         + ", all others on digits)",
     )
-    many.add_argument(
+    command.add_argument(
         "--evaluate",
         action="append",
         default=[],
@@ -107,23 +128,26 @@ def parser() -> argparse.ArgumentParser:
         metavar="EXHIBIT",
         help=f"evaluate the networks as an exhibit does: {', '.join(ANALOGUE)}; may be repeated",
     )
-    many.add_argument("--seeds", type=int, default=5, help="seeds 0..SEEDS-1 (default: 5)")
-    many.add_argument(
+    command.add_argument("--seeds", type=int, default=5, help="seeds 0..SEEDS-1 (default: 5)")
+    command.add_argument(
         "--workers", type=int, default=0, help="runs at once (default: one per core, one on a GPU)"
     )
-    many.add_argument(
+    command.add_argument(
         "--publish",
         action="store_true",
         help="for maintainers: then copy the records to data/records",
     )
 
-    page = commands.add_parser("page", help="execute a notebook, one page per dataset")
-    page.set_defaults(do=_page)
-    page.add_argument("notebook", type=Path)
-    page.add_argument(
+
+@command
+def page(command: argparse.ArgumentParser) -> None:
+    """execute a notebook, one page per dataset"""
+    command.set_defaults(do=_page)
+    command.add_argument("notebook", type=Path)
+    command.add_argument(
         "--dataset", action="append", required=True, help="a dataset; may be repeated"
     )
-    page.add_argument(
+    command.add_argument(
         "-p",
         "--parameter",
         action="append",
@@ -132,15 +156,13 @@ def parser() -> argparse.ArgumentParser:
         metavar=("NAME", "VALUE"),
         help="another parameter of the notebook; may be repeated",
     )
-    page.add_argument(
-        "--output",
-        type=Path,
-        default=records.ROOT / "_build" / "pages",
-        help="folder for the pages (default: _build/pages)",
-    )
+    command.add_argument("--output", type=Path, help="folder for the pages (default: _build/pages)")
 
-    sets = commands.add_parser("data", help="datasets: what there is, and how to get it")
-    actions = sets.add_subparsers(required=True, metavar="ACTION")
+
+@command
+def data(command: argparse.ArgumentParser) -> None:
+    """datasets: what there is, and how to get it"""
+    actions = command.add_subparsers(required=True, metavar="ACTION")
     listed = actions.add_parser("list", help="every dataset, its size, terms, and state here")
     listed.set_defaults(do=_data_list)
     prepare = actions.add_parser(
@@ -160,40 +182,40 @@ def parser() -> argparse.ArgumentParser:
         "--skip-corrupt", action="store_true", help="of folder:PATH: leave out unreadable images"
     )
 
-    own = commands.add_parser(
-        "compare",
-        help="which method to use on a folder of your own images",
-        formatter_class=_Formatter,
-    )
-    own.set_defaults(do=_compare)
-    own.add_argument("path", metavar="PATH", help="folder with a subfolder of images per class")
-    own.add_argument("--hours", type=float, default=2.0, help="time that it may take (default: 2)")
-    own.add_argument("--size", type=int, help="pixels per side (default: by images and device)")
-    own.add_argument("--seeds", type=int, help="runs per method (default: as time allows)")
-    own.add_argument("--skip-corrupt", action="store_true", help="leave out unreadable images")
-    own.add_argument(
-        "--no-flip",
-        action="store_true",
-        help="do not mirror images (text, digits)",
-    )
-    own.add_argument("--output", type=Path, help="folder of the report (default: PATH-compared)")
-    own.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
-    own.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
 
-    final = commands.add_parser(
-        "export",
-        help="train one network and write it to a file that says how to use it",
-        formatter_class=_Formatter,
+@command
+def compare(command: argparse.ArgumentParser) -> None:
+    """which method to use on a folder of your own images"""
+    command.set_defaults(do=_compare)
+    command.add_argument("path", metavar="PATH", help="folder with a subfolder of images per class")
+    command.add_argument("--hours", type=float, default=2.0, help="time it may take (default: 2)")
+    command.add_argument("--size", type=int, help="pixels per side (default: by images and device)")
+    command.add_argument("--seeds", type=int, help="runs per method (default: as time allows)")
+    command.add_argument("--skip-corrupt", action="store_true", help="leave out unreadable images")
+    command.add_argument(
+        "--no-flip", action="store_true", help="do not mirror images (text, digits)"
     )
-    final.set_defaults(do=_export)
-    _settings(final)
-    final.add_argument(
+    command.add_argument(
+        "--output", type=Path, help="folder of the report (default: PATH-compared)"
+    )
+    command.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+
+
+@command
+def export(command: argparse.ArgumentParser) -> None:
+    """train one network and write it to a file that says how to use it"""
+    command.set_defaults(do=_export)
+    _settings(command)
+    command.add_argument(
         "--output", type=Path, default=Path("model.pt"), help="the file (default: model.pt)"
     )
 
-    book = commands.add_parser("book", help="all pages and the book, without training")
-    book.set_defaults(do=_book)
-    return top
+
+@command
+def book(command: argparse.ArgumentParser) -> None:
+    """all pages and the book, without training"""
+    command.set_defaults(do=_book)
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -210,6 +232,8 @@ class _Formatter(argparse.HelpFormatter):
 
 
 def _common(command: argparse.ArgumentParser) -> None:
+    from .recipes import BUDGETS
+
     command.add_argument(
         "--dataset", default="digits", help="see: dnr data list; or folder:PATH (default: digits)"
     )
@@ -223,6 +247,9 @@ def _common(command: argparse.ArgumentParser) -> None:
 
 def _settings(command: argparse.ArgumentParser) -> None:
     """The options of a command about one run: every setting of `Config`."""
+    from .config import ONE_OF, Config
+    from .recipes import NAMES
+
     _common(command)
     command.description = (
         "Settings that are not given are those of the dataset's recipe; all are printed first."
@@ -241,8 +268,10 @@ def _settings(command: argparse.ArgumentParser) -> None:
             )
 
 
-def _config(options: argparse.Namespace) -> Config:
-    """The run that these options name; says so, with all its settings."""
+def _config(options: argparse.Namespace) -> Any:
+    """The `Config` of the run that these options name; says so, with all its settings."""
+    from .config import Config
+    from .recipes import configure, parse_arm
     from .run import chain
     from .train import device_named, has_bf16
 
@@ -263,6 +292,7 @@ def _config(options: argparse.Namespace) -> Config:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from .records import runs_root
     from .run import chain, profile, run
 
     config = _config(options)
@@ -272,12 +302,12 @@ def _run(options: argparse.Namespace) -> int:
         return 0
     found = run(config, device=options.device, report=_line)
     print(_parts(found))
-    last = records.runs_root() / chain(config)[-1].key / "record.json"
+    last = runs_root() / chain(config)[-1].key / "record.json"
     print(f"record: {last}")
     return 0
 
 
-def _parts(found: list[records.Record]) -> str:
+def _parts(found: list[dict[str, Any]]) -> str:
     """Where the time of these records went."""
     spent: Counter[str] = Counter()
     for record in found:
@@ -290,7 +320,7 @@ def _parts(found: list[records.Record]) -> str:
     return f"when they were made, {total:.1f} s: {', '.join(shares)}"
 
 
-def _line(record: records.Record) -> None:
+def _line(record: dict[str, Any]) -> None:
     result = record["result"]
     if record["kind"] == "generation":
         print(
@@ -305,8 +335,12 @@ def _line(record: records.Record) -> None:
 
 
 def _study(options: argparse.Namespace) -> int:
+    from . import records
     from .evaluations import EVALUATED, evaluations_of
     from .frames import generations
+    from .methods import MAIN
+    from .paper import ANALOGUE, arms
+    from .recipes import grid
     from .stats import summary
     from .study import study
 
@@ -347,8 +381,10 @@ def _study(options: argparse.Namespace) -> int:
     return 0
 
 
-def refuse_publishing(found: list["Run"], budget: str | None) -> None:
-    """Raises `UserError` for runs that must not be published."""
+def refuse_publishing(found: list[Any], budget: str | None) -> None:
+    """Raises `UserError` for runs (`study.Run`) that must not be published."""
+    from .recipes import RECIPES
+
     if budget == "smoke":
         raise UserError("runs of the smoke budget are not published")
     if any(run.config.dataset not in RECIPES for run in found):
@@ -362,6 +398,7 @@ def _page(options: argparse.Namespace) -> int:
 
     from .decoded import slug
     from .pages import execute
+    from .records import ROOT
 
     if options.notebook.suffix != ".ipynb" or not options.notebook.is_file():
         raise UserError(f"{options.notebook} is not a notebook that exists")
@@ -370,7 +407,8 @@ def _page(options: argparse.Namespace) -> int:
         raise UserError("give datasets with --dataset, once for each page")
     failures = {}
     for dataset in options.dataset:
-        output = options.output / f"{options.notebook.stem}-{slug(dataset)}.ipynb"
+        folder = options.output or ROOT / "_build" / "pages"
+        output = folder / f"{options.notebook.stem}-{slug(dataset)}.ipynb"
         try:
             chosen = given | {"dataset": dataset}
             execute(options.notebook, output, chosen, progress=sys.stderr.isatty())
@@ -431,6 +469,7 @@ def _compare(options: argparse.Namespace) -> int:
     from .compare import compared
     from .data import UNFLIPPED
     from .export import export
+    from .recipes import recipe
     from .report import answer, write
     from .train import device_named
 

@@ -1,18 +1,23 @@
 """Figures and tables: what they show, computed by hand, and that they draw without runs too."""
 
+from html.parser import HTMLParser
+
 import matplotlib
 
 matplotlib.use("Agg")
 
 import pandas as pd
 import pytest
+from IPython.display import Markdown
 from matplotlib import pyplot as plt
+from nbconvert.filters import markdown2html_mistune
 
 from dnrlib import figures, tables
 from dnrlib.claims import ledger
 from dnrlib.frames import COLUMNS, generations
 from dnrlib.methods import METHODS
 from dnrlib.stats import PRIMARY
+from tests.test_evaluated_frames import corrupted
 
 
 @pytest.fixture(autouse=True)
@@ -117,6 +122,49 @@ def test_frames_as_tables():
     text = tables.frame_table(frame, "C.", "tbl-x", digits={"value_a": 1}).data
     assert "| Table 1 | 1.5 | −0.25 | 3 | yes |" in text
     assert "| Fig. 2 | 2 | – | 1234 | no |" in tables.frame_table(frame, "C.", "t", digits=0).data
+
+
+class Page(HTMLParser):
+    """What a browser makes of a text: its tags with the names of their attributes (but for the
+    spans of coloured code), where they lead, and its words."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.links, self.words = [], [], ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags += [(tag, *(name for name, _ in attributes))] * (tag != "span")
+        self.links += [value for name, value in attributes if name in ("src", "href", "action")]
+
+    def handle_data(self, text):
+        self.words += text
+
+
+HOSTILE = (
+    "folder:/x/<img src=x onerror=alert(1)>\n```\n<script>*a* _b_ | $c$ [d](javascript:e) &lt;"
+)
+
+
+@pytest.mark.parametrize(
+    "say",
+    [
+        lambda name: tables.accuracy_table(course(), ["ke"], "table1", name, f"tbl-{name}"),
+        lambda name: tables.findings(verdicts(), "table1", name),
+        lambda name: tables.corruption_table(corrupted(("long", "dnr")), name, "t"),
+        lambda name: Markdown(f"# {tables.escaped(name)}"),
+        lambda name: Markdown(tables.fenced(name, "sh")),
+    ],
+)
+def test_a_name_from_outside_is_text_wherever_it_stands(say):
+    """The page has the same tags whatever the name is, and shows it."""
+    plain, hostile = (Page(markdown2html_mistune(say(name).data)) for name in ("digits", HOSTILE))
+    assert hostile.tags == plain.tags
+    assert " ".join(HOSTILE.split()) in " ".join(hostile.words.split())
+
+
+def verdicts():
+    return ledger({"digits": course().reindex(columns=COLUMNS)})
 
 
 def test_what_is_lost_is_not_called_better():

@@ -407,6 +407,18 @@ def test_an_unexecuted_cell_is_red(tmp_path):
         gate(nbformat.read(path, as_version=4), path.name)
 
 
+def test_help_imports_nothing_of_what_commands_need():
+    code = (
+        "import sys; from dnrlib import cli\n"
+        "try: cli.main(['--help'])\n"
+        "finally: print(*sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert not loaded & {"torch", "numpy", "pandas", "IPython"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "notebook",

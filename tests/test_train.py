@@ -186,7 +186,7 @@ PARTS = {"data", "evaluation", "files", "forward and backward", "optimiser", "st
 def test_a_training_of_no_epoch_is_refused(tiny, epochs):
     config = tiny()
     with pytest.raises(UserError, match=f"epochs={epochs} must be at least 1"):
-        train.train(build(config), load(config), config, generation=1, epochs=epochs)
+        train.train(build(config), [], epochs, config)
 
 
 def test_every_record_says_where_its_time_went(tiny):
