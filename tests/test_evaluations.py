@@ -14,7 +14,7 @@ import torch
 from sklearn import metrics
 from torch import nn
 
-from dnrlib import UserError, cli, records, study, train
+from dnrlib import UserError, cli, frames, records, study, train
 from dnrlib.book.pages import Parameters, find_evaluated, reproduce
 from dnrlib.config import canonical
 from dnrlib.datasets import catalogue, layouts, official
@@ -709,7 +709,7 @@ def made(method, seed, *found):
 
 def test_frames_of_evaluations():
     corrupted = {"clean": 99.0, "images": 200, "accuracy": corrupted_accuracies(0)}
-    frame = evaluations.corruption_frame(
+    frame = frames.corruption_frame(
         [
             made("dnr", 3, {"kind": "generation"}, noted(Corruptions(20), corrupted)),
             made("tune", 4, noted(Corruptions(20, False), corrupted)),
@@ -725,14 +725,14 @@ def test_frames_of_evaluations():
         noted(Attack((0.0, 6.0)), {"accuracy": [80.0, 7.0], "images": 9, "no_gradient": 0.0}),
         noted(Attack((6.0,), 40, 4), {"accuracy": [5.0], "images": 9, "no_gradient": 0.25}),
     ]
-    frame = evaluations.attack_frame([made("dnr", 3, *attacks)])
+    frame = frames.attack_frame([made("dnr", 3, *attacks)])
     assert frame.to_numpy().tolist() == [
         ["dnr", 3, 10, 1, 9, 0.0, 80.0, 0.0],
         ["dnr", 3, 10, 1, 9, 6.0, 7.0, 0.0],
         ["dnr", 3, 40, 4, 9, 6.0, 5.0, 0.25],
     ]
     named = noted(Predictions(), {"labels": [0, 0, 1, 2], "predicted": [0, 1, 1, 0]})
-    frame = evaluations.recall_frame([made("dnr", 3, named), made("ke", 1, named)])
+    frame = frames.recall_frame([made("dnr", 3, named), made("ke", 1, named)])
     assert frame[frame["method"] == "dnr"].to_numpy().tolist() == [
         *(["dnr", 3, 0, 50.0], ["dnr", 3, 1, 100.0], ["dnr", 3, 2, 0.0]),
     ]

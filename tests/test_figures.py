@@ -167,16 +167,6 @@ def verdicts():
     return ledger({"digits": course().reindex(columns=COLUMNS)})
 
 
-def reset_runs():
-    """Two seeds, two generations; sparse networks have 60 and 61 %, whole ones 80 %."""
-    return pd.DataFrame(
-        {"method": "dnr", "seed": seed, "generation": number, "last": number == 2}
-        | {"test_accuracy": 60.0 + 10 * number, "masked_accuracy": 60.0 + seed, "epochs": 30}
-        for seed in (0, 1)
-        for number in (1, 2)
-    )
-
-
 def test_what_is_lost_is_not_called_better():
     rows = [
         (method, seed, value + seed)

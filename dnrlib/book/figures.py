@@ -113,7 +113,3 @@ def differences(
     ax.set_xlabel(f"difference of {MEASURES[column]} in points")
     sns.despine(ax=ax, left=True)
     return ax
-
-    ax.legend(frameon=False)
-    sns.despine(ax=ax)
-    return ax
