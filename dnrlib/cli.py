@@ -396,7 +396,7 @@ def refuse_publishing(found: list[Any], budget: str | None) -> None:
 def _page(options: argparse.Namespace) -> int:
     from papermill.exceptions import PapermillExecutionError
 
-    from .book.pages import execute
+    from .book.build import execute
     from .datasets.decoded import slug
     from .records import ROOT
 
@@ -511,7 +511,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _book(options: argparse.Namespace) -> int:
-    from .book.pages import build_book
+    from .book.build import build_book
 
     print(f"the book: {build_book()}")
     return 0

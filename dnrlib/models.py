@@ -1,71 +1,73 @@
 """Residual networks in torchvision's topology, with a choice of stem and width."""
 
+import functools
 import math
 
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet
 
 from .config import Config
 from .datasets.catalogue import dataset
 from .masks import fan_in, prunable
 from .streams import stream
 
-
-class ResNet(resnet.ResNet):
-    """torchvision's network with `width` channels in the first stage and a stem for small images.
-
-    Layer names, and at width 64 with the 7x7 stem the function too, are torchvision's own. Its
-    constructor fixes the widths, so this one repeats it with `width` in their place.
-    """
-
-    def __init__(
-        self,
-        block: type,
-        depths: tuple[int, ...],
-        classes: int,
-        channels: int,
-        width: int,
-        stem: str,
-    ) -> None:
-        nn.Module.__init__(self)
-        self._norm_layer = nn.BatchNorm2d
-        self.inplanes = width
-        self.dilation = 1
-        self.groups = 1
-        self.base_width = 64
-        kernel, stride = (7, 2) if stem == "7x7" else (3, 1)
-        self.conv1 = nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "7x7" else nn.Identity()
-        self.layer1 = self._make_layer(block, width, depths[0])
-        self.layer2 = self._make_layer(block, 2 * width, depths[1], stride=2)
-        self.layer3 = self._make_layer(block, 4 * width, depths[2], stride=2)
-        self.layer4 = self._make_layer(block, 8 * width, depths[3], stride=2)
-        self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
-        self.fc = nn.Linear(8 * width * block.expansion, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        # Images that are channels last make every layer so, where `birth` had to avoid it.
-        if self.conv1.weight.is_contiguous():
-            images = images.contiguous()
-        return super().forward(images)
-
-
-MODELS = {
-    "resnet18": (resnet.BasicBlock, (2, 2, 2, 2)),
-    "resnet50": (resnet.Bottleneck, (3, 4, 6, 3)),
-}
+MODELS = {"resnet18": ("BasicBlock", (2, 2, 2, 2)), "resnet50": ("Bottleneck", (3, 4, 6, 3))}
+"""Networks by name: the block of torchvision that they are made of, and how many per stage."""
 STEMS = ("3x3", "7x7")
 
 
-def build(config: Config) -> ResNet:
+@functools.cache
+def resnet() -> type[nn.Module]:
+    """The class of our networks: torchvision's ResNet with `width` channels in the first stage and
+    a stem for small images.
+
+    Layer names, and at width 64 with the 7x7 stem the function too, are torchvision's own. Its
+    constructor fixes the widths, so this one repeats it with `width` in their place. Made when
+    first asked for: importing torchvision takes longer than all else that a page needs.
+    """
+    from torchvision.models import resnet as original
+
+    class ResNet(original.ResNet):
+        def __init__(self, name: str, classes: int, channels: int, width: int, stem: str) -> None:
+            nn.Module.__init__(self)
+            block, depths = getattr(original, MODELS[name][0]), MODELS[name][1]
+            self._norm_layer = nn.BatchNorm2d
+            self.inplanes = width
+            self.dilation = 1
+            self.groups = 1
+            self.base_width = 64
+            kernel, stride = (7, 2) if stem == "7x7" else (3, 1)
+            self.conv1 = nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False)
+            self.bn1 = nn.BatchNorm2d(width)
+            self.relu = nn.ReLU(inplace=True)
+            self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "7x7" else nn.Identity()
+            self.layer1 = self._make_layer(block, width, depths[0])
+            self.layer2 = self._make_layer(block, 2 * width, depths[1], stride=2)
+            self.layer3 = self._make_layer(block, 4 * width, depths[2], stride=2)
+            self.layer4 = self._make_layer(block, 8 * width, depths[3], stride=2)
+            self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
+            self.fc = nn.Linear(8 * width * block.expansion, classes)
+
+        def forward(self, images: Tensor) -> Tensor:
+            # Images that are channels last make every layer so, where `birth` had to avoid it.
+            if self.conv1.weight.is_contiguous():
+                images = images.contiguous()
+            return super().forward(images)
+
+    return ResNet
+
+
+def network(name: str, classes: int, channels: int, width: int, stem: str) -> nn.Module:
+    """A network of `MODELS` by name, with torch's initial weights, on the current device."""
+    return resnet()(name, classes, channels, width, stem)
+
+
+def build(config: Config) -> nn.Module:
     """The network of a run with its random initial weights, on the CPU."""
     return birth(config, stream(config.seed, 0, "birth"))
 
 
-def birth(config: Config, draw: torch.Generator) -> ResNet:
+def birth(config: Config, draw: torch.Generator) -> nn.Module:
     """A new network with random weights, on the CPU.
 
     Convolution and linear weights are Kaiming-normal (fan-in, gain sqrt 2), the bias of `fc` is
@@ -77,9 +79,9 @@ def birth(config: Config, draw: torch.Generator) -> ResNet:
     on images of more than 40 pixels.
     """
     about = dataset(config.dataset)
-    block, depths = MODELS[config.model]
+    shape = len(about.classes), about.channels, config.width, config.stem
     with torch.device("meta"):
-        model = ResNet(block, depths, len(about.classes), about.channels, config.width, config.stem)
+        model = network(config.model, *shape)
     model.to_empty(device="cpu")
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -201,7 +201,7 @@ class Trainee:
         return load(self.config).to(self.device)
 
     @functools.cached_property
-    def model(self) -> models.ResNet:
+    def model(self) -> torch.nn.Module:
         return models.build(self.config).to(self.device)
 
     def state(self) -> dict[str, torch.Tensor]:

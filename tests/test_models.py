@@ -13,7 +13,7 @@ from dnrlib.datasets.augment import normalised
 from dnrlib.datasets.catalogue import load
 from dnrlib.datasets.digits import DATASETS
 from dnrlib.masks import prunable
-from dnrlib.models import LAYERS, MODELS, ResNet, build
+from dnrlib.models import LAYERS, build, network
 from dnrlib.recipes import RECIPES, configure
 from dnrlib.reinit import fresh
 from dnrlib.streams import stream
@@ -23,7 +23,7 @@ from tests.test_train import smooth
 @pytest.mark.parametrize(("name", "original"), [("resnet18", resnet18), ("resnet50", resnet50)])
 def test_at_width_64_the_network_is_torchvisions(name, original):
     theirs = original(num_classes=7).double().eval()
-    ours = ResNet(*MODELS[name], classes=7, channels=3, width=64, stem="7x7").double().eval()
+    ours = network(name, classes=7, channels=3, width=64, stem="7x7").double().eval()
     ours.load_state_dict(theirs.state_dict())
     images = torch.randn(2, 3, 64, 64, generator=stream(0, 0, "test")).double()
     with torch.inference_mode():
@@ -32,7 +32,7 @@ def test_at_width_64_the_network_is_torchvisions(name, original):
 
 def test_parameters_of_the_papers_network():
     """ResNet18 has 11,176,512 + 513 C parameters, of which 9,600 are batch normalisation's."""
-    model = ResNet(*MODELS["resnet18"], classes=200, channels=3, width=64, stem="7x7")
+    model = network("resnet18", classes=200, channels=3, width=64, stem="7x7")
     assert sum(p.numel() for p in model.parameters()) == 11_176_512 + 513 * 200
     weights = sum(w.numel() for w in prunable(model).values())
     assert weights == 10_994_880 + 172_032 + 512 * 200
@@ -137,8 +137,8 @@ def test_gradients_in_the_fast_layout_are_those_in_double_precision():
     inputs = normalised(data.train.images[:50], data.dataset)
     model = smooth(build(config))
     exact = copy.deepcopy(model).double().to(memory_format=torch.contiguous_format)
-    for network, images in ((model, inputs), (exact, inputs.double())):
-        F.cross_entropy(network(images), data.train.labels[:50]).backward()
+    for net, images in ((model, inputs), (exact, inputs.double())):
+        F.cross_entropy(net(images), data.train.labels[:50]).backward()
     for (name, weight), true in zip(model.named_parameters(), exact.parameters(), strict=True):
         error = (weight.grad.double() - true.grad).norm() / true.grad.norm()
         assert error < 1e-3, name

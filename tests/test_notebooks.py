@@ -7,7 +7,8 @@ import re
 import nbformat
 import pytest
 
-from dnrlib.book.pages import EXHIBITS, NOTEBOOKS, contents, gate, known_parameters, source
+from dnrlib.book.build import gate, known_parameters
+from dnrlib.book.pages import EXHIBITS, NOTEBOOKS, contents, source
 from dnrlib.paper.exhibits import discrepancies
 from dnrlib.recipes import RECIPES
 

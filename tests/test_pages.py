@@ -17,15 +17,16 @@ import nbformat
 import pytest
 
 from dnrlib import UserError, cli, records
-from dnrlib.book import pages
-from dnrlib.book.pages import Parameters, control, gate, parameters, reproduce, to_come, verdicts
+from dnrlib.book import build, pages
+from dnrlib.book.build import gate
+from dnrlib.book.pages import Parameters, control, parameters, reproduce, to_come, verdicts
 from dnrlib.config import ONE_OF
 from dnrlib.methods import MAIN, METHODS
 from dnrlib.recipes import NAMES, configure
 from dnrlib.records import ROOT
 from dnrlib.run import run
 from dnrlib.study import Archive, Run
-from tests.test_folder import build
+from tests.test_folder import build as folder_of
 
 BIN = Path(sys.executable).parent
 
@@ -105,7 +106,7 @@ def test_commands_to_reproduce_a_page_by_number_of_seeds(tiny):
 
 
 def test_commands_on_a_folder_of_any_name_can_be_typed(tmp_path):
-    name = build(tmp_path / "my 'photos'; touch PWN\n```\n", {"cat": 8, "dog": 8})
+    name = folder_of(tmp_path / "my 'photos'; touch PWN\n```\n", {"cat": 8, "dog": 8})
     page = Parameters(name, methods="plain, tune", seeds=1)
     said = reproduce(page, "table1", [Run(page.config(method="tune"), [], "runs")]).data
     (papermill, study) = re.findall(r"(?s)(`{4,})sh\n(.*?)\n\1", said)
@@ -120,7 +121,7 @@ def test_a_folder_of_any_name_is_text_in_the_heading_of_its_page(tmp_path):
     kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
     nbformat.write(notebook, tmp_path / "a.ipynb")
-    pages.execute(tmp_path / "a.ipynb", tmp_path / "b.ipynb", {"dataset": "folder:/<img src=x>"})
+    build.execute(tmp_path / "a.ipynb", tmp_path / "b.ipynb", {"dataset": "folder:/<img src=x>"})
     heading = nbformat.read(tmp_path / "b.ipynb", as_version=4).cells[0].source
     assert heading.startswith("# A page (folder")
     assert "<" not in heading
@@ -432,7 +433,7 @@ def test_help_imports_nothing_of_what_commands_need():
     ids=lambda path: path.stem,
 )
 def test_a_page_without_runs_says_so(notebook, tmp_path):
-    pages.execute(notebook, tmp_path / "page.ipynb", {"budget": "smoke", "train": False})
+    build.execute(notebook, tmp_path / "page.ipynb", {"budget": "smoke", "train": False})
     outputs = [
         output
         for cell in nbformat.read(tmp_path / "page.ipynb", 4).cells
@@ -443,7 +444,7 @@ def test_a_page_without_runs_says_so(notebook, tmp_path):
 
 
 def test_what_pages_are_made_of_changes_with_everything_that_they_show(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    monkeypatch.setattr(build, "ROOT", tmp_path)
     files = ("dnrlib/run.py", "data/paper/a.csv", "data/records/manifest.json", "requirements.txt")
     seen = set()
     for name in files:
@@ -451,11 +452,11 @@ def test_what_pages_are_made_of_changes_with_everything_that_they_show(tiny, tmp
         path.parent.mkdir(parents=True, exist_ok=True)
         for content in ("one", "two"):
             path.write_text(content)
-            assert pages.ingredients() not in seen
-            assert pages.ingredients() == pages.ingredients()
-            seen.add(pages.ingredients())
+            assert build.ingredients() not in seen
+            assert build.ingredients() == build.ingredients()
+            seen.add(build.ingredients())
     run(tiny(method="plain"))
-    assert pages.ingredients() not in seen
+    assert build.ingredients() not in seen
 
 
 def test_a_page_is_kept_while_nothing_that_it_shows_changes(tmp_path, monkeypatch, capsys):
@@ -471,25 +472,25 @@ def test_a_page_is_kept_while_nothing_that_it_shows_changes(tmp_path, monkeypatc
     index.parent.mkdir(parents=True)
     index.touch()
     done = SimpleNamespace(returncode=0)
-    monkeypatch.setattr(pages, "ROOT", tmp_path)
+    monkeypatch.setattr(build, "ROOT", tmp_path)
     monkeypatch.setattr(pages, "NOTEBOOKS", tmp_path)
-    monkeypatch.setattr(pages, "PAGES", tmp_path / "pages")
-    monkeypatch.setattr(pages, "contents", lambda: ["one-digits", "two-digits", "two"])
-    monkeypatch.setattr(pages, "execute", execute)
-    monkeypatch.setattr(pages, "Parallel", lambda **how: lambda tasks: [f(*a) for f, a, _ in tasks])
-    monkeypatch.setattr(pages, "subprocess", SimpleNamespace(run=lambda *_, **how: done))
-    pages.build_book()
+    monkeypatch.setattr(build, "PAGES", tmp_path / "pages")
+    monkeypatch.setattr(build, "contents", lambda: ["one-digits", "two-digits", "two"])
+    monkeypatch.setattr(build, "execute", execute)
+    monkeypatch.setattr(build, "Parallel", lambda **how: lambda tasks: [f(*a) for f, a, _ in tasks])
+    monkeypatch.setattr(build, "subprocess", SimpleNamespace(run=lambda *_, **how: done))
+    build.build_book()
     assert made == ["one-digits", "two-digits"]
     unchanged = (tmp_path / "pages" / "two.ipynb").stat().st_mtime_ns
-    pages.build_book()
+    build.build_book()
     assert len(made) == 2
     assert "2 of 2 executed pages are kept" in capsys.readouterr().out
     assert (tmp_path / "pages" / "two.ipynb").stat().st_mtime_ns == unchanged
     notebook.cells[0].source = "# B"
     nbformat.write(notebook, tmp_path / "two.ipynb")
-    pages.build_book()
+    build.build_book()
     assert made[2:] == ["two-digits"]
     assert "# B" in (tmp_path / "pages" / "two.ipynb").read_text()
     (tmp_path / "requirements.txt").write_text("torch==3")
-    pages.build_book()
+    build.build_book()
     assert made[3:] == ["one-digits", "two-digits"]

@@ -33,7 +33,7 @@ def prepared(tmp_path, monkeypatch):
 def passes(monkeypatch, work):
     """The images that go through networks while `work` is done: (training mode, gradients)."""
     counted = {}
-    forward = models.ResNet.forward
+    forward = models.resnet().forward
 
     def counting(model, images):
         kind = model.training, torch.is_grad_enabled()
@@ -41,7 +41,7 @@ def passes(monkeypatch, work):
         return forward(model, images)
 
     with monkeypatch.context() as patched:
-        patched.setattr(models.ResNet, "forward", counting)
+        patched.setattr(models.resnet(), "forward", counting)
         work()
     return counted
 

@@ -167,10 +167,8 @@ def _model(stored: dict[str, Any], path: str | Path) -> Model:
             f"{path} has weights that are not finite numbers: its training diverged; train again "
             "with a lower lr, and export that"
         )
-    block, depths = models.MODELS[how["model"]]
-    network = models.ResNet(
-        block, depths, how["classes"], how["channels"], how["width"], how["stem"]
-    )
+    shape = (how[name] for name in ("model", "classes", "channels", "width", "stem"))
+    network = models.network(*shape)
     models.load_state(network, state)
     network.eval().to(memory_format=torch.channels_last)
     model = Model(network, tuple(stored["labels"]), stored["preprocessing"])

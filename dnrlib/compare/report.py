@@ -13,7 +13,8 @@ import pandas as pd
 from IPython.display import HTML
 
 from .. import UserError, records
-from ..book.pages import NOTEBOOKS, execute
+from ..book.build import execute
+from ..book.pages import NOTEBOOKS
 from ..book.tables import escaped, interval, number
 from ..datasets.catalogue import dataset, read
 from ..methods import label

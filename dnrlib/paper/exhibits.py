@@ -6,6 +6,7 @@ import itertools
 
 import pandas as pd
 import torch
+from torch import nn
 
 from .. import UserError
 from ..datasets.catalogue import VIEWS
@@ -18,7 +19,7 @@ from ..evaluate.evaluations import (
     Evaluation,
     Predictions,
 )
-from ..models import LAYERS, MODELS, ResNet
+from ..models import LAYERS, network
 from ..recipes import PHOTOGRAPHS, configure, scope
 from ..records import ROOT
 
@@ -357,11 +358,11 @@ def beside_paper(table: pd.DataFrame, exhibit: str, dataset: str) -> pd.DataFram
     return table.assign(paper=found["value"].to_numpy(), paper_std=found["std"].to_numpy())
 
 
-def resnet18() -> ResNet:
+def resnet18() -> nn.Module:
     """The network of the printed overlap maps: ResNet18 with the classes of CUB, without values."""
     classes = int(wide("dnr", "table10").at["CUB-200", "Classes"])
     with torch.device("meta"):
-        return ResNet(*MODELS["resnet18"], classes=classes, channels=3, width=64, stem="7x7")
+        return network("resnet18", classes, channels=3, width=64, stem="7x7")
 
 
 def overlap_printed(exhibit: str) -> pd.DataFrame:

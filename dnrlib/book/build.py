@@ -1,0 +1,141 @@
+"""Notebooks to pages by papermill, and the book made of the pages."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+from joblib import Parallel, delayed
+from tqdm.auto import tqdm
+
+from .. import UserError, records
+from ..config import digest
+from ..datasets import decoded
+from ..records import ROOT
+from .pages import PAGES, contents, source
+from .tables import escaped
+
+
+def known_parameters(notebook: Path) -> set[str]:
+    """The parameters that a notebook has; empty if it has no cell tagged `parameters`."""
+    return set(papermill.inspect_notebook(str(notebook)))
+
+
+def execute(notebook: Path, output: Path, given: dict[str, Any], progress: bool = False) -> None:
+    """Executes a notebook with parameters and writes the page; raises `UserError` for unknown
+    parameters and papermill's error for a cell that fails."""
+    unknown = given.keys() - known_parameters(notebook)
+    if unknown:
+        raise UserError(
+            f"{notebook.name} has no parameter {', '.join(sorted(unknown))}; it has: "
+            f"{', '.join(sorted(known_parameters(notebook)))}"
+        )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    # papermill saves as it goes: a page with an error in it must not be taken for a page.
+    partial = output.with_suffix(".partial.ipynb")
+    papermill.execute_notebook(
+        str(notebook),
+        str(partial),
+        parameters=given,
+        cwd=str(ROOT),
+        progress_bar=progress,
+        kernel_name="python3",
+    )
+    page = nbformat.read(partial, as_version=4)
+    for cell in page.cells:
+        cell.metadata.pop("papermill", None)
+        cell.metadata.pop("execution", None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            # Shown, for it says what this page was made with.
+            cell.metadata["tags"] = ["injected-parameters"]
+    if "dataset" in given:
+        heading, *rest = page.cells[0].source.split("\n")
+        page.cells[0].source = "\n".join([f"{heading} ({escaped(given['dataset'])})", *rest])
+    # Its absolute paths and times would differ from machine to machine.
+    page.metadata.pop("papermill", None)
+    gate(page, notebook.name)
+    nbformat.write(page, output)
+    partial.unlink()
+
+
+def gate(page: nbformat.NotebookNode, name: str) -> None:
+    """Raises `UserError` if a page has an error in it or a cell that was not executed, which the
+    book build would not notice."""
+    for number, cell in enumerate(page.cells, 1):
+        if cell.cell_type != "code" or not cell.source.strip():
+            continue
+        if cell.execution_count is None:
+            raise UserError(f"{name}: cell {number} was not executed; run the notebook and save it")
+        if any(output.output_type == "error" for output in cell.outputs):
+            raise UserError(f"{name}: cell {number} ended in an error")
+
+
+def ingredients() -> str:
+    """A digest of all that an executed page is made of beside its notebook: the library, the pinned
+    versions, the papers' numbers, the published records, the benchmarks; and by size and time of
+    change the user's own records and images."""
+    patterns = ("dnrlib/**/*.py", "dnrlib/**/*.toml", "data/paper/*", "benchmarks/results/*")
+    content = [
+        [str(path.relative_to(ROOT)), hashlib.sha256(path.read_bytes()).hexdigest()]
+        for pattern in (*patterns, "data/records/manifest.json", "requirements.txt")
+        for path in sorted(ROOT.glob(pattern))
+    ]
+    own = [*records.runs_root().glob("*/*.json"), *decoded.root().glob("**/manifest.json")]
+    looks = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(own)]
+    return digest([sys.version, content, looks])
+
+
+def _made(notebook: Path, output: Path, given: dict[str, Any], made_of: str) -> None:
+    """Executes a page, and notes in it what it was made of."""
+    execute(notebook, output, given)
+    page = nbformat.read(output, as_version=4)
+    page.metadata["made_of"] = made_of
+    nbformat.write(page, output)
+
+
+def build_book() -> Path:
+    """Makes every page and the book of them; returns its first file. Trains nothing.
+
+    A page of a notebook and a dataset is executed, so that it sees the user's own runs too; it is
+    kept if nothing has changed that a page is made of (`ingredients`). A page without a dataset is
+    the committed notebook as it is, which nbval keeps true. Warnings are errors.
+    """
+    PAGES.mkdir(parents=True, exist_ok=True)
+    wanted, common = contents(), ingredients()
+    for old in PAGES.glob("*.ipynb"):
+        if old.stem not in wanted:
+            old.unlink()
+    tasks, kept = [], 0
+    for page in wanted:
+        (notebook, dataset), output = source(page), PAGES / f"{page}.ipynb"
+        if dataset is None:
+            gate(nbformat.read(notebook, as_version=4), notebook.name)
+            if not output.exists() or output.read_bytes() != notebook.read_bytes():
+                records.write(output, notebook.read_bytes())
+        else:
+            made_of = digest([common, page, notebook.read_text()])
+            if output.exists() and nbformat.read(output, 4).metadata.get("made_of") == made_of:
+                kept += 1
+                continue
+            given = {"dataset": dataset, "train": False}
+            tasks.append(delayed(_made)(notebook, output, given, made_of))
+    if kept:
+        print(f"{kept} of {kept + len(tasks)} executed pages are kept: nothing they show changed")
+    pages = Parallel(n_jobs=min(os.cpu_count() or 1, 4), return_as="generator_unordered")(tasks)
+    for _ in tqdm(pages, total=len(tasks), unit="page", desc="executing"):
+        pass
+    done = subprocess.run(
+        [
+            *(str(Path(sys.executable).with_name("jupyter-book")), "build", "book"),
+            *("--config", "_config.yml", "--path-output", ".", "-W", "-n", "--keep-going"),
+        ],
+        cwd=ROOT,
+    )
+    index = ROOT / "_build" / "html" / "index.html"
+    if done.returncode or not index.exists():
+        raise UserError("the book was not built; the warnings above are errors")
+    return index
