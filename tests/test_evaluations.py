@@ -737,7 +737,7 @@ def test_frames_of_evaluations():
         *(["dnr", 3, 0, 50.0], ["dnr", 3, 1, 100.0], ["dnr", 3, 2, 0.0]),
     ]
     for build_frame in ("corruption_frame", "attack_frame", "recall_frame"):
-        assert getattr(evaluations, build_frame)([]).empty
+        assert getattr(frames, build_frame)([]).empty
 
 
 # --------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def opened(comparison: str, name: str = "digits") -> Comparison:
         return load(Path(comparison))
     place = records.runs_root() / "demonstration"
     # In a process of its own: progress bars would be part of the page.
-    code = "import sys; from dnrlib.report import demonstrate; demonstrate(*sys.argv[1:])"
+    code = "import sys; from dnrlib.compare.report import demonstrate; demonstrate(*sys.argv[1:])"
     done = subprocess.run(
         [sys.executable, "-c", code, name, str(place)], capture_output=True, text=True
     )
