@@ -43,7 +43,7 @@ def only(monkeypatch, **statements):
         name.replace("_", "-"): {
             "exhibit": "table1",
             "rank": "primary" if name.startswith("primary") else "secondary",
-            "untestable": "",
+            "untestable": False,
             "embedded": statement,
             "photographs": statement,
             "full": statement,
@@ -83,9 +83,9 @@ def test_every_claim_can_be_read_and_every_printed_row_exists():
     assert (table["rank"] == "primary").sum() == 3
     assert set(table["exhibit"]) <= COLUMNS.keys() | {"cost"}
     assert set(table["basis"]) == {"text", "exhibit"}
-    for column in ("known", "looked", "untestable"):
+    for column in ("known", "looked"):
         assert set(table[column]) == {"yes", ""}
-    assert table.index[table["untestable"] != ""].tolist() == ["beats-ban"]
+    assert table.index[table["untestable"]].tolist() == ["beats-ban"]
     kinds = {"=": {"equivalence"}, "rise": {"trend"}, "fall": {"trend"}}
     for _, row in table[table["embedded"] != ""].iterrows():
         kind = parse(row["embedded"])[0].kind
@@ -234,7 +234,7 @@ def test_an_untestable_claim_is_not_judged_and_counts_in_its_family_as_before(mo
     given = frame(dnr=[51.0, 52.0, 53.5], long=[50.0, 50.0, 50.0], ke=[41.1, 42.0, 43.5])
     only(monkeypatch, a="dnr > long", b="dnr > long", c="dnr > ke")
     before = ledger({"digits": given})
-    claims.claims().loc["c", "untestable"] = "yes"
+    claims.claims().loc["c", "untestable"] = True
     after = ledger({"digits": given})
     others = ["a", "b"]
     pd.testing.assert_frame_equal(after.loc[others], before.loc[others], check_dtype=False)

@@ -202,7 +202,7 @@ def verdicts(column):
         support, refute = max(s for s, _, _ in parts), min(r for _, r, _ in parts)
         supports[claim["rank"]][name] = 1.0 if verdict else support
         refutes[claim["rank"]][name] = 1.0 if verdict else min(1.0, len(parts) * refute)
-        if not verdict and column == "embedded" and claim["untestable"]:
+        if not verdict and column == "embedded" and claim["note"].startswith("Not testable"):
             verdict = "not testable here"
         found[name] = verdict, parts
     supports, refutes = ({rank: holm(ps) for rank, ps in of.items()} for of in (supports, refutes))

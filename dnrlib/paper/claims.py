@@ -46,10 +46,17 @@ class Part:
         return [_named(side.partition("@")[0], dataset) for side in sides]
 
 
+UNTESTABLE = "Not testable on digits. "
+"""How the note of a claim begins that our runs on digits cannot judge."""
+
+
 @functools.cache
 def claims() -> pd.DataFrame:
-    """The claims, one per row, by id; empty cells are empty strings."""
-    return pd.read_csv(PAPER / "claims.csv", keep_default_na=False, index_col="id")
+    """The claims, one per row, by id; empty cells are empty strings. `untestable` are those that our
+    runs cannot judge, for the reason in their note."""
+    table = pd.read_csv(PAPER / "claims.csv", keep_default_na=False, index_col="id")
+    untestable = table["note"].str.startswith(UNTESTABLE)
+    return table.assign(untestable=untestable, note=table["note"].str.removeprefix(UNTESTABLE))
 
 
 def parse(statement: str) -> list[Part]:
