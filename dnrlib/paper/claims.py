@@ -52,8 +52,8 @@ UNTESTABLE = "Not testable on digits. "
 
 @functools.cache
 def claims() -> pd.DataFrame:
-    """The claims, one per row, by id; empty cells are empty strings. `untestable` are those that our
-    runs cannot judge, for the reason in their note."""
+    """The claims, one per row, by id; empty cells are empty strings. Those that our runs on digits
+    cannot judge are `untestable`, for the reason in their note."""
     table = pd.read_csv(PAPER / "claims.csv", keep_default_na=False, index_col="id")
     untestable = table["note"].str.startswith(UNTESTABLE)
     return table.assign(untestable=untestable, note=table["note"].str.removeprefix(UNTESTABLE))
