@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import UserError
+from .config import not_one_of
 
 Scores = dict[str, Tensor]
 Mask = dict[str, Tensor]
@@ -102,7 +103,7 @@ def snip(
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     with evaluating(model):
         for inputs, labels in on(model, listed):
-            _add(total, weights, loss(model(inputs), labels) / count)
+            add_gradients(total, weights, loss(model(inputs), labels) / count)
     return {name: (w.detach() * total[name]).abs().cpu() for name, w in weights.items()}
 
 
@@ -121,7 +122,7 @@ def fisher(
     with evaluating(model):
         for inputs, labels in on(model, batches):
             for image, label in zip(inputs.split(1), labels.split(1), strict=True):
-                _add(total, weights, loss(model(image), label), torch.square)
+                add_gradients(total, weights, loss(model(image), label), torch.square)
     return {name: values.cpu() for name, values in total.items()}
 
 
@@ -180,13 +181,13 @@ def on(model: nn.Module, batches: Batches) -> Iterator[tuple[Any, Tensor]]:
         )
 
 
-def _add(
+def add_gradients(
     total: Scores,
     weights: dict[str, nn.Parameter],
     loss: Tensor,
     change: Callable[[Tensor], Tensor] = lambda grad: grad,
 ) -> None:
-    """Adds the gradients of a loss to the totals."""
+    """Adds the gradients of a loss, each after a `change`, to the totals by name."""
     grads = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
     for name, grad in zip(weights, grads, strict=True):
         if grad is not None:
@@ -207,7 +208,7 @@ def top(scores: Scores, keep: float, scope: str = "global", least: bool = False)
     """
     check_share(keep)
     if scope not in SCOPES:
-        raise UserError(f"scope={scope!r} is unknown; choose one of: {', '.join(SCOPES)}")
+        raise UserError(not_one_of("scope", scope, SCOPES))
     flat = torch.cat([score.detach().reshape(-1).cpu() for score in scores.values()])
     flat = flat if flat.dtype == torch.float64 else flat.float()
     if not math.isfinite(sum(map(float, flat.aminmax()))):

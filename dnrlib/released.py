@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from .config import stored
 from .datasets.augment import AUGMENTATIONS, batches, normalised
-from .masks import Mask, evaluating, largest, prunable
+from .masks import Mask, add_gradients, evaluating, largest, prunable
 from .rules import Parent
 
 
@@ -32,9 +32,7 @@ class ReleasedSnip:
             for images, labels in listed[: math.ceil(len(listed) / 32)]:
                 augmented = AUGMENTATIONS[config.augment](images, draw)
                 loss = F.cross_entropy(model(normalised(augmented, parent.data.dataset)), labels)
-                grads = torch.autograd.grad(loss, list(parameters.values()))
-                for name, grad in zip(parameters, grads, strict=True):
-                    total[name] += grad.abs()
+                add_gradients(total, parameters, loss, torch.abs)
         scores = {name: (w.detach() * total[name]).abs().cpu() for name, w in parameters.items()}
         flat = torch.cat([score.flatten() for score in scores.values()])
         threshold = flat.kthvalue(max(1, int((1 - self.share) * len(flat)))).values
