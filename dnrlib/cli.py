@@ -61,7 +61,7 @@ COMMANDS: dict[str, Callable[[argparse.ArgumentParser], None]] = {}
 
 def command(options: Callable[[argparse.ArgumentParser], None]) -> Callable:
     """Registers a command by what gives it its options."""
-    COMMANDS[options.__name__.lstrip("_")] = options
+    COMMANDS[options.__name__] = options
     return options
 
 

@@ -63,33 +63,35 @@ class Archive:
     def find(self, config: Config, evaluations: Sequence[Evaluation] = ()) -> Run | None:
         """The run of a config with all of `evaluations`, from the first place that has it whole, or
         None."""
-        wanted = entries(config, evaluations)
-        for place in self.places:
-            found = self._records(config, wanted, place)
-            if len(found) == len(wanted):
-                return Run(config, found, place, tuple(evaluations))
-        return None
+        runs = (self._whole(config, evaluations, place) for place in self.places)
+        return next((run for run in runs if run is not None), None)
 
     def richest(self, config: Config, evaluations: Iterable[Evaluation]) -> Run | None:
         """The run of a config with those of `evaluations` that were made of it, from the place
         where there are most: the records of a run must be of the same weights."""
         last = chain(config)[-1]
-        made = []
-        for place in self.places:
-            here = [e for e in evaluations if self._records(config, [last.evaluated(e)], place)]
-            made.append((here, Archive(place == "published", place == "runs", self.store.runs)))
-        most, archive = max(made, key=lambda pair: len(pair[0]))
-        return (archive if most else self).find(config, most)
+        made = {
+            place: [e for e in evaluations if self._records(config, [last.evaluated(e)], place)]
+            for place in self.places
+        }
+        place = max(made, key=lambda name: len(made[name]))
+        return self._whole(config, made[place], place) if made[place] else self.find(config)
+
+    def _whole(self, config: Config, evaluations: Sequence[Evaluation], place: str) -> Run | None:
+        wanted = entries(config, evaluations)
+        found = self._records(config, wanted, place)
+        return Run(config, found, place, tuple(evaluations)) if len(found) == len(wanted) else None
 
     def _records(self, config: Config, wanted: list[Entry], place: str) -> list[Record]:
         """The records of the entries at a place, up to the first that is missing."""
-        published = place == "published" and records.published(config.dataset, config.seed)
+        own = place == "runs"
+        published = {} if own else records.published(config.dataset, config.seed)
         found: list[Record] = []
         for entry in wanted:
-            record = published.get(entry.key) if published is not False else self.store.read(entry)
+            record = self.store.read(entry) if own else published.get(entry.key)
             if record is None:
                 break
-            if entry.kind == "generation" and place == "runs":
+            if own and entry.kind == "generation":
                 check_descent(record, parent_digests(found), self.store.path(entry))
             found.append(record)
         return found

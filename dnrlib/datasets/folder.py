@@ -159,7 +159,7 @@ def report(name: str) -> tuple[pd.DataFrame, list[str]]:
     about = dataset(name)
     counts = {
         pool: split.labels.bincount(minlength=len(about.classes)).tolist()
-        for pool, split in dataset(name).pools().items()
+        for pool, split in about.pools().items()
     }
     problems = decoded.manifest(canonical(name))["notes"]["problems"]
     return pd.DataFrame(counts, index=pd.Index(about.classes, name="class")), problems
