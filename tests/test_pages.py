@@ -464,9 +464,11 @@ def test_a_page_is_kept_while_nothing_that_it_shows_changes(tmp_path, monkeypatc
     for name in ("one", "two"):
         nbformat.write(notebook, tmp_path / f"{name}.ipynb")
 
-    def execute(notebook, output, given):
+    def execute(notebook, output, given, made_of):
         made.append(output.stem)
-        nbformat.write(nbformat.read(notebook, 4), output)
+        page = nbformat.read(notebook, 4)
+        page.metadata["made_of"] = made_of
+        nbformat.write(page, output)
 
     index = tmp_path / "_build" / "html" / "index.html"
     index.parent.mkdir(parents=True)
@@ -477,7 +479,9 @@ def test_a_page_is_kept_while_nothing_that_it_shows_changes(tmp_path, monkeypatc
     monkeypatch.setattr(build, "PAGES", tmp_path / "pages")
     monkeypatch.setattr(build, "contents", lambda: ["one-digits", "two-digits", "two"])
     monkeypatch.setattr(build, "execute", execute)
-    monkeypatch.setattr(build, "Parallel", lambda **how: lambda tasks: [f(*a) for f, a, _ in tasks])
+    monkeypatch.setattr(
+        build, "Parallel", lambda **how: lambda tasks: [f(*a, **b) for f, a, b in tasks]
+    )
     monkeypatch.setattr(build, "subprocess", SimpleNamespace(run=lambda *_, **how: done))
     build.build_book()
     assert made == ["one-digits", "two-digits"]

@@ -25,9 +25,15 @@ def known_parameters(notebook: Path) -> set[str]:
     return set(papermill.inspect_notebook(str(notebook)))
 
 
-def execute(notebook: Path, output: Path, given: dict[str, Any], progress: bool = False) -> None:
-    """Executes a notebook with parameters and writes the page; raises `UserError` for unknown
-    parameters and papermill's error for a cell that fails."""
+def execute(
+    notebook: Path,
+    output: Path,
+    given: dict[str, Any],
+    progress: bool = False,
+    made_of: str | None = None,
+) -> None:
+    """Executes a notebook with parameters and writes the page, which notes `made_of`; raises
+    `UserError` for unknown parameters and papermill's error for a cell that fails."""
     unknown = given.keys() - known_parameters(notebook)
     if unknown:
         raise UserError(
@@ -57,6 +63,7 @@ def execute(notebook: Path, output: Path, given: dict[str, Any], progress: bool 
         page.cells[0].source = "\n".join([f"{heading} ({escaped(given['dataset'])})", *rest])
     # Its absolute paths and times would differ from machine to machine.
     page.metadata.pop("papermill", None)
+    page.metadata["made_of"] = made_of
     gate(page, notebook.name)
     nbformat.write(page, output)
     partial.unlink()
@@ -89,14 +96,6 @@ def ingredients() -> str:
     return digest([sys.version, content, looks])
 
 
-def _made(notebook: Path, output: Path, given: dict[str, Any], made_of: str) -> None:
-    """Executes a page, and notes in it what it was made of."""
-    execute(notebook, output, given)
-    page = nbformat.read(output, as_version=4)
-    page.metadata["made_of"] = made_of
-    nbformat.write(page, output)
-
-
 def build_book() -> Path:
     """Makes every page and the book of them; returns its first file. Trains nothing.
 
@@ -122,7 +121,7 @@ def build_book() -> Path:
                 kept += 1
                 continue
             given = {"dataset": dataset, "train": False}
-            tasks.append(delayed(_made)(notebook, output, given, made_of))
+            tasks.append(delayed(execute)(notebook, output, given, made_of=made_of))
     if kept:
         print(f"{kept} of {kept + len(tasks)} executed pages are kept: nothing they show changed")
     pages = Parallel(n_jobs=min(os.cpu_count() or 1, 4), return_as="generator_unordered")(tasks)
