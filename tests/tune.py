@@ -32,7 +32,9 @@ PLAN = [(1000, cell) for cell in CELLS] + [(seed, RECIPE) for seed in (1001, 100
 def measured(dataset: str) -> pd.DataFrame:
     """What is measured so far: a row per seed, weight decay, lr and arm."""
     path = GRID / f"{dataset}.csv"
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["seed"])
+    return (
+        pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["seed", "weight_decay", "lr"])
+    )
 
 
 def main() -> None:
@@ -41,11 +43,12 @@ def main() -> None:
     dataset = parser.parse_args().dataset
     for seed, cell in PLAN:
         configs = [configure(dataset, method=arm, pool="tuning", seed=seed, **cell) for arm in ARMS]
-        rows = measured(dataset)
-        first = configs[0]
-        if len(rows) and len(
-            rows.query("seed == @seed and weight_decay == @first.weight_decay and lr == @first.lr")
-        ):
+        rows, first = measured(dataset), configs[0]
+        if (
+            (rows[["seed", "weight_decay", "lr"]] == [seed, first.weight_decay, first.lr]).all(
+                axis=1
+            )
+        ).any():
             continue
         seen: set[str] = set()
         added = []
