@@ -37,13 +37,10 @@ class Crop:
         if self.flip:
             flipped = torch.rand(n, generator=draw) < 0.5
             columns[flipped] = columns[flipped].flip(1)
-        rows, columns = moved(rows, images.device), moved(columns, images.device)
-        return F.pad(images, (self.pad,) * 4)[
-            torch.arange(n, device=images.device)[:, None, None, None],
-            torch.arange(channels, device=images.device)[None, :, None, None],
-            rows[:, None, :, None],
-            columns[:, None, None, :],
-        ]
+        pixels = rows[:, :, None] * (width + 2 * self.pad) + columns[:, None]
+        pixels = moved(pixels.view(n, 1, -1), images.device).expand(-1, channels, -1)
+        # Several times as fast as indexing with rows and columns.
+        return F.pad(images, (self.pad,) * 4).flatten(2).gather(2, pixels).view(images.shape)
 
 
 @dataclass(frozen=True)
