@@ -11,6 +11,8 @@ from .config import stored
 class Labels:
     """The labels: cross-entropy with label smoothing, mean over the batch."""
 
+    needs_parent = False
+
     def loss(
         self, logits: Tensor, labels: Tensor, inputs: Tensor, parent: nn.Module, smoothing: float
     ) -> Tensor:
@@ -27,6 +29,7 @@ class Distilled:
     that code averages the divergence over classes too (`mean`), which divides it by their number.
     """
 
+    needs_parent = True
     alpha: float = 0.9
     temperature: float = 20.0
     reduction: str = "batchmean"

@@ -134,7 +134,7 @@ def lw(config: Config) -> Iterator[Generation]:
     """Layer-wise reinitialisation (Alabdulmohsin et al., 2021): over eight generations more and
     more blocks are kept and rescaled, and all that follows is born anew."""
     yield Generation()
-    listed = models.blocks(config)
+    listed = models.blocks(config.model)
     for number in range(1, min(8, config.generations)):
         first = number * len(listed) // 8
         keep = ResetFrom(listed[first], "parameters")
@@ -148,7 +148,7 @@ def lw_released(config: Config) -> Iterator[Generation]:
     of a ResNet50, and neither rescales nor normalises."""
     yield Generation()
     stages = [f"layer{stage}" for stage in (1, 2, 3, 4)]
-    listed = stages if config.model == "resnet18" else [*models.blocks(config), "fc"]
+    listed = stages if config.model == "resnet18" else [*models.blocks(config.model), "fc"]
     for number in range(1, min(8, config.generations)):
         first = number * len(listed) // 8
         yield Generation(ResetFrom(listed[first], "parameters"), Birth())
@@ -255,11 +255,13 @@ def label(arm: str) -> str:
     """An arm (`recipes.arm_of`) in words: `dnr+criterion=fisher+generations=3` is 'DNR, Fisher,
     f3'."""
     method, *settings = arm.split("+")
-    return ", ".join([METHODS[method].label, *(_in_words(*text.split("=")) for text in settings)])
+    words = (_in_words(*text.partition("=")[::2]) for text in settings)
+    return ", ".join([METHODS[method].label, *words])
 
 
 def _in_words(name: str, value: str) -> str:
     return {
+        "tuned": "tuned",
         "generations": f"f{value}",
         "smoothing": "CE" if value == "0" else f"smoothing {value}",
         "per_class": "all images" if value == "0" else f"{value} per class",

@@ -98,9 +98,9 @@ def birth(config: Config, draw: torch.Generator) -> nn.Module:
     return model.to(memory_format=torch.contiguous_format if unsafe else torch.channels_last)
 
 
-def blocks(config: Config) -> list[str]:
-    """The names of a network's residual blocks, from the input to the output."""
-    _, depths = MODELS[config.model]
+def blocks(name: str) -> list[str]:
+    """The names of the residual blocks of a network of `MODELS`, from the input to the output."""
+    _, depths = MODELS[name]
     return [f"layer{stage}.{block}" for stage, n in enumerate(depths, 1) for block in range(n)]
 
 
@@ -149,14 +149,7 @@ def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
     model.load_state_dict(state)
 
 
-LAYERS = (
-    ["conv1"]
-    + [
-        f"layer{stage}.{block}.conv{conv}"
-        for stage in (1, 2, 3, 4)
-        for block in (0, 1)
-        for conv in (1, 2)
-    ]
-    + ["fc"]
-)
+LAYERS = ["conv1"]
+LAYERS += [f"{block}.conv{n}" for block in blocks("resnet18") for n in (1, 2)]
+LAYERS += ["fc"]
 """The layers that the paper's overlap maps number 1 to 18: no shortcut convolutions."""

@@ -1,6 +1,7 @@
 """What is run: the settings of each dataset, the arms of a study, and their configs."""
 
 import dataclasses
+import itertools
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
@@ -15,7 +16,11 @@ from .methods import METHODS, plan
 from .models import MODELS, STEMS
 from .rules import CRITERIA
 
-# The paper's recipes are DNR section 4, tables and appendix A.12; what it leaves open is in OURS.
+# The paper's recipes are DNR section 4, tables and appendix A.12. Settings that it leaves open: of
+# the small sets, KE's learning rate (0.1 and 0.256 are given for unnamed sets), warm-up as in KE's
+# and LLF's code (D23), the code's crop of 224, generations f1 to f10 (D18); the stem on CIFAR and
+# Tiny ImageNet as in the code (D22), whose learning rate is that of CIFAR; of PAPILA, schedule,
+# weight decay and augmentation as for the small sets, no warm-up, no smoothing.
 
 _SMALL = {
     "model": "resnet18",
@@ -125,38 +130,9 @@ def recipe(dataset: str) -> dict[str, Any]:
     return next((FOLDER[most] for most in FOLDER if size <= most), FOLDER[256])
 
 
-_OPEN_SMALL = {
-    "lr": "the paper gives 0.1 and 0.256 for unnamed 'specific datasets'; 0.256 is KE's",
-    "warmup": "not mentioned in the paper; 5 in KE's and LLF's code, 20 by default in DNR's (D23)",
-    "augment": "'flip and random crop' after a resize to 256 x 256; the crop of 224 is the code's",
-    "generations": "11, 10 and f10 all occur (D18); ten generations are f1..f10 here",
-}
-_OPEN_CIFAR = {
-    "stem": "not stated; the released code uses 3x3 without pooling on CIFAR (D22)",
-    "generations": _OPEN_SMALL["generations"],
-}
-OURS: dict[str, dict[str, str]] = {
-    "flower102": _OPEN_SMALL,
-    "cub200": _OPEN_SMALL,
-    "aircraft": _OPEN_SMALL,
-    "mit67": _OPEN_SMALL,
-    "dogs": _OPEN_SMALL,
-    "cifar10": _OPEN_CIFAR,
-    "cifar100": _OPEN_CIFAR,
-    "tinyimagenet": {
-        "lr": "not stated; 0.1 as for CIFAR",
-        "stem": "not stated; the released code keeps 7x7 and pooling on 64-pixel images (D22)",
-        "generations": _OPEN_SMALL["generations"],
-    },
-    "papila": {
-        "schedule": "not stated; cosine as for the other small sets",
-        "warmup": "not stated; none",
-        "weight_decay": "not stated; 1e-4 as for the other small sets",
-        "smoothing": "not stated; none",
-        "augment": "not stated; as for the other small sets",
-    },
-}
-"""Per dataset: each setting that the paper leaves open, what is known of it, and our choice."""
+TUNED: dict[str, dict[str, dict[str, float]]] = {}
+"""By dataset and method, the settings of the arm `METHOD+tuned`: learning rate and weight decay
+with the highest accuracy on the tuning pool, out of one grid for all methods (`data/tuning`)."""
 
 NAMES = {
     "method": METHODS,
@@ -170,8 +146,11 @@ NAMES = {
 BUDGETS = ("smoke", "embedded", "photographs", "paper")
 
 
-def configure(dataset: str, budget: str | None = None, **overrides: Any) -> Config:
-    """The `Config` of one run: the dataset's recipe, cut to the budget, then `overrides`.
+def configure(
+    dataset: str, budget: str | None = None, *, tuned: bool = False, **overrides: Any
+) -> Config:
+    """The `Config` of one run: the dataset's recipe, or with `tuned` what was chosen for the method
+    (`TUNED`), cut to the budget, then `overrides`.
 
     `paper` is the recipe of the papers' datasets and their default, `photographs` that of the small
     versions of two of them, `embedded` that of all others. `smoke` is the recipe cut to two
@@ -192,6 +171,12 @@ def configure(dataset: str, budget: str | None = None, **overrides: Any) -> Conf
         if budget not in BUDGETS:
             raise UserError(not_one_of("budget", budget, BUDGETS))
         raise UserError(f"budget={budget!r} does not exist for {dataset!r}; use {own} or smoke")
+    if tuned:
+        method, chosen = overrides.get("method", Config.method), TUNED.get(dataset, {})
+        if method not in chosen:
+            listed = ", ".join(chosen) or "none"
+            raise UserError(f"{method} was not tuned on {dataset}; these methods were: {listed}")
+        settings |= chosen[method]
     if budget == "smoke":
         settings |= {"epochs": 2, "generations": 2, "warmup": 0}
     config = Config(**(settings | overrides))
@@ -203,12 +188,15 @@ def configure(dataset: str, budget: str | None = None, **overrides: Any) -> Conf
 
 
 def parse_arm(text: str) -> dict[str, Any]:
-    """The settings of an arm of a study, METHOD or METHOD+setting=value+..., such as
-    `dnr+keep=0.6`; raises `UserError` if it cannot be read."""
+    """The settings of an arm of a study, for `configure`: METHOD or METHOD+setting=value+..., such
+    as `dnr+keep=0.6`, or METHOD+tuned+...; raises `UserError` if it cannot be read."""
     method, *rest = text.strip().split("+")
     types = {spec.name: spec.type for spec in fields(Config)}
     settings: dict[str, Any] = {"method": method}
     for part in rest:
+        if part == "tuned":
+            settings["tuned"] = True
+            continue
         name, _, value = part.partition("=")
         if name not in types or name in ("method", "dataset", "seed"):
             valid = sorted(types.keys() - {"method", "dataset", "seed"})
@@ -228,19 +216,23 @@ def parse_arm(text: str) -> dict[str, Any]:
 
 
 def arm_of(config: Config) -> str:
-    """The arm that a config belongs to: its method, and by name what differs from the recipe of its
-    dataset (or from that recipe cut to the smoke budget, if that says it in fewer words)."""
-    named = []
-    for budget in (None, "smoke"):
-        base = configure(config.dataset, budget, method=config.method, seed=config.seed)
+    """The arm that a config belongs to: its method, whether it is tuned, and by name what differs
+    from the recipe of its dataset (or from that recipe cut to the smoke budget); of the ways to say
+    this the one in fewest words."""
+    own = config.method in TUNED.get(config.dataset, {})
+    ways = []
+    for budget, tuned in itertools.product((None, "smoke"), (False, True) if own else (False,)):
+        base = configure(
+            config.dataset, budget, tuned=tuned, method=config.method, seed=config.seed
+        )
         differing = [
             # An arm has a plus sign before every setting, and nowhere else.
             f"{name}={value}".removesuffix(".0").replace("e+", "e")
             for name, value in sorted(vars(config).items())
             if value != getattr(base, name)
         ]
-        named.append([config.method, *differing])
-    return "+".join(min(named, key=len))
+        ways.append([config.method, *["tuned"] * tuned, *differing])
+    return "+".join(min(ways, key=len))
 
 
 def grid(

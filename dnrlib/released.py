@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from .config import stored
 from .datasets.augment import AUGMENTATIONS, batches, normalised
 from .masks import Mask, add_gradients, evaluating, largest, prunable
-from .rules import Parent
+from .rules import Keep, Parent
 
 
 @stored("ReleasedSnip")
-class ReleasedSnip:
+class ReleasedSnip(Keep):
     """Saliency |G * theta|, where G sums |gradient| over the first batches, ceil(number / 32) of
     them (D14, D15); one threshold over all parameters, biases and batch normalisation included,
     which drops the weights at it too (D17). What is dropped outside the convolutions and the
@@ -41,7 +41,7 @@ class ReleasedSnip:
 
 
 @stored("ReleasedMagnitude")
-class ReleasedMagnitude:
+class ReleasedMagnitude(Keep):
     """The magnitude criterion: per layer, the floor(share * n) - 1 largest *signed* weights are
     kept, so that the most negative are reset (D16)."""
 

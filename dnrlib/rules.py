@@ -110,15 +110,19 @@ CRITERIA: dict[str, Callable[[Config], Saliency]] = {
 # What is kept
 
 
-class Keep(Protocol):
+class Keep:
     """A rule that says what the next generation inherits."""
+
+    samples = False
+    """Whether its mask is made from samples, so that other samples give another mask."""
 
     def mask(self, parent: Parent) -> tuple[Mask, Mask]:
         """The mask, and where its saliency is exactly zero (empty for rules without saliency)."""
+        raise NotImplementedError
 
 
 @stored("Everything")
-class Everything:
+class Everything(Keep):
     """The next generation inherits the whole network."""
 
     def mask(self, parent: Parent) -> tuple[Mask, Mask]:
@@ -126,9 +130,10 @@ class Everything:
 
 
 @stored("Top")
-class Top:
+class Top(Keep):
     """The most salient `share` of all prunable weights (`masks.top`)."""
 
+    samples = True
     score: Saliency
     share: float
     """Share of weights kept, 0..1."""
@@ -144,7 +149,7 @@ class Top:
 
 
 @stored("Kels")
-class Kels:
+class Kels(Keep):
     """`masks.kels`."""
 
     split_rate: float
@@ -154,7 +159,7 @@ class Kels:
 
 
 @stored("Wels")
-class Wels:
+class Wels(Keep):
     """`masks.wels`."""
 
     share: float
@@ -167,7 +172,7 @@ class Wels:
 
 
 @stored("Below")
-class ResetFrom:
+class ResetFrom(Keep):
     """The module `first` and all that follows it in the order of the state dict are reset (LLF, LW;
     with `conv1` the whole network is); what comes before is kept."""
 
@@ -193,7 +198,7 @@ class ResetFrom:
 
 
 @stored("Matched")
-class Matched:
+class Matched(Keep):
     """Random weights, as many in each layer as `like` keeps there: what is left of a criterion if
     only its choice of layers matters. An intervention, no method of the paper."""
 
@@ -210,10 +215,8 @@ class Matched:
 
 def resampled(keep: Keep, parent: Parent, mask: Mask) -> dict[str, int]:
     """How many weights per name `mask` shares with the mask of independent samples at identical
-    weights, for rules that rank by a saliency (`Top`); empty for all others."""
-    if not isinstance(keep, Top):
-        return {}
-    return masks.both(mask, keep.mask(replace(parent, sample=1))[0])
+    weights; empty for rules that are not made from samples."""
+    return masks.both(mask, keep.mask(replace(parent, sample=1))[0]) if keep.samples else {}
 
 
 # --------------------------------------------------------------------------------------------------

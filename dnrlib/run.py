@@ -21,7 +21,6 @@ from .datasets.catalogue import dataset, load
 from .datasets.splits import Data, Split
 from .evaluate.evaluations import Evaluation
 from .graphs import Replayed
-from .losses import Distilled
 from .masks import Mask
 from .methods import Generation, plan
 from .records import DamagedFile, Record
@@ -49,7 +48,7 @@ class Link:
     @functools.cached_property
     def mask(self) -> Entry | None:
         """The record of that mask; None where everything is inherited and there is no mask."""
-        if isinstance(self.keep, Everything):
+        if self.keep == Everything():
             return None
         key = digest([self.key, canonical(self.keep)])
         return Entry("mask", key, self.generation, self.key)
@@ -221,7 +220,7 @@ class Trainee:
         and `seconds` and `images_per_second`."""
         stage, epochs, ancestor = link.stage, link.stage.length(self.config), None
         with clock.part("switch"):
-            if isinstance(stage.task, Distilled):
+            if stage.task.needs_parent:
                 ancestor = copy.deepcopy(self.model).eval()
             if mask:
                 stage.begin(self.parent(link.generation - 1), mask)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from dnrlib import UserError
+from dnrlib import UserError, recipes
 from dnrlib.config import Config, canonical, meanings
 from dnrlib.datasets.digits import DATASETS
 from dnrlib.losses import Distilled
 from dnrlib.methods import MAIN, METHODS, Generation, label, plan
-from dnrlib.recipes import OURS, RECIPES, arm_of, configure, grid, parse_arm
+from dnrlib.recipes import RECIPES, arm_of, configure, grid, parse_arm
 from dnrlib.released import ReleasedMagnitude, ReleasedSnip
 from dnrlib.rules import (
     Birth,
@@ -98,11 +98,6 @@ def test_recipes_say_what_the_paper_says():
         assert (recipe["schedule"], recipe["weight_decay"]) == ("step", 5e-4)
         assert recipe["warmup"] == (20 if name == "tinyimagenet" else 0)
     assert (RECIPES["papila"]["lr"], RECIPES["papila"]["generations"]) == (0.001, 3)
-
-
-def test_open_points_are_marked_where_they_are_settings():
-    for dataset, points in OURS.items():
-        assert points.keys() <= RECIPES[dataset].keys() & meanings().keys(), dataset
 
 
 def test_every_setting_enters_the_key_in_exactly_one_way():
@@ -260,6 +255,21 @@ def test_an_arm_is_read_and_named_alike(arm, settings):
         assert {name: getattr(config, name) for name in settings} == settings
         assert arm_of(config) == arm
         assert arm_of(configure(dataset, "smoke", seed=3, **parse_arm(arm))) == arm
+
+
+def test_a_tuned_arm_has_the_settings_that_were_chosen_for_its_method(monkeypatch):
+    monkeypatch.setitem(recipes.TUNED, "digits", {"long": {"lr": 0.03, "weight_decay": 0.02}})
+    config = configure("digits", **parse_arm("long+tuned+generations=3"))
+    assert config == configure("digits", method="long", generations=3, lr=0.03, weight_decay=0.02)
+    assert arm_of(config) == "long+tuned+generations=3"
+    assert label(arm_of(config)) == "long baseline (LB), tuned, f3"
+    assert arm_of(configure("digits", "smoke", **parse_arm("long+tuned"))) == "long+tuned"
+    assert arm_of(configure("digits", method="long", lr=0.03)) == "long+lr=0.03"
+    for arm in ("dnr+tuned", "long+tuned"):
+        with pytest.raises(UserError, match="digits-hard; these methods were: none"):
+            grid("digits-hard", [arm], 1)
+    with pytest.raises(UserError, match="dnr was not tuned on digits; these methods were: long"):
+        grid("digits", ["dnr+tuned"], 1)
 
 
 def test_an_arm_names_only_what_differs_from_the_recipe_by_name():
