@@ -42,10 +42,11 @@ from dnrlib.datasets.decoded import Kind, Listing, Picture, slug
 from dnrlib.graphs import Replayed, captured, warm_up
 from dnrlib.losses import Labels
 from dnrlib.masks import prunable
-from dnrlib.recipes import configure
+from dnrlib.recipes import RECIPES, configure
 from dnrlib.run import run
 
 LARGE, SMALL = "ResNet18, 224 pixels", "ResNet18, 32 pixels"
+FLOWERS = "Flowers' recipe (64 pixels, width 16)"
 BUNDLED = "embedded (digits, width 8)"
 
 
@@ -60,12 +61,17 @@ class Setting:
     seen: int = 0
     train: int = 0
     test: int = 0
+    lineage: bool = True
+    """Whether the loop of the lineage is run beside it."""
 
 
 SHORT = {"batch": 32, "epochs": 2, "warmup": 0, "lr": 0.01}
 SETTINGS = {
     LARGE: Setting({"dataset": "flower102"} | SHORT, 3, 256, 224, 32, 16),
     SMALL: Setting({"dataset": "cifar10", "model": "resnet18"} | SHORT, 4, 32, 32, 96, 32),
+    FLOWERS: Setting(
+        RECIPES["flower102-64"] | {"dataset": "tinyimagenet"}, 3, 64, 64, 1020, 6149, lineage=False
+    ),
     BUNDLED: Setting({"dataset": "digits"}, 12),
 }
 
@@ -152,10 +158,12 @@ def whole(name: str, precision: str, device: torch.device, folder: Path) -> dict
     """Rounds of whole generations in one setting."""
     torch.set_num_threads(1)
     setting = SETTINGS[name]
-    config = configure(**setting.config, precision=precision, generations=setting.rounds + 1)
+    config = configure(
+        **setting.config | {"precision": precision, "generations": setting.rounds + 1}
+    )
     others: dict[str, Callable[[], None]] = {"bare": Bare(config, device).generation}
     references = {}
-    if setting.stored and device.type == "cpu":
+    if setting.lineage and setting.stored and device.type == "cpu":
         about = catalogue.dataset(config.dataset)
         for kind in (False, True):
             out = folder / f"reference-{kind}"
@@ -291,7 +299,7 @@ def main() -> None:
             folder.mkdir()
             if setting.stored:
                 prepare(setting, folder)
-            formats = {"fp32", precision} if setting.stored else {"fp32"}
+            formats = {"fp32", precision} if setting.stored and setting.lineage else {"fp32"}
             for used in sorted(formats):
                 inside = folder / used
                 inside.mkdir()
@@ -299,7 +307,7 @@ def main() -> None:
                     (inside / pool).symlink_to(folder / pool)
                 found = alone(whole, name, used, device, inside)
                 result["generations"][f"{name}, {used}"] = found
-            if device.type == "cuda" and setting.stored:
+            if device.type == "cuda" and setting.stored and setting.lineage:
                 config = configure(**setting.config, precision=precision)
                 result.setdefault("images_per_second", {})[name] = steps(config, device, 9) | {
                     f"{n} processes": [processes(config, n) for _ in range(3)] for n in (1, 2, 4)

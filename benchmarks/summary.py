@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.data import RESULTS
-from benchmarks.generation import BUNDLED, LARGE, SMALL, rounded
+from benchmarks.generation import BUNDLED, FLOWERS, LARGE, SMALL, rounded
 from dnrlib.recipes import RECIPES
 from dnrlib.stats import line
 
@@ -76,16 +76,16 @@ def summary(result: Result) -> tuple[str, Result]:
     """The name of a machine, and what it measured."""
     machine, measured = result["machine"], result["generations"]
     precision = "bf16" if f"{LARGE}, bf16" in measured else "fp32"
-    used = {BUNDLED: "fp32", LARGE: precision, SMALL: precision}
-    found = {
-        setting: measured[f"{setting}, {used[setting]}"] for setting in (LARGE, SMALL, BUNDLED)
-    }
+    used = {LARGE: precision, SMALL: precision, FLOWERS: "fp32", BUNDLED: "fp32"}
+    # Flowers' recipe came later than the first results.
+    named = {setting: f"{setting}, {number}" for setting, number in used.items()}
+    found = {setting: measured[name] for setting, name in named.items() if name in measured}
     by_generations = dict(enumerate(itertools.accumulate(found[BUNDLED]["seconds"]["dnrlib"]), 1))
     by_images = {int(n): statistics.median(took) for n, took in result["images"].items()}
     seconds = {"generations": by_generations, "images": dict(sorted(by_images.items()))}
     rounds = once(found[LARGE]) | on_cuda(result.get("images_per_second", {}).get(LARGE, {}))
-    for setting, of in found.items():
-        rounds |= beside(setting, of)
+    for setting in named:
+        rounds |= beside(setting, found.get(setting, {"seconds": {}}))
     for more, points in seconds.items():
         rounds[f"more {more}: off the line"] = pd.Series(line(points, points.values())[2])
     cores = "" if machine["device"] == "cuda" else ", one core"
