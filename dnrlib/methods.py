@@ -120,8 +120,9 @@ def ban(config: Config) -> Iterator[Generation]:
 
 @method("BAN (lineage)")
 def ban_lineage(config: Config) -> Iterator[Generation]:
-    """Born-again networks as in the code that KE's numbers come from: its divergence is averaged
-    over the classes too."""
+    """Born-again networks with the loss of the code that KE's numbers come from: its divergence is
+    averaged over the classes too. That code also trains with Adam, and leaves the teacher in
+    training mode; neither is done here."""
     return again(config, ResetFrom("conv1", "state"), Birth(), task=Distilled(reduction="mean"))
 
 

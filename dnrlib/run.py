@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import math
 import os
 import tempfile
 import time
@@ -212,8 +213,11 @@ class Trainee:
         return Parent(self.model, self.data, self.config, generation)
 
     def measure(self, split: Split) -> tuple[float, float]:
-        """Accuracy in % and loss on a split."""
-        return train.evaluate(self.model, evaluation_batches(split, self.data.dataset))
+        """Accuracy in % and loss on a split; raises `UserError` for a network that has diverged."""
+        accuracy, loss = train.evaluate(self.model, evaluation_batches(split, self.data.dataset))
+        if not math.isfinite(loss):
+            raise UserError(f"the loss on images is {loss}; lower lr or add warmup epochs")
+        return accuracy, loss
 
     def learn(self, link: Link, mask: Mask, clock: Clock) -> tuple[dict[str, Any], dict[str, Any]]:
         """Resets what `mask` does not keep and trains one generation; returns what came out of it,

@@ -380,6 +380,13 @@ def test_a_diverging_run_names_epoch_and_rate(tiny):
     assert "lower lr" in str(error.value)
 
 
+def test_a_run_whose_last_step_diverges_leaves_one_error_and_no_record(tiny):
+    """One batch per epoch: its loss is that before the step."""
+    with pytest.raises(UserError, match="the loss on images is nan; lower lr"):
+        run.run(tiny(lr=1e30, batch=40, generations=1))
+    assert not list(records.runs_root().rglob("record.json"))
+
+
 def test_a_chain_is_not_continued_on_another_device(tiny):
     config = tiny(method="plain")
     run.run(config)
