@@ -7,10 +7,10 @@ reading this file top to bottom is reading the literature.
 
 from collections.abc import Callable, Iterator
 
-from . import models
 from .config import Config, stored
 from .losses import Distilled, Labels
 from .masks import Mask
+from .models import MODELS, Network
 from .reinit import reinitialise
 from .released import ReleasedMagnitude, ReleasedSnip
 from .rules import (
@@ -82,6 +82,11 @@ def method(label: str) -> Callable:
     return register
 
 
+def network(config: Config) -> Network:
+    """What is known of the network of a run."""
+    return MODELS[config.model]
+
+
 def again(config: Config, *child: object, **parts: object) -> Iterator[Generation]:
     """An ordinary first generation, then children that are all alike."""
     yield Generation()
@@ -115,7 +120,7 @@ def dsd(config: Config) -> Iterator[Generation]:
 def ban(config: Config) -> Iterator[Generation]:
     """Born-again networks (Furlanello et al., 2018): every generation is a new network that learns
     from the labels and from the outputs of its parent."""
-    return again(config, ResetFrom("conv1", "state"), Birth(), task=Distilled())
+    return again(config, ResetFrom(network(config).first, "state"), Birth(), task=Distilled())
 
 
 @method("BAN (lineage)")
@@ -123,7 +128,9 @@ def ban_lineage(config: Config) -> Iterator[Generation]:
     """Born-again networks with the loss of the code that KE's numbers come from: its divergence is
     averaged over the classes too. That code also trains with Adam, and leaves the teacher in
     training mode; neither is done here."""
-    return again(config, ResetFrom("conv1", "state"), Birth(), task=Distilled(reduction="mean"))
+    return again(
+        config, ResetFrom(network(config).first, "state"), Birth(), task=Distilled(reduction="mean")
+    )
 
 
 # --------------------------------------------------------------------------------------------------
@@ -135,7 +142,7 @@ def lw(config: Config) -> Iterator[Generation]:
     """Layer-wise reinitialisation (Alabdulmohsin et al., 2021): over eight generations more and
     more blocks are kept and rescaled, and all that follows is born anew."""
     yield Generation()
-    listed = models.blocks(config.model)
+    listed = network(config).blocks
     for number in range(1, min(8, config.generations)):
         first = number * len(listed) // 8
         keep = ResetFrom(listed[first], "parameters")
@@ -146,10 +153,11 @@ def lw(config: Config) -> Iterator[Generation]:
 def lw_released(config: Config) -> Iterator[Generation]:
     """LW as the released DNR code runs it by its documented command (D19): over eight generations
     it goes through the four stages of a ResNet18, or through the sixteen blocks and the classifier
-    of a ResNet50, and neither rescales nor normalises."""
+    of any other network, and neither rescales nor normalises."""
     yield Generation()
     stages = [f"layer{stage}" for stage in (1, 2, 3, 4)]
-    listed = stages if config.model == "resnet18" else [*models.blocks(config.model), "fc"]
+    others = [*network(config).blocks, network(config).head]
+    listed = stages if config.model == "resnet18" else others
     for number in range(1, min(8, config.generations)):
         first = number * len(listed) // 8
         yield Generation(ResetFrom(listed[first], "parameters"), Birth())
@@ -158,13 +166,13 @@ def lw_released(config: Config) -> Iterator[Generation]:
 @method("LLF")
 def llf(config: Config) -> Iterator[Generation]:
     """Later-layer forgetting (Zhou et al., 2022): the last stage and the classifier are reset."""
-    return again(config, ResetFrom("layer4"))
+    return again(config, ResetFrom(network(config).later[1]))
 
 
 @method("LLF (layer 3)")
 def llf_layer3(config: Config) -> Iterator[Generation]:
     """Later-layer forgetting from the third stage on, the other reading of its depth."""
-    return again(config, ResetFrom("layer3"))
+    return again(config, ResetFrom(network(config).later[0]))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -210,7 +218,7 @@ def ke_wels_rand(config: Config) -> Iterator[Generation]:
 def shrink_perturb(config: Config) -> Iterator[Generation]:
     """Shrink and perturb (Ash and Adams, 2020): all weights shrink, and noise is added. In neither
     paper; a later baseline for the same purpose."""
-    return again(config, ResetFrom("conv1"), ShrinkPerturb())
+    return again(config, ResetFrom(network(config).first), ShrinkPerturb())
 
 
 # --------------------------------------------------------------------------------------------------

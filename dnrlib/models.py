@@ -1,65 +1,135 @@
-"""Residual networks in torchvision's topology, with a choice of stem and width."""
+"""Networks of torchvision, with a choice of width and of the first layers."""
 
-import functools
 import math
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from . import UserError
 from .config import Config
 from .datasets.catalogue import dataset
 from .masks import fan_in, prunable
 from .streams import stream
 
-MODELS = {"resnet18": ("BasicBlock", (2, 2, 2, 2)), "resnet50": ("Bottleneck", (3, 4, 6, 3))}
-"""Networks by name: the block of torchvision that they are made of, and how many per stage."""
 STEMS = ("3x3", "7x7")
 
 
-@functools.cache
-def resnet() -> type[nn.Module]:
-    """The class of our networks: torchvision's ResNet with `width` channels in the first stage and
-    a stem for small images.
+@dataclass(frozen=True)
+class Network:
+    """What is known of a network of torchvision; its parts are named as they are there."""
 
-    Layer names, and at width 64 with the 7x7 stem the function too, are torchvision's own. Its
-    constructor fixes the widths, so this one repeats it with `width` in their place. Made when
-    first asked for: importing torchvision takes longer than all else that a page needs.
-    """
-    from torchvision.models import resnet as original
+    first: str
+    """The first convolution."""
+    pools: tuple[str, ...]
+    """The poolings that are left out on small images."""
+    blocks: tuple[str, ...]
+    """The blocks, from the input to the output."""
+    later: tuple[str, str]
+    """Where the last stage but one and the last stage begin."""
+    head: str = "fc"
+    """The last linear layer."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """What the network is made with."""
+    deviation: float = 0.0
+    """Standard deviation of the initial weights, a normal distribution cut off at two of them; 0:
+    Kaiming-normal."""
+    bias: bool = True
+    """Whether the biases of linear layers are drawn; else they start at zero."""
 
-    class ResNet(original.ResNet):
-        def __init__(self, name: str, classes: int, channels: int, width: int, stem: str) -> None:
-            nn.Module.__init__(self)
-            block, depths = getattr(original, MODELS[name][0]), MODELS[name][1]
-            self._norm_layer = nn.BatchNorm2d
-            self.inplanes = width
-            self.dilation = 1
-            self.groups = 1
-            self.base_width = 64
-            kernel, stride = (7, 2) if stem == "7x7" else (3, 1)
-            self.conv1 = nn.Conv2d(channels, width, kernel, stride, kernel // 2, bias=False)
-            self.bn1 = nn.BatchNorm2d(width)
-            self.relu = nn.ReLU(inplace=True)
-            self.maxpool = nn.MaxPool2d(3, 2, 1) if stem == "7x7" else nn.Identity()
-            self.layer1 = self._make_layer(block, width, depths[0])
-            self.layer2 = self._make_layer(block, 2 * width, depths[1], stride=2)
-            self.layer3 = self._make_layer(block, 4 * width, depths[2], stride=2)
-            self.layer4 = self._make_layer(block, 8 * width, depths[3], stride=2)
-            self.avgpool = nn.AdaptiveAvgPool2d((1, 1))
-            self.fc = nn.Linear(8 * width * block.expansion, classes)
 
-        def forward(self, images: Tensor) -> Tensor:
-            # Images that are channels last make every layer so, where `birth` had to avoid it.
-            if self.conv1.weight.is_contiguous():
-                images = images.contiguous()
-            return super().forward(images)
+def _numbered(name: str, start: int, depths: tuple[int, ...]) -> tuple[str, ...]:
+    """The names of the blocks of stages of these depths, counted from `start` in each."""
+    stages = enumerate(depths, 1)
+    return tuple(name.format(stage, start + n) for stage, depth in stages for n in range(depth))
 
-    return ResNet
+
+def _resnet(*depths: int) -> Network:
+    return Network("conv1", ("maxpool",), _numbered("layer{}.{}", 0, depths), ("layer3", "layer4"))
+
+
+MODELS = {
+    "resnet18": _resnet(2, 2, 2, 2),
+    "resnet34": _resnet(3, 4, 6, 3),
+    "resnet50": _resnet(3, 4, 6, 3),
+    "vgg11_bn": Network(
+        "features.0",
+        ("features.3", "features.7"),
+        tuple(f"features.{number}" for number in (0, 4, 8, 11, 15, 18, 22, 25)),
+        ("features.15", "features.22"),
+        "classifier.6",
+        {"init_weights": False, "dropout": 0.0},
+    ),
+    "googlenet": Network(
+        "conv1.conv",
+        ("maxpool1",),
+        tuple(
+            f"inception{part}" for part in ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
+        ),
+        ("inception4a", "inception5a"),
+        options={"init_weights": False, "aux_logits": False, "dropout": 0.0},
+        deviation=0.01,
+    ),
+    "densenet169": Network(
+        "features.conv0",
+        ("features.pool0",),
+        _numbered("features.denseblock{}.denselayer{}", 1, (6, 12, 32, 32)),
+        ("features.denseblock3", "features.denseblock4"),
+        "classifier",
+        bias=False,
+    ),
+}
+"""The networks of the papers, by their names in torchvision. They have no dropout, since torch
+draws it from its global numbers. The branch '5x5' of GoogLeNet is 3x3 there and in KE's code."""
 
 
 def network(name: str, classes: int, channels: int, width: int, stem: str) -> nn.Module:
-    """A network of `MODELS` by name, with torch's initial weights, on the current device."""
-    return resnet()(name, classes, channels, width, stem)
+    """A network of `MODELS`, on the current device; its values are not set.
+
+    All of torchvision's numbers of channels are multiplied by `width` / 64, so that `width` is that
+    of the first stage; at 64 it is torchvision's network. The stem `7x7` is torchvision's too; with
+    `3x3`, for small images, the first convolution is 3x3 with stride 1, and `Network.pools` are
+    left out. Raises `UserError` if a number of channels is not whole.
+    """
+    # Importing torchvision takes longer than all else that a page needs.
+    from torchvision import models
+
+    def times(number: int) -> int:
+        whole, rest = divmod(number * width, 64)
+        if rest:
+            raise UserError(f"width={width} does not fit {name}; use a multiple of 8")
+        return whole
+
+    about = MODELS[name]
+    with torch.device("meta"):
+        model = getattr(models, name)(num_classes=classes, **about.options)
+        for part, old in list(model.named_modules()):
+            bias = getattr(old, "bias", None) is not None
+            if stem == "3x3" and part in about.pools:
+                new = nn.Identity()
+            elif isinstance(old, nn.Conv2d):
+                window = old.kernel_size, old.stride, old.padding
+                if stem == "3x3" and part == about.first:
+                    window = 3, 1, 1
+                inputs = channels if part == about.first else times(old.in_channels)
+                new = nn.Conv2d(inputs, times(old.out_channels), *window, bias=bias)
+            elif isinstance(old, nn.BatchNorm2d):
+                new = nn.BatchNorm2d(times(old.num_features), old.eps)
+            elif isinstance(old, nn.Linear):
+                outputs = classes if part == about.head else times(old.out_features)
+                new = nn.Linear(times(old.in_features), outputs)
+            else:
+                continue
+            model.set_submodule(part, new)
+    model.register_forward_pre_hook(_in_one_layout)
+    return model.to_empty(device=torch.get_default_device())
+
+
+def _in_one_layout(model: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
+    """Images that are channels last make every layer so, also where `birth` had to avoid it."""
+    contiguous = next(model.parameters()).is_contiguous()
+    return (given[0].contiguous(),) if contiguous else given
 
 
 def build(config: Config) -> nn.Module:
@@ -68,40 +138,37 @@ def build(config: Config) -> nn.Module:
 
 
 def birth(config: Config, draw: torch.Generator) -> nn.Module:
-    """A new network with random weights, on the CPU.
+    """A new network with random weights, on the CPU, as in KE's and the released DNR code.
 
-    Convolution and linear weights are Kaiming-normal (fan-in, gain sqrt 2), the bias of `fc` is
-    uniform in +-1/sqrt(fan-in), batch normalisation starts at 1 and 0, as in the released code.
+    Convolution and linear weights are Kaiming-normal (fan-in, gain sqrt 2), those of GoogLeNet
+    normal and cut off. Biases of linear layers are uniform in +-1/sqrt(fan-in), zero in DenseNet;
+    those of convolutions are zero; batch normalisation starts at 1 and 0.
 
     Tensors are channels last, the faster layout; but not where torch 2.15 overruns a buffer in the
     backward pass of the shortcuts (1x1, stride 2; oneDNN issue 6035) and crashes: on several CPU
     threads, for fewer channels than a vector holds (8 with AVX2), and for fewer than 16 (AVX-512)
     on images of more than 40 pixels.
     """
-    about = dataset(config.dataset)
-    shape = len(about.classes), about.channels, config.width, config.stem
-    with torch.device("meta"):
-        model = network(config.model, *shape)
-    model.to_empty(device="cpu")
+    images, about = dataset(config.dataset), MODELS[config.model]
+    shape = len(images.classes), images.channels, config.width, config.stem
+    model = network(config.model, *shape)
+    for weight in prunable(model).values():
+        if cut := 2 * about.deviation:
+            nn.init.trunc_normal_(weight, 0, about.deviation, -cut, cut, generator=draw)
+        else:
+            nn.init.normal_(weight, 0, math.sqrt(2 / fan_in(weight)), generator=draw)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             nn.init.ones_(module.weight)
+        if isinstance(module, nn.Linear) and about.bias:
+            bound = 1 / math.sqrt(fan_in(module.weight))
+            nn.init.uniform_(module.bias, -bound, bound, generator=draw)
+        elif getattr(module, "bias", None) is not None:
             nn.init.zeros_(module.bias)
-    with torch.no_grad():
-        for weight in prunable(model).values():
-            weight.normal_(0, math.sqrt(2 / fan_in(weight)), generator=draw)
-        bound = 1 / math.sqrt(fan_in(model.fc.weight))
-        model.fc.bias.uniform_(-bound, bound, generator=draw)
-    narrow = config.width < 8 or (config.width < 16 and about.size > 40)
+    narrow = config.width < 8 or (config.width < 16 and images.size > 40)
     unsafe = config.threads > 1 or narrow
     return model.to(memory_format=torch.contiguous_format if unsafe else torch.channels_last)
-
-
-def blocks(name: str) -> list[str]:
-    """The names of the residual blocks of a network of `MODELS`, from the input to the output."""
-    _, depths = MODELS[name]
-    return [f"layer{stage}.{block}" for stage, n in enumerate(depths, 1) for block in range(n)]
 
 
 class Fixed(nn.Module):
@@ -150,6 +217,6 @@ def load_state(model: nn.Module, state: dict[str, Tensor]) -> None:
 
 
 LAYERS = ["conv1"]
-LAYERS += [f"{block}.conv{n}" for block in blocks("resnet18") for n in (1, 2)]
+LAYERS += [f"{block}.conv{n}" for block in MODELS["resnet18"].blocks for n in (1, 2)]
 LAYERS += ["fc"]
 """The layers that the paper's overlap maps number 1 to 18: no shortcut convolutions."""

@@ -12,7 +12,7 @@ from dnrlib.datasets.augment import Training
 from dnrlib.datasets.catalogue import load
 from dnrlib.losses import Distilled, Labels
 from dnrlib.masks import prunable
-from dnrlib.methods import plan
+from dnrlib.methods import METHODS, plan
 from dnrlib.models import birth, build, normalise_after
 from dnrlib.recipes import parse_arm
 from dnrlib.rules import Fresh, Parent
@@ -384,3 +384,17 @@ def test_released_snip_uses_a_thirty_second_of_the_batches(tiny, batch, used):
     plan(config)[1].keep.mask(Parent(model, load(config), config, 1))
     assert sizes == [(batch, False)] * used
     assert not changed(before, model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["vgg11_bn", "googlenet", "densenet169"])
+def test_every_method_runs_on_every_network(tiny, model):
+    """They share their first generation. What is not kept is new, and something is kept."""
+    for method in METHODS:
+        config = tiny(model=model, method=method, width=8, generations=2, lr=0.01, augment="none")
+        found = run.run(config)
+        assert len([r for r in found if r["kind"] == "generation"]) == len(plan(config))
+        for record in found:
+            if record["kind"] == "mask" and method not in ("ban", "ban-lineage", "shrink-perturb"):
+                kept = sum(record["result"]["kept"].values())
+                assert 0 < kept < sum(record["result"]["size"].values()), method

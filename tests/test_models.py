@@ -7,27 +7,71 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from torchvision.models import resnet18, resnet50
+import torchvision
 
+from dnrlib import UserError
 from dnrlib.datasets.augment import normalised
 from dnrlib.datasets.catalogue import load
 from dnrlib.datasets.digits import DATASETS
 from dnrlib.masks import prunable
-from dnrlib.models import LAYERS, build, network
+from dnrlib.models import LAYERS, MODELS, build, network
 from dnrlib.recipes import RECIPES, configure
 from dnrlib.reinit import fresh
 from dnrlib.streams import stream
 from tests.test_train import smooth
 
 
-@pytest.mark.parametrize(("name", "original"), [("resnet18", resnet18), ("resnet50", resnet50)])
-def test_at_width_64_the_network_is_torchvisions(name, original):
-    theirs = original(num_classes=7).double().eval()
+@pytest.mark.parametrize("name", MODELS)
+def test_at_width_64_the_network_is_torchvisions(name):
+    about = {"num_classes": 7} | MODELS[name].options
+    theirs = getattr(torchvision.models, name)(**about).double().eval()
     ours = network(name, classes=7, channels=3, width=64, stem="7x7").double().eval()
     ours.load_state_dict(theirs.state_dict())
     images = torch.randn(2, 3, 64, 64, generator=stream(0, 0, "test")).double()
     with torch.inference_mode():
         torch.testing.assert_close(ours(images), theirs(images))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_has_the_width_and_the_stem_that_were_asked_for(name):
+    """And the parts that it is said to have, in their order."""
+    model = build(configure("digits-colour", model=name)).eval()
+    about = MODELS[name]
+    names = [part for part, _ in model.named_modules()]
+    first = model.get_submodule(about.first)
+    assert (first.in_channels, first.out_channels, first.kernel_size) == (3, 8, (3, 3))
+    listed = [*about.blocks, about.head]
+    assert listed == sorted(listed, key=names.index)
+    assert {about.first, *about.pools, *about.later} <= set(names)
+    weights = list(prunable(model))
+    assert weights[0] == f"{about.first}.weight"
+    assert weights[-1] == f"{about.head}.weight"
+    seen = {}
+    for part in about.blocks:
+        model.get_submodule(part).register_forward_hook(
+            lambda _, given, out, part=part: seen.update({part: out.shape[-1]})
+        )
+    assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert list(seen) == list(about.blocks)
+    assert seen[about.blocks[0]] >= 16, "small images keep half of their size or more"
+
+
+def test_a_width_that_does_not_fit_is_refused():
+    assert network("resnet18", 2, 3, width=7, stem="3x3").fc.in_features == 56
+    with pytest.raises(UserError, match="width=7 does not fit googlenet; use a multiple of 8"):
+        network("googlenet", 2, 3, width=7, stem="3x3")
+
+
+def test_initial_weights_of_googlenet_and_densenet():
+    """As in KE's code: normal numbers cut off at two deviations; no bias of the classifier."""
+    google = prunable(build(configure("digits-colour", model="googlenet", width=64)))
+    for name, weight in google.items():
+        assert weight.abs().max() <= 0.02, name
+        if weight.numel() > 5000:
+            assert weight.std().item() == pytest.approx(0.0088, rel=0.05), name
+    dense = build(configure("digits-colour", model="densenet169"))
+    assert (dense.classifier.bias == 0).all()
+    assert (build(configure("digits-colour", model="vgg11_bn")).features[0].bias == 0).all()
 
 
 def test_parameters_of_the_papers_network():

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 from torch import nn
+from torchvision.models import ResNet
 
 from benchmarks import generation
 from benchmarks.data import RESULTS, photographs
@@ -33,7 +34,7 @@ def prepared(tmp_path, monkeypatch):
 def passes(monkeypatch, work):
     """The images that go through networks while `work` is done: (training mode, gradients)."""
     counted = {}
-    forward = models.resnet().forward
+    forward = ResNet.forward
 
     def counting(model, images):
         kind = model.training, torch.is_grad_enabled()
@@ -41,7 +42,7 @@ def passes(monkeypatch, work):
         return forward(model, images)
 
     with monkeypatch.context() as patched:
-        patched.setattr(models.resnet(), "forward", counting)
+        patched.setattr(ResNet, "forward", counting)
         work()
     return counted
 
