@@ -6,7 +6,7 @@ the machine does falls on all of them alike. One thread, on one core.
 
 - `dnrlib`: a generation as `dnr run` makes it: augmentation, training, evaluations, saliency (once
   more from other images, which is recorded too), mask, reset, files.
-- `reference`, `kinder`: `benchmarks.reference`.
+- `reference`, `persistent`: `benchmarks.reference`.
 - `bare`: as many forward and backward passes on random tensors that are there already.
 
 Then the cost of more images; and on a CUDA device the training step as captured graphs, eagerly
@@ -165,11 +165,11 @@ def whole(name: str, precision: str, device: torch.device, folder: Path) -> dict
     references = {}
     if setting.lineage and setting.stored and device.type == "cpu":
         about = catalogue.dataset(config.dataset)
-        for kind in (False, True):
-            out = folder / f"reference-{kind}"
+        for persistent in (False, True):
+            out = folder / f"reference-{persistent}"
             out.mkdir()
-            references[kind] = Reference(folder, about, config, out, kind)
-            others["kinder" if kind else "reference"] = references[kind].generation
+            references[persistent] = Reference(folder, about, config, out, persistent)
+            others["persistent" if persistent else "reference"] = references[persistent].generation
     seconds: dict[str, list[float]] = {own: [] for own in ("dnrlib", *others)}
     parts: list[Counter] = []
     begun = [time.perf_counter()]

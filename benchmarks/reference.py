@@ -4,8 +4,8 @@ What is typical of it: image files are decoded, resized and augmented with Pillo
 a `DataLoader`, which are started anew for every epoch and every evaluation; contiguous float32; the
 loss and two accuracies are read back at every step; the optimiser loops over the tensors; masks are
 float parameters beside the weights; saliencies are ranked by `kthvalue` over everything;
-checkpoints hold the optimiser. `kind` spares it what two settings can spare: its workers persist,
-and only the loss is read, once per epoch.
+checkpoints hold the optimiser. `persistent` spares it what two settings can spare: its workers
+persist, and only the loss is read, once per epoch.
 """
 
 import math
@@ -46,8 +46,10 @@ def _transforms(about: Dataset, config: Config) -> tuple:
 class Reference:
     """A network that `generation` trains again and again on the image files in `folder`."""
 
-    def __init__(self, folder: Path, about: Dataset, config: Config, out: Path, kind: bool) -> None:
-        self.config, self.out, self.kind = config, out, kind
+    def __init__(
+        self, folder: Path, about: Dataset, config: Config, out: Path, persistent: bool
+    ) -> None:
+        self.config, self.out, self.persistent = config, out, persistent
         self.model = build(config).to(memory_format=torch.contiguous_format)
         for module in self.model.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -69,7 +71,7 @@ class Reference:
             shuffle=shuffle,
             sampler=sampler,
             num_workers=WORKERS,
-            persistent_workers=self.kind,
+            persistent_workers=self.persistent,
             multiprocessing_context="fork",  # Linux's own, also in a process that was spawned.
         )
 
@@ -93,7 +95,7 @@ class Reference:
             for images, labels in self.loaders["train"]:
                 output = model(images)
                 loss = F.cross_entropy(output, labels, label_smoothing=config.smoothing)
-                if self.kind:
+                if self.persistent:
                     total += loss.detach()
                 else:
                     self.read_back(output, labels, loss)

@@ -30,11 +30,11 @@ PARTS = [
 
 
 def beside(setting: str, found: Result) -> dict[str, pd.Series]:
-    """Whole generations beside the loop of the lineage, its kinder version and the bare passes."""
-    seconds = pd.DataFrame(found["seconds"], columns=["dnrlib", "reference", "kinder", "bare"])
+    """Whole generations beside bare passes and the loop of the lineage, in both its versions."""
+    seconds = pd.DataFrame(found["seconds"], columns=["dnrlib", "reference", "persistent", "bare"])
     return {
         f"{setting}: the lineage's loop": seconds["reference"] / seconds["dnrlib"],
-        f"{setting}: its kinder version": seconds["kinder"] / seconds["dnrlib"],
+        f"{setting}: with persistent workers": seconds["persistent"] / seconds["dnrlib"],
         f"{setting}: bare passes": seconds["dnrlib"] / seconds["bare"],
     }
 

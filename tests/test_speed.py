@@ -83,7 +83,7 @@ def test_the_reference_does_the_work_of_a_generation(prepared, monkeypatch):
 def test_whole_generations_are_measured_in_rounds(prepared, monkeypatch):
     monkeypatch.setattr("benchmarks.reference.WORKERS", 1)
     found = generation.whole("tiny", "fp32", torch.device("cpu"), prepared)
-    assert set(found["seconds"]) == {"dnrlib", "reference", "kinder", "bare"}
+    assert set(found["seconds"]) == {"dnrlib", "reference", "persistent", "bare"}
     assert all(len(rounds) == 2 for rounds in found["seconds"].values())
     assert len(found["parts"]) == 2
     for counted, seconds in zip(found["parts"], found["seconds"]["dnrlib"], strict=True):
@@ -103,7 +103,9 @@ def test_photographs_have_the_size_that_is_asked_for(tmp_path):
 
 
 def measured(own, bare, loop=None, seconds=None):
-    rounds = {"dnrlib": own, "bare": bare} | ({"reference": loop, "kinder": loop} if loop else {})
+    rounds = {"dnrlib": own, "bare": bare} | (
+        {"reference": loop, "persistent": loop} if loop else {}
+    )
     one = {"data": 1.0, "forward and backward": 5.0, "optimiser": 2.0, "switch": 0.5, "files": 0.5}
     return {"config": {"epochs": 2}, "seconds": rounds, "parts": [one for _ in own]}
 
@@ -129,7 +131,7 @@ def test_generations_are_set_beside_the_others_round_by_round(result):
     rounds = found["rounds"]
     assert rounds[f"{LARGE}: the lineage's loop"] == [2.0, 2.3, 2.4]
     assert rounds[f"{LARGE}: bare passes"] == pytest.approx([10 / 8, 10 / 9.6, 1])
-    assert rounds[f"{SMALL}: its kinder version"] == [1.9]
+    assert rounds[f"{SMALL}: with persistent workers"] == [1.9]
     assert rounds[f"{BUNDLED}: bare passes"] == [1, 1, 2]
     assert rounds[f"{BUNDLED}: the lineage's loop"] == []
     # Half a second in 200 epochs of 4 seconds.
