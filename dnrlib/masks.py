@@ -246,25 +246,34 @@ def largest(scores: Tensor, count: int) -> Tensor:
     return kept
 
 
-def kels(model: nn.Module, split_rate: float, exclude: Excluded = ()) -> Mask:
+def kels(
+    model: nn.Module,
+    split_rate: float,
+    exclude: Excluded = (),
+    inputs: dict[str, Tensor] | None = None,
+) -> Mask:
     """KE's kernel-level split: the first ceil(s * filters) x ceil(s * channels) of each layer.
 
     The first convolution keeps all input channels, the last linear layer all outputs (KE section
     3.2). The mask depends on nothing but shapes, so it is the same after every generation. About
-    s^2 of the weights are kept: s = 0.8 resets 36 %, not 20 % (D27).
+    s^2 of the weights are kept: s = 0.8 resets 36 %, not 20 % (D27). `inputs` are the input
+    channels (indices) of layers that keep others than the first, by the name of their weight:
+    `slim.kels_inputs`.
     """
     weights = scored(model, exclude)
-    mask = {}
+    mask, last = {}, len(weights) - 1
     for position, (name, weight) in enumerate(weights.items()):
-        # 0.55 * 100 is 55.00000000000001 in floating point, and its ceiling is 55 all the same.
-        outputs, inputs = (math.ceil(round(split_rate * size, 9)) for size in weight.shape[:2])
-        if position == 0:
-            inputs = weight.shape[1]
-        if position == len(weights) - 1:
-            outputs = weight.shape[0]
+        outputs, first = (first_channels(split_rate, size) for size in weight.shape[:2])
+        columns = (inputs or {}).get(name, torch.arange(first if position else weight.shape[1]))
         mask[name] = torch.zeros(weight.shape, dtype=torch.bool)
-        mask[name][:outputs, :inputs] = True
+        mask[name][: None if position == last else outputs, columns] = True
     return mask
+
+
+def first_channels(split_rate: float, size: int) -> int:
+    """How many of `size` filters or channels KELS keeps: the first ceil(s * size)."""
+    # 0.55 * 100 is 55.00000000000001 in floating point, and its ceiling is 55 all the same.
+    return math.ceil(round(split_rate * size, 9))
 
 
 def wels(

@@ -35,6 +35,8 @@ class Network:
     deviation: float = 0.0
     """Standard deviation of the initial weights, a normal distribution cut off at two of them; 0:
     Kaiming-normal."""
+    side_by_side: bool = False
+    """Whether a layer sees several layers, or several pixels of a channel, side by side."""
     bias: bool = True
     """Whether the biases of linear layers are drawn; else they start at zero."""
 
@@ -60,6 +62,7 @@ MODELS = {
         ("features.15", "features.22"),
         "classifier.6",
         {"init_weights": False, "dropout": 0.0},
+        side_by_side=True,
     ),
     "googlenet": Network(
         "conv1.conv",
@@ -70,6 +73,7 @@ MODELS = {
         ("inception4a", "inception5a"),
         options={"init_weights": False, "aux_logits": False, "dropout": 0.0},
         deviation=0.01,
+        side_by_side=True,
     ),
     "densenet169": Network(
         "features.conv0",
@@ -77,6 +81,7 @@ MODELS = {
         _numbered("features.denseblock{}.denselayer{}", 1, (6, 12, 32, 32)),
         ("features.denseblock3", "features.denseblock4"),
         "classifier",
+        side_by_side=True,
         bias=False,
     ),
 }

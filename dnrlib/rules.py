@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from . import UserError, masks, models, reinit
+from . import UserError, masks, models, reinit, slim
 from .config import Config, stored
 from .datasets.augment import AUGMENTATIONS, batches, normalised
 from .datasets.splits import Data
@@ -150,12 +150,15 @@ class Top(Keep):
 
 @stored("Kels")
 class Kels(Keep):
-    """`masks.kels`."""
+    """`masks.kels`, with the input channels of `slim.kels_inputs`."""
 
     split_rate: float
 
     def mask(self, parent: Parent) -> tuple[Mask, Mask]:
-        return masks.kels(parent.model, self.split_rate), {}
+        inputs = {}
+        if models.MODELS[parent.config.model].side_by_side:
+            inputs = slim.kels_inputs(parent.model, self.split_rate)
+        return masks.kels(parent.model, self.split_rate, inputs=inputs), {}
 
 
 @stored("Wels")

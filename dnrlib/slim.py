@@ -1,0 +1,103 @@
+"""The slim network of KE (section 3.2): what a mask of whole filters and channels keeps, as a small
+dense network of its own."""
+
+import copy
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx, nn
+
+from . import UserError
+from .masks import Mask, first_channels
+
+Channels = dict[str, tuple[Tensor, Tensor]]
+
+
+def channels(model: nn.Module, outputs: Callable[[str, nn.Module], Tensor]) -> Channels:
+    """The input and the output channels (indices) that are kept of every convolution, linear layer
+    and batch normalisation, by name, if `outputs` says which outputs of a layer are.
+
+    What a layer gets from a concatenation are the channels kept of each of its parts, as in KE
+    appendix B. Raises `UserError` for a network that cannot be traced, and where the parts of a sum
+    keep different channels.
+    """
+    try:
+        graph = fx.symbolic_trace(model).graph
+    except Exception as error:
+        raise UserError(f"the network cannot be traced: {error}") from error
+    found: Channels = {}
+    kept: dict[fx.Node, tuple[Tensor, int]] = {}
+    """By value of the graph, the channels that are kept of it, and how many it has."""
+    for node in graph.nodes:
+        parts = [kept[part] for part in node.all_input_nodes if part in kept]
+        module = model.get_submodule(node.target) if node.op == "call_module" else None
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            wide = module.weight.shape[1]
+            inputs, total = parts[0] if parts else (torch.arange(wide), wide)
+            # A linear layer may see several pixels of each channel.
+            pixels = torch.arange(wide // total)
+            inputs = (inputs[:, None] * len(pixels) + pixels).flatten()
+            found[node.target] = inputs, outputs(node.target, module)
+            kept[node] = found[node.target][1], module.weight.shape[0]
+        elif node.target is torch.cat:
+            totals = [total for _, total in parts]
+            starts = itertools.accumulate(totals, initial=0)
+            joined = [inputs + start for (inputs, _), start in zip(parts, starts, strict=False)]
+            kept[node] = torch.cat(joined), sum(totals)
+        elif parts:
+            if any(not torch.equal(inputs, parts[0][0]) for inputs, _ in parts):
+                raise UserError(f"{node} adds layers of which different channels are kept")
+            if isinstance(module, nn.BatchNorm2d):
+                found[node.target] = parts[0][0], parts[0][0]
+            kept[node] = parts[0]
+    return found
+
+
+def kels_inputs(model: nn.Module, split_rate: float) -> dict[str, Tensor]:
+    """The inputs that KELS keeps of each layer, by the name of its weight: behind a concatenation
+    the first channels of each part (KE appendix B), all pixels of a channel together. For
+    `masks.kels`."""
+    found = channels(
+        model, lambda _, layer: torch.arange(first_channels(split_rate, layer.weight.shape[0]))
+    )
+    return {f"{name}.weight": inputs for name, (inputs, _) in found.items()}
+
+
+def slim(model: nn.Module, mask: Mask) -> nn.Module:
+    """A new, smaller network, in the mode of `model`, that computes what `model` does with the
+    weights outside `mask` at zero.
+
+    `mask` keeps whole filters and channels, as `masks.kels` does. Raises `UserError` for any other
+    mask, and for a network that cannot be traced.
+    """
+
+    def outputs(name: str, layer: nn.Module) -> Tensor:
+        rows = mask.get(f"{name}.weight", torch.ones(layer.weight.shape, dtype=torch.bool))
+        return rows.flatten(1).any(1).nonzero()[:, 0]
+
+    small = copy.deepcopy(model)
+    for name, (inputs, kept) in channels(model, outputs).items():
+        old = model.get_submodule(name)
+        if isinstance(old, nn.BatchNorm2d):
+            new = nn.BatchNorm2d(len(kept), old.eps, old.momentum)
+        else:
+            part = torch.zeros(old.weight.shape, dtype=torch.bool)
+            part[kept[:, None], inputs] = True
+            if not torch.equal(mask.get(f"{name}.weight", part), part):
+                raise UserError(f"the mask of {name} does not keep whole filters and channels")
+            with_bias = old.bias is not None
+            if isinstance(old, nn.Linear):
+                new = nn.Linear(len(inputs), len(kept), with_bias)
+            else:
+                window = old.kernel_size, old.stride, old.padding, old.dilation
+                new = nn.Conv2d(len(inputs), len(kept), *window, bias=with_bias)
+        state = {
+            key: value[kept.to(value.device)] if value.dim() else value
+            for key, value in old.state_dict().items()
+        }
+        if state["weight"].dim() > 1:
+            state["weight"] = state["weight"][:, inputs.to(state["weight"].device)]
+        new.to(old.weight).load_state_dict(state)
+        small.set_submodule(name, new.train(old.training))
+    return small
