@@ -131,8 +131,6 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "resized-crop-no-flip": ResizedCrop(flip=False),
 }
 """Training augmentations by name; each gives every image of a batch parameters of its own."""
-
-
 UNFLIPPED = {"crop-flip": "crop", "resized-crop": "resized-crop-no-flip"}
 """By augmentation that mirrors images, the same without that."""
 
@@ -191,7 +189,7 @@ def batches(
         yield split.images[chosen], split.labels[chosen]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Training:
     """The training inputs of one generation: float images and labels, batch by batch, shuffled,
     augmented and normalised anew every time it is iterated."""
@@ -200,20 +198,14 @@ class Training:
     config: Config
     generation: int
 
+    def __post_init__(self) -> None:
+        self.order = stream(self.config.seed, self.generation, "order")
+        self.draw = stream(self.config.seed, self.generation, "augment")
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         augment = AUGMENTATIONS[self.config.augment]
         for images, labels in batches(self.data.train, self.config.batch, self.order):
             yield normalised(augment(images, self.draw), self.data.dataset), labels
-
-    @functools.cached_property
-    def order(self) -> torch.Generator:
-        """The stream of the order of the images."""
-        return stream(self.config.seed, self.generation, "order")
-
-    @functools.cached_property
-    def draw(self) -> torch.Generator:
-        """The stream of the augmentation."""
-        return stream(self.config.seed, self.generation, "augment")
 
 
 EVALUATION_BATCH = 1000
