@@ -1,8 +1,9 @@
 """Every dataset by name, and the images of a run."""
 
 import dataclasses
-import functools
+import itertools
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 import torch
 
@@ -18,12 +19,9 @@ CIFAR10_COUNTS = power_law(5000, 250, 10)
 first ones of each class; here every seed draws its own."""
 
 
-def _imbalanced(counts: tuple[int, ...]) -> Callable[[Dataset], Dataset]:
-    def view(whole: Dataset) -> Dataset:
-        title = f"CIFAR-10, from {counts[0]} to {counts[-1]} images per class"
-        return dataclasses.replace(whole, title=title, counts=counts)
-
-    return view
+def _imbalanced(whole: Dataset, counts: tuple[int, ...]) -> Dataset:
+    title = f"CIFAR-10, from {counts[0]} to {counts[-1]} images per class"
+    return dataclasses.replace(whole, title=title, counts=counts)
 
 
 def _without_suspects(whole: Dataset) -> Dataset:
@@ -31,13 +29,12 @@ def _without_suspects(whole: Dataset) -> Dataset:
     suspect = whole.classes.index("suspect")
 
     def certain() -> dict[str, Split]:
-        pools = whole.pools()
-        return {name: pool[pool.labels != suspect] for name, pool in pools.items()}
+        return {name: pool[pool.labels != suspect] for name, pool in whole.pools().items()}
 
     def patients() -> dict[str, list[str]]:
         pools, groups = whole.pools(), whole.groups()
         return {
-            name: [whose[at] for at in (pools[name].labels != suspect).nonzero()[:, 0]]
+            name: list(itertools.compress(whose, pools[name].labels != suspect))
             for name, whose in groups.items()
         }
 
@@ -51,8 +48,8 @@ def _without_suspects(whole: Dataset) -> Dataset:
 
 
 VIEWS: dict[str, tuple[str, Callable[[Dataset], Dataset]]] = {
-    "cifar10-imbalanced": ("cifar10", _imbalanced(CIFAR10_COUNTS)),
-    "cifar10-few-imbalanced": ("cifar10-few", _imbalanced(power_law(200, 10, 10))),
+    "cifar10-imbalanced": ("cifar10", partial(_imbalanced, counts=CIFAR10_COUNTS)),
+    "cifar10-few-imbalanced": ("cifar10-few", partial(_imbalanced, counts=power_law(200, 10, 10))),
     "papila-binary": ("papila", _without_suspects),
 }
 """Datasets that are made of an official one: its name, and how."""
@@ -86,7 +83,7 @@ def read(name: str) -> dict[str, Split]:
     return _read(name, dataset(name).fingerprint)
 
 
-@functools.lru_cache(maxsize=4)
+@lru_cache(maxsize=4)
 def _read(name: str, identity: str) -> dict[str, Split]:
     about = dataset(name)
     pools = about.pools()

@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import shutil
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -64,6 +65,11 @@ class Picture:
         raw = self.source.tobytes() if pixels else self.source.read_bytes()
         return hashlib.sha256(raw).hexdigest()
 
+    @property
+    def name(self) -> str:
+        """That of the file or, if there is none, the first 8 hex digits of `sha256`."""
+        return self.source.name if isinstance(self.source, Path) else self.sha256[:8]
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -74,6 +80,14 @@ class Listing:
     pools: dict[str, list[Picture]]
     notes: dict[str, Any] = field(default_factory=dict)
     """What else its manifest is to hold."""
+
+    def repeated(self) -> list[list[tuple[str, Picture]]]:
+        """Of every image that is there more than once, the pools and the pictures."""
+        places = defaultdict(list)
+        for pool, pictures in self.pools.items():
+            for picture in pictures:
+                places[picture.sha256].append((pool, picture))
+        return [same for same in places.values() if len(same) > 1]
 
 
 @dataclass(frozen=True)
