@@ -2,7 +2,6 @@
 
 import shlex
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -217,29 +216,6 @@ def test_changed_images_are_corrupted_anew(tmp_path, monkeypatch):
         Corruptions(per_class=0).result(models.build(config), load(config), config)
     assert len(made) == 2 * len(CORRUPTIONS) * SEVERITIES
     assert len(set(made)) == 2
-
-
-def test_looking_at_a_folder_takes_little_of_the_time(tmp_path, monkeypatch):
-    """Of a large one, here one that takes a second to look at."""
-    clock, looked, files = SimpleNamespace(now=1000.0), [], folder._files
-    name = build(tmp_path / "mine", {"cat": 4, "dog": 4})
-
-    def slowly(path):
-        clock.now += 1
-        looked.append(path)
-        return files(path)
-
-    dataset(name)
-    monkeypatch.setattr(folder, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr(folder, "_BEGIN", 1000.0)
-    monkeypatch.setattr(folder, "_files", slowly)
-    for _ in range(1000):
-        dataset(name)
-    assert len(looked) == 2
-    clock.now += 20
-    for _ in range(1000):
-        dataset(name)
-    assert len(looked) == 3
 
 
 def test_a_folder_that_changes_while_it_is_trained_on_is_an_error(tmp_path, monkeypatch):

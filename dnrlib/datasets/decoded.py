@@ -7,7 +7,6 @@ every method, seed and generation reads the same uint8 array.
 import contextlib
 import functools
 import hashlib
-import io
 import itertools
 import os
 import re
@@ -137,18 +136,14 @@ def preparing(name: str) -> str:
     return shlex.join(["dnr", "data", "prepare", name])
 
 
-def pixels(source: Path | np.ndarray, size: int) -> np.ndarray:
-    """One image as uint8 (size x size x 3), equal to Pillow's bilinear, antialiased resize.
+def pixels(path: Path, size: int) -> np.ndarray:
+    """An image file as uint8 (size x size x 3), equal to Pillow's bilinear, antialiased resize.
 
     Grey, palette and CMYK images become RGB, transparency is dropped. Raises `ValueError` that says
-    what is wrong with a file.
+    what is wrong with the file.
     """
-    if isinstance(source, np.ndarray):
-        if source.shape != (size, size, 3) or source.dtype != np.uint8:
-            raise ValueError(f"pixels of shape {source.shape} instead of {(size, size, 3)}")
-        return source
     try:
-        with Image.open(source) as image:
+        with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"more than 8 bits per channel (mode {image.mode})")
             if image.mode == "P" and "transparency" in image.info:
@@ -189,7 +184,7 @@ def decode(name: str, listing: Listing, kind: Kind, workers: int = 0) -> Record:
     try:
         with records.lock(folder):
             known = manifest(name)
-            if known is None or known["key"] != key or not whole(name, known):
+            if known is None or known["key"] != key or damaged(name, known):
                 known = about | {"key": key} | _fill(folder / key, about, ordered, workers)
                 known["fingerprint"] = digest([known["chunks"], known["labels"], about["counts"]])
             known |= {"kind": asdict(kind), "notes": listing.notes}
@@ -227,9 +222,9 @@ def _fill(folder: Path, about: Record, ordered: list[Picture], workers: int) -> 
     if _array(images, shape) is None:
         records.write(journal, b"")
         np.lib.format.open_memmap(images, "w+", np.uint8, shape)
-    lines = journal.read_text().splitlines()
-    done = {row: found for row, at, found in (line.partition(" ") for line in lines) if at}
     array = _array(images, shape)
+    # A line may have been cut short; its digest is then a wrong one.
+    done = dict(line.partition(" ")[::2] for line in journal.read_text().splitlines())
     chunks = {row: ordered[row : row + CHUNK] for row in range(0, len(ordered), CHUNK)}
     missing = [
         row
@@ -237,7 +232,7 @@ def _fill(folder: Path, about: Record, ordered: list[Picture], workers: int) -> 
         if str(row) not in done or _digest(array[row : row + CHUNK]) != done[str(row)]
     ]
     corrupt: dict[Path, str] = {}
-    workers = min(workers or os.cpu_count() or 1, len(missing)) or 1
+    workers = max(1, min(workers or os.cpu_count(), len(missing)))
     made = Parallel(n_jobs=workers, return_as="generator_unordered")(
         delayed(_chunk)(images, row, chunks[row], about["size"]) for row in missing
     )
@@ -252,26 +247,24 @@ def _fill(folder: Path, about: Record, ordered: list[Picture], workers: int) -> 
     if corrupt:
         raise CorruptImages(corrupt)
     labels = np.array([picture.label for picture in ordered], np.int64)
-    file = io.BytesIO()
-    np.save(file, labels)
-    records.write(folder / "labels.npy", file.getvalue())
+    np.save(folder / "labels.npy", labels)
     mean, std = _moments(array, _ranges(about["counts"])["train"])
     return {
         "chunks": [[row, done[str(row)]] for row in chunks],
-        "labels": hashlib.sha256(labels.tobytes()).hexdigest(),
+        "labels": hashlib.sha256(labels).hexdigest(),
         "mean": mean,
         "std": std,
     }
 
 
-def _array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The stored images, mapped; None if there are none of this shape."""
+def _array(path: Path, shape: tuple[int, ...], kind: type = np.uint8) -> np.ndarray | None:
+    """A stored array, mapped; None if there is none of this shape and kind."""
     try:
         # Copy on write: torch wants memory that it may write to, the file never changes.
         array = np.load(path, mmap_mode="c")
     except (OSError, ValueError, EOFError):
         return None
-    return array if array.shape == shape and array.dtype == np.uint8 else None
+    return array if array.shape == shape and array.dtype == kind else None
 
 
 def _chunk(
@@ -281,10 +274,11 @@ def _chunk(
     that failed."""
     wrong, block = {}, np.zeros((len(pictures), size, size, 3), np.uint8)
     for number, picture in enumerate(pictures):
+        source = picture.source
         try:
-            block[number] = pixels(picture.source, size)
+            block[number] = source if isinstance(source, np.ndarray) else pixels(source, size)
         except ValueError as error:
-            wrong[picture.source] = str(error)
+            wrong[source] = str(error)
     start = np.load(images, mmap_mode="r").offset
     # Written, not mapped: on a full disk a mapped page would kill the process.
     with images.open("r+b") as file:
@@ -323,31 +317,26 @@ def _moments(array: np.ndarray, rows: slice) -> tuple[list[float], list[float]]:
     return mean.round(4).tolist(), std.round(4).tolist()
 
 
-def _damage(folder: Path, known: Record) -> Path | None:
-    """The file of a decoded dataset that is not what was written, or None if all are."""
-    images, labels = (folder / known["key"] / name for name in ("images.npy", "labels.npy"))
-    array = _array(images, _shape(known))
-    rows = [*(row for row, _ in known["chunks"]), _shape(known)[0]]
-    if array is None or known["chunks"] != [
-        [row, _digest(array[row:end])] for row, end in itertools.pairwise(rows)
-    ]:
-        return images
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        if hashlib.sha256(np.load(labels).tobytes()).hexdigest() == known["labels"]:
-            return None
-    return labels
+def damaged(name: str, known: Record) -> Path | None:
+    """The file of a decoded dataset that is not what was written, or None; reads them all."""
+    folder, shape = place(name) / known["key"], _shape(known)
+    array = _array(folder / "images.npy", shape)
+    if array is None or any(
+        _digest(array[row : row + CHUNK]) != found for row, found in known["chunks"]
+    ):
+        return folder / "images.npy"
+    labels = _array(folder / "labels.npy", shape[:1], np.int64)
+    if labels is None or hashlib.sha256(labels).hexdigest() != known["labels"]:
+        return folder / "labels.npy"
+    return None
 
 
-def _looks(folder: Path, known: Record) -> list[Any]:
+def _looks(name: str, known: Record) -> bytes:
     """What would differ if a file of a decoded dataset were written to: sizes and times of change;
     with the seal of the manifest, which holds their digests."""
-    states = [path.stat() for path in sorted((folder / known["key"]).glob("*.npy"))]
-    return [known["seal"], [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in states]]
-
-
-def whole(name: str, known: Record) -> bool:
-    """Whether the arrays of a decoded dataset are what was written; reads them all."""
-    return _damage(place(name), known) is None
+    states = [path.stat() for path in sorted((place(name) / known["key"]).glob("*.npy"))]
+    looks = [known["seal"], [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in states]]
+    return digest(looks).encode()
 
 
 def dataset(name: str) -> Dataset | None:
@@ -378,28 +367,21 @@ def pools(name: str) -> dict[str, Split]:
     last in memory); raises `DamagedFile` if a pixel or a label is not what was written.
 
     The files are read through and held to their digests once, which is noted beside them in
-    `verified.json`; from then on only if a size or a time of change is another than it was. So a
-    process starts at once, and whatever writes to a file is still noticed. What is not noticed is a
-    bit that flips on the disk while nobody writes: `dnr data prepare` reads everything each time.
+    `verified`; from then on only if a size or a time of change is another than it was. So a process
+    starts at once, and whatever writes to a file is still noticed. What is not noticed is a bit
+    that flips on the disk while nobody writes: `dnr data prepare` reads everything each time.
     """
-    known, folder = manifest(name), place(name)
-    looks, stamp = _looks(folder, known), folder / "verified.json"
-    try:
-        verified = records.read(stamp)
-    except UserError:
-        verified = None
-    if verified is None or verified["looks"] != looks:
-        damaged = _damage(folder, known)
-        if damaged:
-            raise records.DamagedFile(damaged, "its content changed", preparing(name))
+    known = manifest(name)
+    folder, stamp, looks = place(name) / known["key"], place(name) / "verified", _looks(name, known)
+    if not stamp.exists() or stamp.read_bytes() != looks:
+        if path := damaged(name, known):
+            raise records.DamagedFile(path, "its content changed", preparing(name))
         # A folder that cannot be written to is read through by every process.
         with contextlib.suppress(OSError):
-            records.save(stamp, {"looks": looks})
+            records.write(stamp, looks)
     shape = _shape(known)
-    images = torch.from_numpy(_array(folder / known["key"] / "images.npy", shape))
-    labels = torch.from_numpy(np.load(folder / known["key"] / "labels.npy"))
-    every = Split(images.permute(0, 3, 1, 2), labels)
+    images = torch.from_numpy(_array(folder / "images.npy", shape)).permute(0, 3, 1, 2)
+    labels = torch.from_numpy(_array(folder / "labels.npy", shape[:1], np.int64))
     return {
-        pool: Split(every.images[rows], every.labels[rows])
-        for pool, rows in _ranges(known["counts"]).items()
+        pool: Split(images[rows], labels[rows]) for pool, rows in _ranges(known["counts"]).items()
     }

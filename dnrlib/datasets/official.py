@@ -120,7 +120,7 @@ def prepare(name: str, root: Path | None = None, download: bool = False) -> Reco
         if base is None:
             missing = [each for each in official.archives if not (root / each.file).exists()]
             known = decoded.manifest(name) if missing and not download else None
-            if known and decoded.whole(name, known):
+            if known and not decoded.damaged(name, known):
                 return known
             if any(not download or each.url is None for each in missing):
                 raise _absent(official, root, missing)
