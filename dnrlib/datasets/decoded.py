@@ -64,11 +64,6 @@ class Picture:
         raw = self.source.tobytes() if pixels else self.source.read_bytes()
         return hashlib.sha256(raw).hexdigest()
 
-    @property
-    def name(self) -> str:
-        """That of the file or, if there is none, the first 8 hex digits of `sha256`."""
-        return self.source.name if isinstance(self.source, Path) else self.sha256[:8]
-
 
 @dataclass(frozen=True)
 class Listing:

@@ -92,12 +92,6 @@ def _built(name: str, about: dict[str, Any], known: dict[str, Any]) -> Official:
     return Official(name=name, kind=kind, archives=packed, tree=tree, also=also, **about)
 
 
-def _official(name: str) -> Official:
-    if name not in facts():
-        raise UserError(f"{name!r} is no official dataset; choose one of: {', '.join(facts())}")
-    return facts()[name]
-
-
 # --------------------------------------------------------------------------------------------------
 # From archives to a decoded dataset
 
@@ -111,7 +105,9 @@ def prepare(name: str, root: Path | None = None, download: bool = False) -> Reco
     what comes back then are its classes, counts and folder. Raises `UserError` if anything is
     missing, damaged or not as published, and says what to do.
     """
-    official = _official(name)
+    if name not in facts():
+        raise UserError(f"{name!r} is no official dataset; choose one of: {', '.join(facts())}")
+    official = facts()[name]
     root = Path(root or decoded.root() / name).expanduser().resolve()
     try:
         if root.exists() and not root.is_dir():
@@ -139,7 +135,7 @@ def prepare(name: str, root: Path | None = None, download: bool = False) -> Reco
     found.notes.update(page=official.page, terms=official.terms)
     if official.contents:
         found.notes["copies"] = [
-            [f"{pool} {picture.name}" for pool, picture in same]
+            [f"{pool} {picture.source.name}" for pool, picture in same]
             for same in found.repeated()
             if len({pool for pool, _ in same}) > 1
         ]
@@ -149,7 +145,7 @@ def prepare(name: str, root: Path | None = None, download: bool = False) -> Reco
 def listing(name: str, base: Path) -> Listing:
     """What the extracted tree of an official dataset in the folder `base` consists of, held to the
     published checksums, classes and counts; raises `UserError` that names the file that differs."""
-    official = _official(name)
+    official = facts()[name]
     for path, md5 in (official.tree | official.also).items():
         if md5 is not None:
             layouts.intact(base / path, md5)
@@ -176,7 +172,7 @@ def _check_files(official: Official, base: Path, found: Listing) -> None:
         for picture in pictures:
             if picture.label not in range(official.classes):
                 what = f"the label {picture.label + 1}, which is not in 1 to {official.classes}"
-                raise wrong(path, f"or a label file beside it gives {picture.name} {what}")
+                raise wrong(path, f"or a label file beside it gives {picture.source} {what}")
         if len(pictures) != number:
             raise wrong(path, f"gives {len(pictures)} {pool} images instead of {number}")
         for file in files:
@@ -224,14 +220,8 @@ def _absent(official: Official, root: Path, missing: list[Archive]) -> UserError
             f"  {archive.file} ({', '.join(known) or 'no checksum known'}) from "
             f"{archive.url or 'whoever has it: its authors no longer offer it'}"
         )
-    layout = min(
-        filter(None, (official.tree, official.also)), key=lambda paths: len(_lacking(root, paths))
-    )
-    lacking = _lacking(root, layout)
-    some = len(lacking) < len(layout)
-    found = f" (the extracted files there lack {', '.join(lacking[:3])})" if some else ""
     lines = [
-        f"{name} is not in {root}{found}. Put there, under these names, and run the command again:",
+        f"{name} is not in {root}. Put there, under these names, and run the command again:",
         *wanted,
         f"(see {official.page})",
     ]
