@@ -36,7 +36,7 @@ from dnrlib.datasets import archives, catalogue, decoded, official
 from dnrlib.datasets.official import corruption, facts, listing, overview, prepare
 from dnrlib.recipes import configure
 from tests import trees
-from tests.trees import BUILDERS, PAPILA, md5, pack
+from tests.trees import BUILDERS, PAPILA, pack
 
 WITH_TRAINING = tuple(name for name in BUILDERS if name != "cifar10c")
 FILES = tuple(name for name in WITH_TRAINING if not name.startswith("cifar"))
@@ -876,16 +876,6 @@ def test_a_wrong_checksum(name, packed):
         prepare(name, folder)
     assert path.exists()
     assert not list(folder.glob("*-extracted"))
-
-
-def test_a_size_decides_only_without_a_checksum(tmp_path):
-    """Whoever noted a size wrongly must not refuse the right archive."""
-    path = tmp_path / "a.tar"
-    path.write_bytes(b"abc")
-    known = archives.Archive("a.tar", None, md5=md5(path), size=4)
-    archives.verify(path, known)
-    with pytest.raises(UserError, match="has size 3 instead of 4"):
-        archives.verify(path, dataclasses.replace(known, md5=None))
 
 
 def test_an_archive_without_a_checksum_is_held_to_the_counts(packed):

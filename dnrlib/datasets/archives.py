@@ -49,11 +49,12 @@ def digest(path: Path, function: str) -> str:
 
 
 def verify(path: Path, archive: Archive) -> None:
-    """Raises `UserError` unless an archive is the published one, as far as that is known."""
-    # Where a checksum decides, the size is not asked: a wrong note of it must not refuse the file.
-    function, wanted = archive.checksum or ("size", archive.size)
-    found = path.stat().st_size if function == "size" else digest(path, function)
-    if wanted not in (None, found):
+    """Raises `UserError` if an archive has another checksum than the published one."""
+    if archive.checksum is None:
+        return
+    function, wanted = archive.checksum
+    found = digest(path, function)
+    if found != wanted:
         raise UserError(
             f"{path} has {function} {found} instead of {wanted}: it was fetched in part, damaged, "
             "or is another file; delete it and fetch it again"

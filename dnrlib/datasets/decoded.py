@@ -220,16 +220,16 @@ def _fill(folder: Path, about: Record, ordered: list[Picture], workers: int) -> 
     array = _array(images, shape)
     # A line may have been cut short; its digest is then a wrong one.
     done = dict(line.partition(" ")[::2] for line in journal.read_text().splitlines())
-    chunks = {row: ordered[row : row + CHUNK] for row in range(0, len(ordered), CHUNK)}
+    rows = range(0, len(ordered), CHUNK)
     missing = [
         row
-        for row in chunks
+        for row in rows
         if str(row) not in done or _digest(array[row : row + CHUNK]) != done[str(row)]
     ]
     corrupt: dict[Path, str] = {}
     workers = max(1, min(workers or os.cpu_count(), len(missing)))
     made = Parallel(n_jobs=workers, return_as="generator_unordered")(
-        delayed(_chunk)(images, row, chunks[row], about["size"]) for row in missing
+        delayed(_chunk)(images, row, ordered[row : row + CHUNK], about["size"]) for row in missing
     )
     shown = {"unit": "image", "unit_scale": CHUNK, "leave": False, "total": len(missing)}
     with journal.open("a") as file:
@@ -245,7 +245,7 @@ def _fill(folder: Path, about: Record, ordered: list[Picture], workers: int) -> 
     np.save(folder / "labels.npy", labels)
     mean, std = _moments(array, _ranges(about["counts"])["train"])
     return {
-        "chunks": [[row, done[str(row)]] for row in chunks],
+        "chunks": [[row, done[str(row)]] for row in rows],
         "labels": hashlib.sha256(labels).hexdigest(),
         "mean": mean,
         "std": std,

@@ -109,16 +109,9 @@ def _digit_set(
     enlarge=False,
     channels=1,
 ) -> Dataset:
-    return Dataset(
-        title=title,
-        classes=tuple("0123456789"),
-        channels=channels,
-        size=size,
-        mean=(mean,) * channels,
-        std=(std,) * channels,
-        fingerprint=fingerprint,
-        pools=functools.partial(_digits, draw, enlarge),
-    )
+    moments = (mean,) * channels, (std,) * channels
+    pools = functools.partial(_digits, draw, enlarge)
+    return Dataset(title, tuple("0123456789"), channels, size, *moments, fingerprint, pools)
 
 
 _PADDED = _digit_set("handwritten digits, 10 x 10", 10, 0.196, 0.335, "fc60c9b0a567c399", _pad)

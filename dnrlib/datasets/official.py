@@ -11,7 +11,6 @@ import os
 import shlex
 import shutil
 import tomllib
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -92,18 +91,13 @@ def _built(name: str, about: dict[str, Any], known: dict[str, Any]) -> Official:
     return Official(name=name, kind=kind, archives=packed, tree=tree, also=also, **about)
 
 
-# --------------------------------------------------------------------------------------------------
-# From archives to a decoded dataset
-
-
 def prepare(name: str, root: Path | None = None, download: bool = False) -> Record:
     """Makes an official dataset ready for use and returns its manifest (`decoded.decode`).
 
     Looks in `root` (default: a folder of that name beside the decoded ones) for the extracted tree,
     else for the archives, which are verified and extracted to a folder in it; with `download`,
-    archives that are not there are fetched first. CIFAR-10-C is only verified and its folder noted;
-    what comes back then are its classes, counts and folder. Raises `UserError` if anything is
-    missing, damaged or not as published, and says what to do.
+    missing archives are fetched first. CIFAR-10-C is only verified, and its classes, counts and
+    folder come back. Raises `UserError` for what is missing, damaged or not as published.
     """
     if name not in facts():
         raise UserError(f"{name!r} is no official dataset; choose one of: {', '.join(facts())}")
@@ -154,10 +148,11 @@ def listing(name: str, base: Path) -> Listing:
     if len(found.classes) != official.classes:
         raise wrong(first, f"gives {len(found.classes)} classes instead of {official.classes}")
     _check_files(official, base, found)
-    labels = Counter(picture.label for pictures in found.pools.values() for picture in pictures)
-    counts = tuple(labels[label] for label in range(official.classes))
-    if official.per_class and counts != official.per_class:
-        raise wrong(first, f"gives {counts} images per class instead of {official.per_class}")
+    if official.per_class:
+        labels = [picture.label for pictures in found.pools.values() for picture in pictures]
+        counts = tuple(map(labels.count, range(official.classes)))
+        if counts != official.per_class:
+            raise wrong(first, f"gives {counts} images per class instead of {official.per_class}")
     _check_contents(official, base, found)
     return found
 
@@ -260,10 +255,6 @@ def _extracted(official: Official, root: Path) -> Path:
     return final
 
 
-# --------------------------------------------------------------------------------------------------
-# What is here
-
-
 def dataset(name: str) -> Dataset | None:
     """A dataset that was decoded; or, where its fingerprint is known, without its images, which
     must be here only to be read; else None. Raises `UserError` if it was decoded to other pixels
@@ -328,11 +319,8 @@ def _state(official: Official) -> str:
     return "some archives there" if any(there) else "not here"
 
 
-# --------------------------------------------------------------------------------------------------
-# CIFAR-10-C, which is not trained on and stays where it was prepared
-
 NOTE = "cifar10c.json"
-"""Says where that is."""
+"""Says where CIFAR-10-C was prepared: it is not trained on, and stays there."""
 
 
 def corruption_names() -> list[str]:
