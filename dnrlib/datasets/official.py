@@ -69,11 +69,6 @@ def facts() -> dict[str, Official]:
     return {name: _built(name, about, known) for name, about in known["sets"].items()}
 
 
-def sets() -> list[str]:
-    """The names of those that networks are trained on: all but CIFAR-10-C."""
-    return [name for name in facts() if name != "cifar10c"]
-
-
 def _built(name: str, about: dict[str, Any], known: dict[str, Any]) -> Official:
     """A set of `official.toml` as an object."""
     about = known["sets"].get(about.get("like"), {}) | about
