@@ -7,7 +7,6 @@ every method, seed and generation reads the same uint8 array.
 import contextlib
 import functools
 import hashlib
-import itertools
 import os
 import re
 import shlex
@@ -58,17 +57,16 @@ class Picture:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Hex digest of the file or, if there is none, of the pixels (rows, then columns, then
-        RGB)."""
-        pixels = isinstance(self.source, np.ndarray)
-        raw = self.source.tobytes() if pixels else self.source.read_bytes()
-        return hashlib.sha256(raw).hexdigest()
+        """Hex digest of the file or of the pixels (rows, then columns, then RGB)."""
+        file = isinstance(self.source, Path)
+        content = self.source.read_bytes() if file else self.source.tobytes()
+        return hashlib.sha256(content).hexdigest()
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a dataset consists of: its classes in order, and its images by pool (`train`, `tuning`,
-    `test`; `tuning` may be missing)."""
+    """What a dataset consists of: its classes in order, and its images by pool (first `train`, then
+    `tuning` and `test`; `tuning` may be missing)."""
 
     classes: tuple[str, ...]
     pools: dict[str, list[Picture]]
@@ -158,17 +156,17 @@ def pixels(path: Path, size: int) -> np.ndarray:
 def decode(name: str, listing: Listing, kind: Kind, workers: int = 0) -> Record:
     """Decodes a dataset into its `place` unless that was done before; returns its manifest.
 
-    The array is keyed by its sources (path, size and time of change of every file, or pixels), the
-    size it is resized to and the version of the decoder. It counts as there when its manifest is,
-    which is written last; a killed call goes on from the chunks that it had finished, and of
-    several at once one works and the others wait. An array that is there is read through, and made
-    again if it is damaged; nothing that was decoded before is lost until the new one is whole.
-    Raises `CorruptImages`, and `UserError` if the disk is full or read-only.
+    The array is keyed by its sources (path, size and time of change of every file, or pixels), its
+    size and the version of the decoder. It counts as there when its manifest is, which is written
+    last. A killed call goes on from the chunks that it had finished; of several at once, one works
+    and the others wait. An array that is there is read through, and made again if it is damaged; an
+    older one stays until the new one is whole. Raises `CorruptImages`, and `UserError` if the disk
+    is full or read-only.
     """
     ordered = [picture for pictures in listing.pools.values() for picture in pictures]
     about = {
         "classes": list(listing.classes),
-        # Pairs, for the rows of the array follow their order.
+        # Pairs, for the rows of the array follow their order, one pool after the other.
         "counts": [[pool, len(pictures)] for pool, pictures in listing.pools.items()],
         "size": kind.size,
         "sources": _sources(ordered),
@@ -243,7 +241,7 @@ def _fill(folder: Path, about: Record, ordered: list[Picture], workers: int) -> 
         raise CorruptImages(corrupt)
     labels = np.array([picture.label for picture in ordered], np.int64)
     np.save(folder / "labels.npy", labels)
-    mean, std = _moments(array, _ranges(about["counts"])["train"])
+    mean, std = _moments(array[: dict(about["counts"])["train"]])
     return {
         "chunks": [[row, done[str(row)]] for row in rows],
         "labels": hashlib.sha256(labels).hexdigest(),
@@ -279,8 +277,6 @@ def _chunk(
     with images.open("r+b") as file:
         file.seek(start + row * block[0].nbytes)
         file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
     return row, _digest(block), wrong
 
 
@@ -288,24 +284,18 @@ def _digest(block: np.ndarray) -> str:
     return hashlib.sha256(block).hexdigest()[:16]
 
 
-def _ranges(counts: list[list]) -> dict[str, slice]:
-    """The rows of each pool: pools lie one after the other."""
-    ends = itertools.accumulate(count for _, count in counts)
-    return {pool: slice(end - n, end) for (pool, n), end in zip(counts, ends, strict=True)}
-
-
 def _shape(known: Record) -> tuple[int, int, int, int]:
     return (sum(count for _, count in known["counts"]), known["size"], known["size"], 3)
 
 
-def _moments(array: np.ndarray, rows: slice) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel of some images, scaled to 0..1."""
+def _moments(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of images, scaled to 0..1."""
     # Counts of the 256 grey levels are exact, and need no copy of the images.
     levels = np.zeros((3, 256), np.int64)
-    for at in range(rows.start, rows.stop, CHUNK):
-        block = array[at : min(at + CHUNK, rows.stop)]
+    for row in range(0, len(images), CHUNK):
         for channel in range(3):
-            levels[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
+            values = images[row : row + CHUNK, ..., channel].ravel()
+            levels[channel] += np.bincount(values, minlength=256)
     shares, values = levels / levels.sum(1, keepdims=True), np.arange(256) / 255
     mean = shares @ values
     std = np.sqrt(shares @ values**2 - mean**2)
@@ -374,9 +364,8 @@ def pools(name: str) -> dict[str, Split]:
         # A folder that cannot be written to is read through by every process.
         with contextlib.suppress(OSError):
             records.write(stamp, looks)
-    shape = _shape(known)
+    shape, (names, sizes) = _shape(known), zip(*known["counts"], strict=True)
     images = torch.from_numpy(_array(folder / "images.npy", shape)).permute(0, 3, 1, 2)
     labels = torch.from_numpy(_array(folder / "labels.npy", shape[:1], np.int64))
-    return {
-        pool: Split(images[rows], labels[rows]) for pool, rows in _ranges(known["counts"]).items()
-    }
+    parts = map(Split, images.split(sizes), labels.split(sizes))
+    return dict(zip(names, parts, strict=True))

@@ -14,7 +14,6 @@ import tomllib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -32,7 +31,8 @@ SEVERITIES = 5
 
 @dataclass(frozen=True)
 class Official:
-    """What is known of an official dataset before its files are read; see `official.toml`."""
+    """What is known of an official dataset before its files are read; see `official.toml`. `tree`
+    and `also` give the MD5 of a path, where it is known."""
 
     name: str
     kind: Kind
@@ -41,7 +41,6 @@ class Official:
     classes: int
     archives: tuple[Archive, ...]
     tree: dict[str, str | None]
-    """By path: the MD5 of a file, where it is known."""
     also: dict[str, str | None]
     lists: dict[str, str]
     into: str = ""
@@ -56,34 +55,24 @@ class Official:
         """Images of all pools."""
         return sum(self.splits.values()) or sum(self.per_class)
 
-    def read(self, base: Path) -> Listing:
-        """From the folder of its extracted tree; see `listing`, which also verifies it."""
-        reader = getattr(layouts, self.name.replace("-", "_"))
-        return reader(base, self.names) if self.names else reader(base)
-
 
 @functools.cache
 def facts() -> dict[str, Official]:
     """The papers' datasets by name, from `official.toml`."""
     known = tomllib.loads(Path(__file__).with_name("official.toml").read_text("utf-8"))
-    return {name: _built(name, about, known) for name, about in known["sets"].items()}
-
-
-def _built(name: str, about: dict[str, Any], known: dict[str, Any]) -> Official:
-    """A set of `official.toml` as an object."""
-    about = known["sets"].get(about.get("like"), {}) | about
-    about.pop("like", None)
-    about = {key: tuple(v) if isinstance(v, list) else v for key, v in about.items()}
-    moments = known["normalisation"][about.pop("normalised")]
-    kind = Kind(about.pop("title"), *about.pop("pixels"), *map(tuple, moments.values()))
-    packed = tuple(Archive(file, **known["archives"][file]) for file in about.pop("archives"))
-    held = {str(PurePosixPath(about.get("into", ""), each.file)): each.md5 for each in packed}
-    stated = about.pop("md5", {})
-    tree, also = (
-        {path: (held | stated).get(path) for path in paths}
-        for paths in ((*about.pop("tree", ()), *stated), about.pop("also", ()))
-    )
-    return Official(name=name, kind=kind, archives=packed, tree=tree, also=also, **about)
+    found = {}
+    for name, own in known["sets"].items():
+        about = known["sets"].get(own.get("like"), {}) | own
+        about = {key: tuple(v) if isinstance(v, list) else v for key, v in about.items()}
+        about.pop("like", None)
+        moments = known["normalisation"][about.pop("normalised")]
+        kind = Kind(about.pop("title"), *about.pop("pixels"), *map(tuple, moments.values()))
+        packed = tuple(Archive(file, **known["archives"][file]) for file in about.pop("archives"))
+        held = {str(PurePosixPath(about.get("into", ""), each.file)): each.md5 for each in packed}
+        tree = {path: held.get(path) for path in about.pop("tree", ())} | about.pop("md5", {})
+        also = {path: held.get(path) for path in about.pop("also", ())}
+        found[name] = Official(name, kind, archives=packed, tree=tree, also=also, **about)
+    return found
 
 
 def prepare(name: str, root: Path | None = None, download: bool = False) -> Record:
@@ -138,7 +127,8 @@ def listing(name: str, base: Path) -> Listing:
     for path, md5 in (official.tree | official.also).items():
         if md5 is not None:
             layouts.intact(base / path, md5)
-    found = official.read(base)
+    reader = getattr(layouts, name.replace("-", "_"))
+    found = reader(base, official.names) if official.names else reader(base)
     first = base / official.lists["train"]
     if len(found.classes) != official.classes:
         raise wrong(first, f"gives {len(found.classes)} classes instead of {official.classes}")
@@ -255,20 +245,16 @@ def dataset(name: str) -> Dataset | None:
     must be here only to be read; else None. Raises `UserError` if it was decoded to other pixels
     than the published ones."""
     known, found = facts()[name], decoded.dataset(name)
-    if not known.fingerprint:
-        return found
-    if found is None:
-        about = {"classes": known.names, "fingerprint": known.fingerprint, "notes": {}}
-        about["kind"] = asdict(known.kind)
-        return decoded.described(about, functools.partial(_not_here, name))
-    if found.fingerprint != known.fingerprint:
-        decoder = decoded.manifest(name)["decoder"]
+    if found and known.fingerprint not in ("", found.fingerprint):
         raise UserError(
-            f"the images of {name!r} have fingerprint {found.fingerprint}, not "
-            f"{known.fingerprint}: this decoder ({decoder}) gives other pixels; install the pinned "
-            f"versions of requirements.txt and run: dnr data prepare {name}"
+            f"this decoder gives other pixels of {name!r} than the published ones; install the "
+            f"pinned versions of requirements.txt and run: dnr data prepare {name}"
         )
-    return found
+    if found or not known.fingerprint:
+        return found
+    about = {"classes": known.names, "fingerprint": known.fingerprint, "notes": {}}
+    about["kind"] = asdict(known.kind)
+    return decoded.described(about, functools.partial(_not_here, name))
 
 
 def _not_here(name: str) -> dict[str, Split]:
