@@ -1,6 +1,5 @@
 """Augmentation, normalisation and batches, on the device where the images are."""
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -141,32 +140,11 @@ def normalised(images: Tensor, dataset: Dataset) -> Tensor:
     """uint8 images as float32 with the dataset's mean 0 and standard deviation 1; of images larger
     than `dataset.size` the centre."""
     pixels = as_pixels(images, dataset)
-    last = pixels.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if last else torch.contiguous_format
-    of = tuple(dataset.mean), tuple(dataset.std)
-    mean, std = _planes(*of, pixels.shape[2:], layout, pixels.device)
+    # Whole planes in the layout of the pixels: broadcast, both passes would take twice the time.
+    mean, std = torch.empty_like(pixels[:1]), torch.empty_like(pixels[:1])
+    for channel in range(dataset.channels):
+        mean[:, channel], std[:, channel] = dataset.mean[channel], dataset.std[channel]
     return pixels.sub_(mean).div_(std)
-
-
-@functools.lru_cache(maxsize=8)
-def _planes(
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    shape: torch.Size,
-    layout: torch.memory_format,
-    device: torch.device,
-) -> list[Tensor]:
-    """Mean and standard deviation as whole planes (float32, 1 x c x h x w) in the layout of the
-    pixels: broadcast, their two passes over a batch take twice the time."""
-    # Whoever asks first may be in inference mode, whose tensors keep others from gradients.
-    with torch.inference_mode(False):
-        return [
-            torch.tensor(values, device=device)
-            .view(1, -1, 1, 1)
-            .expand(1, -1, *shape)
-            .contiguous(memory_format=layout)
-            for values in (mean, std)
-        ]
 
 
 def batches(
