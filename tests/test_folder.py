@@ -18,6 +18,7 @@ from dnrlib.evaluate.evaluations import Corruptions
 from dnrlib.recipes import configure
 from dnrlib.run import chain
 from dnrlib.study import Run
+from tests import POSIX
 
 
 def image(path, number, size=(12, 10)):
@@ -200,6 +201,16 @@ def test_new_and_changed_images_are_noticed_within_a_process(tmp_path):
         assert pools is read(name)
     assert [len(set(column)) for column in zip(*found, strict=True)] == [4, 4, 4]
     assert read(name)["train"].images.shape[-1] == 64
+
+
+@POSIX
+def test_a_change_behind_a_link_is_noticed(tmp_path):
+    build(tmp_path / "elsewhere", {"cat": 10, "dog": 10})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train").symlink_to(tmp_path / "elsewhere")
+    before = dataset(f"folder:{tmp_path / 'mine'}").fingerprint
+    image(tmp_path / "elsewhere" / "cat" / "0.png", 500)
+    assert dataset(f"folder:{tmp_path / 'mine'}").fingerprint != before
 
 
 def test_changed_images_are_corrupted_anew(tmp_path, monkeypatch):

@@ -110,11 +110,10 @@ def download(archive: Archive, root: Path) -> None:
     path, part = root / archive.file, root / f"{archive.file}.part"
     have = part.stat().st_size if part.exists() else 0
     asked = {"User-Agent": f"dnrlib/{__version__}"} | ({"Range": f"bytes={have}-"} if have else {})
-    lost, broken = (OSError, http.client.HTTPException), ""
     try:
         request = urllib.request.Request(archive.url, headers=asked)
         response = urllib.request.urlopen(request, timeout=60)
-    except lost as error:
+    except (OSError, http.client.HTTPException) as error:
         if have and getattr(error, "code", None) == 416:
             # There is nothing from there on: the part belongs to another file, or is the whole.
             part.unlink()
@@ -125,21 +124,19 @@ def download(archive: Archive, root: Path) -> None:
     have = have if response.status == 206 else 0
     total = None if response.length is None else have + response.length
     shown = {"unit": "B", "unit_scale": True, "leave": False, "desc": f"fetching {archive.file}"}
+    broken = ""
     with (
         response,
         part.open("ab" if have else "wb") as file,
         tqdm(total=total, initial=have, **shown) as bar,
     ):
-        while True:
-            try:
-                # What has arrived, not a whole block: it is there when the connection is lost.
-                block = response.read1(1 << 20)
-            except lost as error:
-                broken, block = f" ({error})", b""
-            if not block:
-                break
-            file.write(block)
-            bar.update(len(block))
+        try:
+            # What has arrived, not a whole block: it is there when the connection is lost.
+            while block := response.read1(1 << 20):
+                file.write(block)
+                bar.update(len(block))
+        except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
+            broken = f" ({error})"
     found = part.stat().st_size
     if broken or total not in (None, found):
         raise UserError(

@@ -31,7 +31,7 @@ from .splits import Dataset, Split
 
 FORMAT = 1
 CHUNK = 256
-"""Images that are decoded, journalled and checked together."""
+"""Images that are decoded, journalled and checked together; another number is another format."""
 
 
 class CorruptImages(UserError):
