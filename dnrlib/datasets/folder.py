@@ -21,9 +21,7 @@ from .decoded import CorruptImages, Kind, Listing, Picture
 from .splits import Dataset
 
 PREFIX = "folder:"
-SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"]
-)
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 POOLS = {
     "train": "train",
     "val": "tuning",

@@ -73,8 +73,8 @@ def _mat(path: Path, *names: str) -> list[np.ndarray]:
         return [np.atleast_1d(found[name]) for name in names]
 
 
-def _pictures(files: Iterable[Any], labels: Iterable[Any]) -> list[Picture]:
-    return [Picture(Path(file), int(label)) for file, label in zip(files, labels, strict=True)]
+def _pictures(sources: Iterable[Any], labels: Iterable[Any]) -> list[Picture]:
+    return [Picture(source, int(label)) for source, label in zip(sources, labels, strict=True)]
 
 
 def _torchvision(kind: str, base: Path, named: str, **settings: Any) -> Any:
@@ -90,7 +90,7 @@ def _official_split(kind: str, named: str, base: Path) -> Listing:
     for pool, split in (("train", "train"), ("tuning", "val"), ("test", "test")):
         found = _torchvision(kind, base, named.format(split), split=split)
         # Its public items are decoded images; the files they come from are only known inside.
-        pools[pool] = _pictures(found._image_files, found._labels)
+        pools[pool] = _pictures(map(Path, found._image_files), found._labels)
     return Listing(tuple(found.classes), pools)
 
 
@@ -108,7 +108,8 @@ def cars196(base: Path) -> Listing:
     ):
         found = _torchvision("StanfordCars", base, f"stanford_cars/{annotations}", split=pool)
         # Labels are bytes there: 1-based 0 would have become 255, which `listing` refuses.
-        pools[pool] = _pictures(*zip(*found._samples, strict=True))
+        files, labels = zip(*found._samples, strict=True)
+        pools[pool] = _pictures(map(Path, files), labels)
     return Listing(tuple(found.classes), pools)
 
 
@@ -122,10 +123,7 @@ def _cifar(kind: str, base: Path) -> Listing:
         intact(base / known.base_folder / file, md5)
     for pool in ("train", "test"):
         found = _torchvision(kind, base, known.base_folder, train=pool == "train")
-        pools[pool] = [
-            Picture(image, int(label))
-            for image, label in zip(found.data, found.targets, strict=True)
-        ]
+        pools[pool] = _pictures(found.data, found.targets)
     return Listing(tuple(found.classes), pools)
 
 

@@ -110,7 +110,6 @@ def prepare(name: str, root: Path | None = None, download: bool = False) -> Reco
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
             mend = "make room there, or give a folder that can be written to with --root"
         raise UserError(f"{name} cannot be prepared in {root}: {error}; {mend}") from error
-    found.notes.update(page=official.page, terms=official.terms)
     if official.contents:
         found.notes["copies"] = [
             [f"{pool} {picture.source.name}" for pool, picture in same]
