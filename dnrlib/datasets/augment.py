@@ -142,8 +142,9 @@ def normalised(images: Tensor, dataset: Dataset) -> Tensor:
     pixels = as_pixels(images, dataset)
     # Whole planes in the layout of the pixels: broadcast, both passes would take twice the time.
     mean, std = torch.empty_like(pixels[:1]), torch.empty_like(pixels[:1])
-    for channel in range(dataset.channels):
-        mean[:, channel], std[:, channel] = dataset.mean[channel], dataset.std[channel]
+    moments = zip(dataset.mean, dataset.std, strict=True)
+    for channel, moment in zip(range(pixels.shape[1]), moments, strict=True):
+        mean[:, channel], std[:, channel] = moment
     return pixels.sub_(mean).div_(std)
 
 
