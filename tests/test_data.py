@@ -1,6 +1,7 @@
 """Pools, splits, batches and augmentation."""
 
 import dataclasses
+import functools
 import itertools
 
 import numpy as np
@@ -155,7 +156,7 @@ def test_imbalanced_cifar10_has_the_test_images_of_the_whole(small, monkeypatch)
     official.prepare("cifar10", tree.root)
     assert (catalogue.CIFAR10_COUNTS[0], catalogue.CIFAR10_COUNTS[-1]) == (5000, 250)
     assert sum(catalogue.CIFAR10_COUNTS) == 10_421
-    view = catalogue._imbalanced((3, 2, 1))
+    view = functools.partial(catalogue._imbalanced, counts=(3, 2, 1))
     monkeypatch.setitem(catalogue.VIEWS, "cifar10-imbalanced", ("cifar10", view))
     catalogue._read.cache_clear()
     whole = load(configure("cifar10"))

@@ -463,7 +463,7 @@ def test_some_of_the_official_images(cifar):
 )
 def test_official_files_that_are_not_whole(harm, message, cifar, tmp_path):
     config, tree = cifar()
-    official.verified_corruption("snow")
+    official.corruption("snow")
     path = tree.root / "CIFAR-10-C" / ("labels.npy" if "labels" in harm else "snow.npy")
     if harm == "missing":
         path.unlink()
@@ -484,7 +484,7 @@ def test_official_files_that_are_not_whole(harm, message, cifar, tmp_path):
 def test_only_the_files_that_are_asked_for_are_read(cifar):
     _, tree = cifar()
     (tree.root / "CIFAR-10-C/snow.npy").write_bytes(b"no array")
-    images, labels = official.verified_corruption("fog")
+    images, labels = official.corruption("fog")
     assert images.shape == (15, 32, 32, 3)
     assert labels.tolist() == [2, 1, 0] * 5
 
@@ -505,9 +505,9 @@ def test_official_files_that_were_never_there(colour):
 def test_every_official_file_is_opened_once_for_a_network(cifar, monkeypatch):
     config, _ = cifar()
     run(config)
-    opened, real = Counter(), layouts.npy
+    opened, real = Counter(), layouts.intact
     monkeypatch.setattr(
-        layouts, "npy", lambda path, *given: opened.update([path.stem]) or real(path, *given)
+        layouts, "intact", lambda path, md5: opened.update([path.stem]) or real(path, md5)
     )
     run(config, evaluations=[Corruptions(official=True)])
     assert opened == dict.fromkeys(trees.CORRUPTIONS, 1) | {"labels": 19}

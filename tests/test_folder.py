@@ -2,7 +2,6 @@
 
 import shlex
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from dnrlib.evaluate.evaluations import Corruptions
 from dnrlib.recipes import configure
 from dnrlib.run import chain
 from dnrlib.study import Run
+from tests import POSIX
 
 
 def image(path, number, size=(12, 10)):
@@ -203,6 +203,16 @@ def test_new_and_changed_images_are_noticed_within_a_process(tmp_path):
     assert read(name)["train"].images.shape[-1] == 64
 
 
+@POSIX
+def test_a_change_behind_a_link_is_noticed(tmp_path):
+    build(tmp_path / "elsewhere", {"cat": 10, "dog": 10})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "train").symlink_to(tmp_path / "elsewhere")
+    before = dataset(f"folder:{tmp_path / 'mine'}").fingerprint
+    image(tmp_path / "elsewhere" / "cat" / "0.png", 500)
+    assert dataset(f"folder:{tmp_path / 'mine'}").fingerprint != before
+
+
 def test_changed_images_are_corrupted_anew(tmp_path, monkeypatch):
     made = []
 
@@ -217,29 +227,6 @@ def test_changed_images_are_corrupted_anew(tmp_path, monkeypatch):
         Corruptions(per_class=0).result(models.build(config), load(config), config)
     assert len(made) == 2 * len(CORRUPTIONS) * SEVERITIES
     assert len(set(made)) == 2
-
-
-def test_looking_at_a_folder_takes_little_of_the_time(tmp_path, monkeypatch):
-    """Of a large one, here one that takes a second to look at."""
-    clock, looked, files = SimpleNamespace(now=1000.0), [], folder._files
-    name = build(tmp_path / "mine", {"cat": 4, "dog": 4})
-
-    def slowly(path):
-        clock.now += 1
-        looked.append(path)
-        return files(path)
-
-    dataset(name)
-    monkeypatch.setattr(folder, "time", SimpleNamespace(monotonic=lambda: clock.now))
-    monkeypatch.setattr(folder, "_BEGIN", 1000.0)
-    monkeypatch.setattr(folder, "_files", slowly)
-    for _ in range(1000):
-        dataset(name)
-    assert len(looked) == 2
-    clock.now += 20
-    for _ in range(1000):
-        dataset(name)
-    assert len(looked) == 3
 
 
 def test_a_folder_that_changes_while_it_is_trained_on_is_an_error(tmp_path, monkeypatch):

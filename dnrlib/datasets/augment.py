@@ -1,6 +1,5 @@
 """Augmentation, normalisation and batches, on the device where the images are."""
 
-import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,12 +11,6 @@ from torch import Tensor
 from ..config import Config
 from ..streams import stream
 from .splits import Data, Dataset, Split
-
-
-def moved(parameters: Tensor, device: torch.device) -> Tensor:
-    """The parameters of a batch's augmentation, drawn on the host, on the device; the host does not
-    wait for it."""
-    return parameters.to(device, non_blocking=True)
 
 
 @dataclass(frozen=True)
@@ -38,9 +31,15 @@ class Crop:
             flipped = torch.rand(n, generator=draw) < 0.5
             columns[flipped] = columns[flipped].flip(1)
         pixels = rows[:, :, None] * (width + 2 * self.pad) + columns[:, None]
-        pixels = moved(pixels.view(n, 1, -1), images.device).expand(-1, channels, -1)
+        # Drawn on the host, which does not wait until they are on the device.
+        pixels = pixels.view(n, 1, -1).to(images.device, non_blocking=True)
         # Several times as fast as indexing with rows and columns.
-        return F.pad(images, (self.pad,) * 4).flatten(2).gather(2, pixels).view(images.shape)
+        return (
+            F.pad(images, (self.pad,) * 4)
+            .flatten(2)
+            .gather(2, pixels.expand(-1, channels, -1))
+            .view(images.shape)
+        )
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,10 @@ def resize_each(images: Tensor, boxes: Tensor, flipped: Tensor, side: int) -> Te
 def resize_batch(images: Tensor, boxes: Tensor, flipped: Tensor, side: int) -> Tensor:
     """Parts of images resized to side x side, all at once as two matrix products per image: the
     fastest way on a GPU."""
-    top, left, tall, wide = moved(boxes, images.device).unbind(1)
+    top, left, tall, wide = boxes.to(images.device, non_blocking=True).unbind(1)
     down = _triangles(top, tall, images.shape[2], side)
     across = _triangles(left, wide, images.shape[3], side)
-    flipped = moved(flipped, images.device)[:, None, None]
+    flipped = flipped.to(images.device, non_blocking=True)[:, None, None]
     across = torch.where(flipped, across.flip(1), across)
     resized = down[:, None] @ images.float() @ across[:, None].transpose(2, 3)
     return resized.round().clamp(0, 255).to(torch.uint8)
@@ -128,8 +127,6 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "resized-crop-no-flip": ResizedCrop(flip=False),
 }
 """Training augmentations by name; each gives every image of a batch parameters of its own."""
-
-
 UNFLIPPED = {"crop-flip": "crop", "resized-crop": "resized-crop-no-flip"}
 """By augmentation that mirrors images, the same without that."""
 
@@ -145,32 +142,12 @@ def normalised(images: Tensor, dataset: Dataset) -> Tensor:
     """uint8 images as float32 with the dataset's mean 0 and standard deviation 1; of images larger
     than `dataset.size` the centre."""
     pixels = as_pixels(images, dataset)
-    last = pixels.is_contiguous(memory_format=torch.channels_last)
-    layout = torch.channels_last if last else torch.contiguous_format
-    of = tuple(dataset.mean), tuple(dataset.std)
-    mean, std = _planes(*of, pixels.shape[2:], layout, pixels.device)
+    # Whole planes in the layout of the pixels: broadcast, both passes would take twice the time.
+    mean, std = torch.empty_like(pixels[:1]), torch.empty_like(pixels[:1])
+    moments = zip(dataset.mean, dataset.std, strict=True)
+    for channel, moment in zip(range(pixels.shape[1]), moments, strict=True):
+        mean[:, channel], std[:, channel] = moment
     return pixels.sub_(mean).div_(std)
-
-
-@functools.lru_cache(maxsize=8)
-def _planes(
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    shape: torch.Size,
-    layout: torch.memory_format,
-    device: torch.device,
-) -> list[Tensor]:
-    """Mean and standard deviation as whole planes (float32, 1 x c x h x w) in the layout of the
-    pixels: broadcast, their two passes over a batch take twice the time."""
-    # Whoever asks first may be in inference mode, whose tensors keep others from gradients.
-    with torch.inference_mode(False):
-        return [
-            torch.tensor(values, device=device)
-            .view(1, -1, 1, 1)
-            .expand(1, -1, *shape)
-            .contiguous(memory_format=layout)
-            for values in (mean, std)
-        ]
 
 
 def batches(
@@ -188,7 +165,7 @@ def batches(
         yield split.images[chosen], split.labels[chosen]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Training:
     """The training inputs of one generation: float images and labels, batch by batch, shuffled,
     augmented and normalised anew every time it is iterated."""
@@ -197,20 +174,14 @@ class Training:
     config: Config
     generation: int
 
+    def __post_init__(self) -> None:
+        self.order = stream(self.config.seed, self.generation, "order")
+        self.draw = stream(self.config.seed, self.generation, "augment")
+
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         augment = AUGMENTATIONS[self.config.augment]
         for images, labels in batches(self.data.train, self.config.batch, self.order):
             yield normalised(augment(images, self.draw), self.data.dataset), labels
-
-    @functools.cached_property
-    def order(self) -> torch.Generator:
-        """The stream of the order of the images."""
-        return stream(self.config.seed, self.generation, "order")
-
-    @functools.cached_property
-    def draw(self) -> torch.Generator:
-        """The stream of the augmentation."""
-        return stream(self.config.seed, self.generation, "augment")
 
 
 EVALUATION_BATCH = 1000

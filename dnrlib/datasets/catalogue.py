@@ -1,13 +1,14 @@
 """Every dataset by name, and the images of a run."""
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import torch
 
 from .. import UserError
-from ..config import Config
+from ..config import Config, not_one_of
 from ..streams import stream
 from . import folder, official
 from .digits import DATASETS
@@ -18,12 +19,9 @@ CIFAR10_COUNTS = power_law(5000, 250, 10)
 first ones of each class; here every seed draws its own."""
 
 
-def _imbalanced(counts: tuple[int, ...]) -> Callable[[Dataset], Dataset]:
-    def view(whole: Dataset) -> Dataset:
-        title = f"CIFAR-10, from {counts[0]} to {counts[-1]} images per class"
-        return dataclasses.replace(whole, title=title, counts=counts)
-
-    return view
+def _imbalanced(whole: Dataset, counts: tuple[int, ...]) -> Dataset:
+    title = f"CIFAR-10, from {counts[0]} to {counts[-1]} images per class"
+    return dataclasses.replace(whole, title=title, counts=counts)
 
 
 def _without_suspects(whole: Dataset) -> Dataset:
@@ -31,13 +29,12 @@ def _without_suspects(whole: Dataset) -> Dataset:
     suspect = whole.classes.index("suspect")
 
     def certain() -> dict[str, Split]:
-        pools = whole.pools()
-        return {name: pool[pool.labels != suspect] for name, pool in pools.items()}
+        return {name: pool[pool.labels != suspect] for name, pool in whole.pools().items()}
 
     def patients() -> dict[str, list[str]]:
         pools, groups = whole.pools(), whole.groups()
         return {
-            name: [whose[at] for at in (pools[name].labels != suspect).nonzero()[:, 0]]
+            name: list(itertools.compress(whose, pools[name].labels != suspect))
             for name, whose in groups.items()
         }
 
@@ -51,8 +48,8 @@ def _without_suspects(whole: Dataset) -> Dataset:
 
 
 VIEWS: dict[str, tuple[str, Callable[[Dataset], Dataset]]] = {
-    "cifar10-imbalanced": ("cifar10", _imbalanced(CIFAR10_COUNTS)),
-    "cifar10-few-imbalanced": ("cifar10-few", _imbalanced(power_law(200, 10, 10))),
+    "cifar10-imbalanced": ("cifar10", partial(_imbalanced, counts=CIFAR10_COUNTS)),
+    "cifar10-few-imbalanced": ("cifar10-few", partial(_imbalanced, counts=power_law(200, 10, 10))),
     "papila-binary": ("papila", _without_suspects),
 }
 """Datasets that are made of an official one: its name, and how."""
@@ -65,19 +62,16 @@ def dataset(name: str) -> Dataset:
         return DATASETS[name]
     if name.startswith(folder.PREFIX):
         return folder.dataset(name)
-    of, view = VIEWS.get(name, (name, None))
-    if of not in official.sets():
-        known = ", ".join([*official.sets(), *VIEWS, *DATASETS])
-        raise UserError(
-            f"dataset={name!r} is unknown; choose one of: {known}, or {folder.PREFIX}PATH for a "
-            "folder with a subfolder of images per class"
-        )
+    of, view = VIEWS.get(name, (name, lambda whole: whole))
+    trained = [each for each in official.facts() if each != "cifar10c"]
+    if of not in trained:
+        raise UserError(not_one_of("dataset", name, [*trained, *VIEWS, *DATASETS, "folder:PATH"]))
     found = official.dataset(of)
     if found is None:
         raise UserError(
             f"dataset={name!r} is not on this machine; to get it: dnr data prepare {of}"
         )
-    return found if view is None else view(found)
+    return view(found)
 
 
 def read(name: str) -> dict[str, Split]:
@@ -86,18 +80,14 @@ def read(name: str) -> dict[str, Split]:
     return _read(name, dataset(name).fingerprint)
 
 
-@functools.lru_cache(maxsize=4)
-def _read(name: str, identity: str) -> dict[str, Split]:
-    about = dataset(name)
-    pools = about.pools()
-    if name in DATASETS:
-        found = fingerprint(pools)
-        if found != about.fingerprint:
-            raise UserError(
-                f"the images of {name!r} have fingerprint {found}, not {about.fingerprint}: the "
-                "library that brings or draws them has changed; install the pinned versions of "
-                "requirements.txt"
-            )
+@lru_cache(maxsize=4)
+def _read(name: str, wanted: str) -> dict[str, Split]:
+    pools = dataset(name).pools()
+    if name in DATASETS and (found := fingerprint(pools)) != wanted:
+        raise UserError(
+            f"the images of {name!r} have fingerprint {found}, not {wanted}: scikit-learn or scipy "
+            "has changed; install the pinned versions of requirements.txt"
+        )
     return pools
 
 
@@ -107,33 +97,25 @@ def load(config: Config) -> Data:
     The training split holds `per_class` images of each class, drawn from the training pool by the
     stream ("split" of the seed); with `per_class` 0 the dataset's `counts`, or the whole pool.
     """
-    about = dataset(config.dataset)
-    pools = read(config.dataset)
-    train = pools["train"]
+    about, pools = dataset(config.dataset), read(config.dataset)
+    train, counts = pools["train"], about.counts
     if config.pool not in pools:
         raise UserError(
             f"pool={config.pool!r} does not exist: {config.dataset!r} has no official validation "
             f"split, only {' and '.join(pools)}"
         )
     if config.per_class:
+        counts = (config.per_class,) * len(about.classes)
         smallest = int(torch.bincount(train.labels).min())
         if config.per_class > smallest:
             raise UserError(
                 f"per_class={config.per_class} is more than the {smallest} training images of the "
                 f"smallest class of {config.dataset!r}; use 0 for all"
             )
-        train = _drawn(train, [config.per_class] * len(about.classes), config.seed)
-    elif about.counts:
-        train = _drawn(train, about.counts, config.seed)
+    if counts:
+        draw, chosen = stream(config.seed, 0, "split"), []
+        for label, count in enumerate(counts):
+            members = (train.labels == label).nonzero()[:, 0]
+            chosen.append(members[torch.randperm(len(members), generator=draw)[:count]])
+        train = train[torch.cat(chosen)]
     return Data(about, train, pools[config.pool])
-
-
-def _drawn(pool: Split, counts: Sequence[int], seed: int) -> Split:
-    """As many images of each class as `counts` says, at random."""
-    draw = stream(seed, 0, "split")
-    chosen = []
-    for label, count in enumerate(counts):
-        members = (pool.labels == label).nonzero()[:, 0]
-        order = torch.randperm(len(members), generator=draw)
-        chosen.append(members[order[:count]])
-    return pool[torch.cat(chosen)]

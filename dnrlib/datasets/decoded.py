@@ -7,12 +7,11 @@ every method, seed and generation reads the same uint8 array.
 import contextlib
 import functools
 import hashlib
-import io
-import itertools
 import os
 import re
 import shlex
 import shutil
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,7 +31,7 @@ from .splits import Dataset, Split
 
 FORMAT = 1
 CHUNK = 256
-"""Images that are decoded, journalled and checked together."""
+"""Images that are decoded, journalled and checked together; another number is another format."""
 
 
 class CorruptImages(UserError):
@@ -58,22 +57,29 @@ class Picture:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Hex digest of the file or, if there is none, of the pixels (rows, then columns, then
-        RGB)."""
-        pixels = isinstance(self.source, np.ndarray)
-        raw = self.source.tobytes() if pixels else self.source.read_bytes()
-        return hashlib.sha256(raw).hexdigest()
+        """Hex digest of the file or of the pixels (rows, then columns, then RGB)."""
+        file = isinstance(self.source, Path)
+        content = self.source.read_bytes() if file else self.source.tobytes()
+        return hashlib.sha256(content).hexdigest()
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What a dataset consists of: its classes in order, and its images by pool (`train`, `tuning`,
-    `test`; `tuning` may be missing)."""
+    """What a dataset consists of: its classes in order, and its images by pool (first `train`, then
+    `tuning` and `test`; `tuning` may be missing)."""
 
     classes: tuple[str, ...]
     pools: dict[str, list[Picture]]
     notes: dict[str, Any] = field(default_factory=dict)
     """What else its manifest is to hold."""
+
+    def repeated(self) -> list[list[tuple[str, Picture]]]:
+        """Of every image that is there more than once, the pools and the pictures."""
+        places = defaultdict(list)
+        for pool, pictures in self.pools.items():
+            for picture in pictures:
+                places[picture.sha256].append((pool, picture))
+        return [same for same in places.values() if len(same) > 1]
 
 
 @dataclass(frozen=True)
@@ -123,18 +129,14 @@ def preparing(name: str) -> str:
     return shlex.join(["dnr", "data", "prepare", name])
 
 
-def pixels(source: Path | np.ndarray, size: int) -> np.ndarray:
-    """One image as uint8 (size x size x 3), equal to Pillow's bilinear, antialiased resize.
+def pixels(path: Path, size: int) -> np.ndarray:
+    """An image file as uint8 (size x size x 3), equal to Pillow's bilinear, antialiased resize.
 
     Grey, palette and CMYK images become RGB, transparency is dropped. Raises `ValueError` that says
-    what is wrong with a file.
+    what is wrong with the file.
     """
-    if isinstance(source, np.ndarray):
-        if source.shape != (size, size, 3) or source.dtype != np.uint8:
-            raise ValueError(f"pixels of shape {source.shape} instead of {(size, size, 3)}")
-        return source
     try:
-        with Image.open(source) as image:
+        with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"more than 8 bits per channel (mode {image.mode})")
             if image.mode == "P" and "transparency" in image.info:
@@ -154,17 +156,17 @@ def pixels(source: Path | np.ndarray, size: int) -> np.ndarray:
 def decode(name: str, listing: Listing, kind: Kind, workers: int = 0) -> Record:
     """Decodes a dataset into its `place` unless that was done before; returns its manifest.
 
-    The array is keyed by its sources (path, size and time of change of every file, or pixels), the
-    size it is resized to and the version of the decoder. It counts as there when its manifest is,
-    which is written last; a killed call goes on from the chunks that it had finished, and of
-    several at once one works and the others wait. An array that is there is read through, and made
-    again if it is damaged; nothing that was decoded before is lost until the new one is whole.
-    Raises `CorruptImages`, and `UserError` if the disk is full or read-only.
+    The array is keyed by its sources (path, size and time of change of every file, or pixels), its
+    size and the version of the decoder. It counts as there when its manifest is, which is written
+    last. A killed call goes on from the chunks that it had finished; of several at once, one works
+    and the others wait. An array that is there is read through, and made again if it is damaged; an
+    older one stays until the new one is whole. Raises `CorruptImages`, and `UserError` if the disk
+    is full or read-only.
     """
     ordered = [picture for pictures in listing.pools.values() for picture in pictures]
     about = {
         "classes": list(listing.classes),
-        # Pairs, for the rows of the array follow their order.
+        # Pairs, for the rows of the array follow their order, one pool after the other.
         "counts": [[pool, len(pictures)] for pool, pictures in listing.pools.items()],
         "size": kind.size,
         "sources": _sources(ordered),
@@ -175,7 +177,7 @@ def decode(name: str, listing: Listing, kind: Kind, workers: int = 0) -> Record:
     try:
         with records.lock(folder):
             known = manifest(name)
-            if known is None or known["key"] != key or not whole(name, known):
+            if known is None or known["key"] != key or damaged(name, known):
                 known = about | {"key": key} | _fill(folder / key, about, ordered, workers)
                 known["fingerprint"] = digest([known["chunks"], known["labels"], about["counts"]])
             known |= {"kind": asdict(kind), "notes": listing.notes}
@@ -213,19 +215,19 @@ def _fill(folder: Path, about: Record, ordered: list[Picture], workers: int) -> 
     if _array(images, shape) is None:
         records.write(journal, b"")
         np.lib.format.open_memmap(images, "w+", np.uint8, shape)
-    lines = journal.read_text().splitlines()
-    done = {row: found for row, at, found in (line.partition(" ") for line in lines) if at}
     array = _array(images, shape)
-    chunks = {row: ordered[row : row + CHUNK] for row in range(0, len(ordered), CHUNK)}
+    # A line may have been cut short; its digest is then a wrong one.
+    done = dict(line.partition(" ")[::2] for line in journal.read_text().splitlines())
+    rows = range(0, len(ordered), CHUNK)
     missing = [
         row
-        for row in chunks
+        for row in rows
         if str(row) not in done or _digest(array[row : row + CHUNK]) != done[str(row)]
     ]
     corrupt: dict[Path, str] = {}
-    workers = min(workers or os.cpu_count() or 1, len(missing)) or 1
+    workers = max(1, min(workers or os.cpu_count(), len(missing)))
     made = Parallel(n_jobs=workers, return_as="generator_unordered")(
-        delayed(_chunk)(images, row, chunks[row], about["size"]) for row in missing
+        delayed(_chunk)(images, row, ordered[row : row + CHUNK], about["size"]) for row in missing
     )
     shown = {"unit": "image", "unit_scale": CHUNK, "leave": False, "total": len(missing)}
     with journal.open("a") as file:
@@ -238,26 +240,24 @@ def _fill(folder: Path, about: Record, ordered: list[Picture], workers: int) -> 
     if corrupt:
         raise CorruptImages(corrupt)
     labels = np.array([picture.label for picture in ordered], np.int64)
-    file = io.BytesIO()
-    np.save(file, labels)
-    records.write(folder / "labels.npy", file.getvalue())
-    mean, std = _moments(array, _ranges(about["counts"])["train"])
+    np.save(folder / "labels.npy", labels)
+    mean, std = _moments(array[: dict(about["counts"])["train"]])
     return {
-        "chunks": [[row, done[str(row)]] for row in chunks],
-        "labels": hashlib.sha256(labels.tobytes()).hexdigest(),
+        "chunks": [[row, done[str(row)]] for row in rows],
+        "labels": hashlib.sha256(labels).hexdigest(),
         "mean": mean,
         "std": std,
     }
 
 
-def _array(path: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """The stored images, mapped; None if there are none of this shape."""
+def _array(path: Path, shape: tuple[int, ...], kind: type = np.uint8) -> np.ndarray | None:
+    """A stored array, mapped; None if there is none of this shape and kind."""
     try:
         # Copy on write: torch wants memory that it may write to, the file never changes.
         array = np.load(path, mmap_mode="c")
     except (OSError, ValueError, EOFError):
         return None
-    return array if array.shape == shape and array.dtype == np.uint8 else None
+    return array if array.shape == shape and array.dtype == kind else None
 
 
 def _chunk(
@@ -267,17 +267,16 @@ def _chunk(
     that failed."""
     wrong, block = {}, np.zeros((len(pictures), size, size, 3), np.uint8)
     for number, picture in enumerate(pictures):
+        source = picture.source
         try:
-            block[number] = pixels(picture.source, size)
+            block[number] = source if isinstance(source, np.ndarray) else pixels(source, size)
         except ValueError as error:
-            wrong[picture.source] = str(error)
+            wrong[source] = str(error)
     start = np.load(images, mmap_mode="r").offset
     # Written, not mapped: on a full disk a mapped page would kill the process.
     with images.open("r+b") as file:
         file.seek(start + row * block[0].nbytes)
         file.write(block)
-        file.flush()
-        os.fsync(file.fileno())
     return row, _digest(block), wrong
 
 
@@ -285,55 +284,44 @@ def _digest(block: np.ndarray) -> str:
     return hashlib.sha256(block).hexdigest()[:16]
 
 
-def _ranges(counts: list[list]) -> dict[str, slice]:
-    """The rows of each pool: pools lie one after the other."""
-    ends = itertools.accumulate(count for _, count in counts)
-    return {pool: slice(end - n, end) for (pool, n), end in zip(counts, ends, strict=True)}
-
-
 def _shape(known: Record) -> tuple[int, int, int, int]:
     return (sum(count for _, count in known["counts"]), known["size"], known["size"], 3)
 
 
-def _moments(array: np.ndarray, rows: slice) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation per channel of some images, scaled to 0..1."""
+def _moments(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of images, scaled to 0..1."""
     # Counts of the 256 grey levels are exact, and need no copy of the images.
     levels = np.zeros((3, 256), np.int64)
-    for at in range(rows.start, rows.stop, CHUNK):
-        block = array[at : min(at + CHUNK, rows.stop)]
+    for row in range(0, len(images), CHUNK):
         for channel in range(3):
-            levels[channel] += np.bincount(block[..., channel].ravel(), minlength=256)
+            values = images[row : row + CHUNK, ..., channel].ravel()
+            levels[channel] += np.bincount(values, minlength=256)
     shares, values = levels / levels.sum(1, keepdims=True), np.arange(256) / 255
     mean = shares @ values
     std = np.sqrt(shares @ values**2 - mean**2)
     return mean.round(4).tolist(), std.round(4).tolist()
 
 
-def _damage(folder: Path, known: Record) -> Path | None:
-    """The file of a decoded dataset that is not what was written, or None if all are."""
-    images, labels = (folder / known["key"] / name for name in ("images.npy", "labels.npy"))
-    array = _array(images, _shape(known))
-    rows = [*(row for row, _ in known["chunks"]), _shape(known)[0]]
-    if array is None or known["chunks"] != [
-        [row, _digest(array[row:end])] for row, end in itertools.pairwise(rows)
-    ]:
-        return images
-    with contextlib.suppress(OSError, ValueError, EOFError):
-        if hashlib.sha256(np.load(labels).tobytes()).hexdigest() == known["labels"]:
-            return None
-    return labels
+def damaged(name: str, known: Record) -> Path | None:
+    """The file of a decoded dataset that is not what was written, or None; reads them all."""
+    folder, shape = place(name) / known["key"], _shape(known)
+    array = _array(folder / "images.npy", shape)
+    if array is None or any(
+        _digest(array[row : row + CHUNK]) != found for row, found in known["chunks"]
+    ):
+        return folder / "images.npy"
+    labels = _array(folder / "labels.npy", shape[:1], np.int64)
+    if labels is None or hashlib.sha256(labels).hexdigest() != known["labels"]:
+        return folder / "labels.npy"
+    return None
 
 
-def _looks(folder: Path, known: Record) -> list[Any]:
+def _looks(name: str, known: Record) -> bytes:
     """What would differ if a file of a decoded dataset were written to: sizes and times of change;
     with the seal of the manifest, which holds their digests."""
-    states = [path.stat() for path in sorted((folder / known["key"]).glob("*.npy"))]
-    return [known["seal"], [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in states]]
-
-
-def whole(name: str, known: Record) -> bool:
-    """Whether the arrays of a decoded dataset are what was written; reads them all."""
-    return _damage(place(name), known) is None
+    states = [path.stat() for path in sorted((place(name) / known["key"]).glob("*.npy"))]
+    looks = [known["seal"], [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in states]]
+    return digest(looks).encode()
 
 
 def dataset(name: str) -> Dataset | None:
@@ -364,28 +352,20 @@ def pools(name: str) -> dict[str, Split]:
     last in memory); raises `DamagedFile` if a pixel or a label is not what was written.
 
     The files are read through and held to their digests once, which is noted beside them in
-    `verified.json`; from then on only if a size or a time of change is another than it was. So a
-    process starts at once, and whatever writes to a file is still noticed. What is not noticed is a
-    bit that flips on the disk while nobody writes: `dnr data prepare` reads everything each time.
+    `verified`; from then on only if a size or a time of change is another than it was. So a process
+    starts at once, and whatever writes to a file is still noticed. What is not noticed is a bit
+    that flips on the disk while nobody writes: `dnr data prepare` reads everything each time.
     """
-    known, folder = manifest(name), place(name)
-    looks, stamp = _looks(folder, known), folder / "verified.json"
-    try:
-        verified = records.read(stamp)
-    except UserError:
-        verified = None
-    if verified is None or verified["looks"] != looks:
-        damaged = _damage(folder, known)
-        if damaged:
-            raise records.DamagedFile(damaged, "its content changed", preparing(name))
+    known = manifest(name)
+    folder, stamp, looks = place(name) / known["key"], place(name) / "verified", _looks(name, known)
+    if not stamp.exists() or stamp.read_bytes() != looks:
+        if path := damaged(name, known):
+            raise records.DamagedFile(path, "its content changed", preparing(name))
         # A folder that cannot be written to is read through by every process.
         with contextlib.suppress(OSError):
-            records.save(stamp, {"looks": looks})
-    shape = _shape(known)
-    images = torch.from_numpy(_array(folder / known["key"] / "images.npy", shape))
-    labels = torch.from_numpy(np.load(folder / known["key"] / "labels.npy"))
-    every = Split(images.permute(0, 3, 1, 2), labels)
-    return {
-        pool: Split(every.images[rows], every.labels[rows])
-        for pool, rows in _ranges(known["counts"]).items()
-    }
+            records.write(stamp, looks)
+    shape, (names, sizes) = _shape(known), zip(*known["counts"], strict=True)
+    images = torch.from_numpy(_array(folder / "images.npy", shape)).permute(0, 3, 1, 2)
+    labels = torch.from_numpy(_array(folder / "labels.npy", shape[:1], np.int64))
+    parts = map(Split, images.split(sizes), labels.split(sizes))
+    return dict(zip(names, parts, strict=True))

@@ -7,16 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from PIL import Image
 
 from .splits import Dataset, Split, power_law
 
 TEST_PER_CLASS = 70
-
-
 TUNING_PER_CLASS = 30
 
 
-@functools.cache
 def _raw_digits() -> tuple[np.ndarray, np.ndarray]:
     """The 1797 handwritten digits of scikit-learn: uint8 n x 8 x 8 (0..255) and labels n."""
     from sklearn.datasets import load_digits
@@ -25,7 +23,6 @@ def _raw_digits() -> tuple[np.ndarray, np.ndarray]:
     return np.rint(bunch.images * (255 / 16)).astype(np.uint8), bunch.target.astype(np.int64)
 
 
-@functools.cache
 def _digit_pools() -> dict[str, np.ndarray]:
     """Indices of the digits in each pool, the same for all variants of the set.
 
@@ -75,8 +72,6 @@ def _distort(image: np.ndarray, number: int) -> np.ndarray:
 
 
 def _enlarge(image: np.ndarray) -> np.ndarray:
-    from PIL import Image
-
     return np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR))
 
 
@@ -104,44 +99,35 @@ def _late_digits() -> dict[str, Split]:
     return {name: Split(pool.images, (pool.labels > 7).long()) for name, pool in pools.items()}
 
 
-def _digit_set(title: str, size: int, mean: float, std: float, fingerprint: str, *how) -> Dataset:
-    return Dataset(
-        title=title,
-        classes=tuple("0123456789"),
-        channels=1,
-        size=size,
-        mean=(mean,),
-        std=(std,),
-        fingerprint=fingerprint,
-        pools=functools.partial(_digits, *how),
-    )
+def _digit_set(
+    title: str,
+    size: int,
+    mean: float,
+    std: float,
+    fingerprint: str,
+    draw,
+    enlarge=False,
+    channels=1,
+) -> Dataset:
+    moments = (mean,) * channels, (std,) * channels
+    pools = functools.partial(_digits, draw, enlarge)
+    return Dataset(title, tuple("0123456789"), channels, size, *moments, fingerprint, pools)
 
 
-_PADDED = _digit_set(
-    "handwritten digits, 10 x 10", 10, 0.196, 0.335, "fc60c9b0a567c399", _pad, False
-)
-
-
+_PADDED = _digit_set("handwritten digits, 10 x 10", 10, 0.196, 0.335, "fc60c9b0a567c399", _pad)
 DATASETS: dict[str, Dataset] = {
     "digits": _PADDED,
     "digits-32": _digit_set(
-        "handwritten digits, 32 x 32", 32, 0.196, 0.289, "4850ec59a8d94981", _pad, True
+        "handwritten digits, 32 x 32", 32, 0.196, 0.289, "4850ec59a8d94981", _pad, enlarge=True
     ),
     "digits-hard": _digit_set(
-        "distorted digits, 12 x 12", 12, 0.148, 0.229, "7737f619766fb053", _distort, False
+        "distorted digits, 12 x 12", 12, 0.148, 0.229, "7737f619766fb053", _distort
     ),
     "digits-hard-32": _digit_set(
-        "distorted digits, 32 x 32", 32, 0.148, 0.200, "92d780148ad7373a", _distort, True
+        "distorted digits, 32 x 32", 32, 0.148, 0.200, "92d780148ad7373a", _distort, enlarge=True
     ),
-    "digits-colour": Dataset(
-        title="coloured digits, 32 x 32",
-        classes=tuple("0123456789"),
-        channels=3,
-        size=32,
-        mean=(0.33, 0.33, 0.33),
-        std=(0.2, 0.2, 0.2),
-        fingerprint="411abe82ce39ac78",
-        pools=functools.partial(_digits, _colour, False),
+    "digits-colour": _digit_set(
+        "coloured digits, 32 x 32", 32, 0.33, 0.2, "411abe82ce39ac78", _colour, channels=3
     ),
     "digits-imbalanced": dataclasses.replace(
         _PADDED, title="digits, from 60 to 3 images per class", counts=power_law(60, 3, 10)

@@ -4,27 +4,24 @@ PATH holds a subfolder of images per class; or `train/`, and as wanted `val/` an
 hold these. What is not given is split off the training images: a fifth of every class each.
 """
 
-import functools
-import hashlib
-import time
+import itertools
+import os
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from PIL import Image
 
 from .. import UserError
 from ..config import digest
+from ..records import Record
 from . import decoded
 from .decoded import CorruptImages, Kind, Listing, Picture
 from .splits import Dataset
 
 PREFIX = "folder:"
-SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"]
-)
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 POOLS = {
     "train": "train",
     "val": "tuning",
@@ -37,6 +34,8 @@ HELD_OUT = 0.2
 """Share of every class that becomes a pool which has no folder."""
 FEW = 10
 """A class with fewer images than this is reported."""
+Files = dict[tuple[str, str], list[Path]]
+"""Image files by pool and class."""
 
 
 def canonical(name: str) -> str:
@@ -61,48 +60,18 @@ def parse(name: str) -> tuple[Path, int | None]:
     return Path(path).expanduser().resolve(), int(size)
 
 
-@dataclass(frozen=True)
-class File:
-    """An image file of a folder: its path, its class, and its pool if the folder names one."""
-
-    path: Path
-    label: str
-    pool: str | None
-
-
 def dataset(name: str) -> Dataset:
-    """The dataset of a folder; its images are decoded if they have changed since it was last
-    used. Raises `UserError` for what `prepare` refuses."""
-    name = canonical(name)
-    signature, spent = _seen.get(name, ("", 0.0))
-    start = time.monotonic()
-    if spent <= 1 + LOOKING * (start - _BEGIN):
-        signature = _signature(_files(parse(name)[0])[0])
-        _seen[name] = signature, spent + time.monotonic() - start
-    return _dataset(name, signature)
+    """The dataset of a folder; its images are decoded if they have changed since they last were.
+    Raises `UserError` for what `prepare` refuses.
 
-
-LOOKING = 0.05
-"""Share of a process's time, beyond one second, that it may look whether a folder has changed: each
-config asks, and a look at ten thousand files takes a tenth of a second."""
-_BEGIN = time.monotonic()
-_seen: dict[str, tuple[str, float]] = {}
-"""By dataset: its signature when it was last looked at, and the seconds of all looks."""
-
-
-@functools.lru_cache(maxsize=8)
-def _dataset(name: str, signature: str) -> Dataset:
+    Every call looks at the names, sizes and times of change of all files, which takes less than
+    0.1 s for ten thousand.
+    """
     prepare(name, trusted=True)
-    return decoded.dataset(name)
+    return decoded.dataset(canonical(name))
 
 
-def _signature(files: list[File]) -> str:
-    """Changes with every image file that is added, removed, renamed or written to."""
-    found = [(file.path, file.path.stat()) for file in files]
-    return digest([[str(path), state.st_size, state.st_mtime_ns] for path, state in found])
-
-
-def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> dict[str, Any]:
+def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> Record:
     """Reads a folder and decodes its images unless that was done and nothing has changed; returns
     the manifest, whose `notes` hold the `problems` that were found, a list of sentences.
 
@@ -112,23 +81,22 @@ def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> dic
     """
     name = canonical(name)
     path, size = parse(name)
-    files, others = _files(path)
-    signature = _signature(files)
+    signature = _signature(path)
     known = decoded.manifest(name)
     unchanged = known and known["notes"]["signature"] == signature
-    if unchanged and (trusted or decoded.whole(name, known)):
+    if unchanged and (trusted or not decoded.damaged(name, known)):
         return known
+    files, others = _files(path)
+    size = size or native(path)
+    kind = Kind(f"images of {path.name}", size, crop=size if size <= 64 else size * 7 // 8)
     skipped: dict[Path, str] = {}
     while True:
-        listing, problems = _listing(path, [file for file in files if file.path not in skipped])
-        problems += [f"{file} was skipped: {what}" for file, what in skipped.items()]
+        listing, problems = _listing(path, files, skipped)
         if others:
             problems.append(f"not an image, or in no class: {_few(others)}")
-        size = size or native(path)
-        crop = size if size <= 64 else size * 7 // 8
         listing.notes.update(signature=signature, problems=problems)
         try:
-            return decoded.decode(name, listing, Kind(f"images of {path.name}", size, crop))
+            return decoded.decode(name, listing, kind)
         except CorruptImages as error:
             if not skip_corrupt:
                 raise UserError(
@@ -140,11 +108,10 @@ def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> dic
 def native(path: Path) -> int:
     """The size in pixels that a folder's images are decoded to unless another is asked for: 32 or
     64 if none is larger, else 256. Raises `UserError` for a folder that cannot be used."""
-    files, _ = _files(path)
     largest = 0
-    for file in files:
+    for file in itertools.chain(*_files(path)[0].values()):
         try:
-            with Image.open(file.path) as image:
+            with Image.open(file) as image:
                 largest = max(largest, *image.size)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             continue  # Decoding will say what is wrong with it.
@@ -170,85 +137,90 @@ def _few(paths: list[Path]) -> str:
     return ", ".join(str(path) for path in paths[:3]) + more
 
 
-def _files(path: Path) -> tuple[list[File], list[Path]]:
-    """The image files of a folder, in order, and every other file in it; hidden ones are passed
-    over. Raises `UserError` if the folder is not there or not laid out as it must be."""
+def _walk(root: Path) -> Iterator[str]:
+    """The paths of all files under a folder; hidden ones are passed over."""
+    for folder, below, names in os.walk(root):
+        below[:] = [name for name in below if name[0] != "."]
+        yield from (os.path.join(folder, name) for name in names if name[0] != ".")
+
+
+def _signature(path: Path) -> str:
+    """Changes with every file of a folder that is added, removed, renamed or written to."""
+    # A pool may be a link, which is not followed from above.
+    roots = [path, *(entry for entry in path.glob("*") if entry.is_symlink())]
+    found = [(file, os.stat(file)) for root in roots for file in sorted(_walk(root))]
+    return digest([[file, state.st_size, state.st_mtime_ns] for file, state in found])
+
+
+def _files(path: Path) -> tuple[Files, list[Path]]:
+    """The image files of a folder by pool and class, in order, and every other file in it. Images
+    are in the pool `train` if the folder names none. Raises `UserError` if the folder is not there
+    or not laid out as it must be."""
     if not path.is_dir():
         raise UserError(f"{path} is not a folder")
     inside = sorted(entry for entry in path.iterdir() if entry.name[0] != ".")
     folders = [entry for entry in inside if entry.is_dir()]
-    pools = [(None, path)]
+    pools, others = [("train", path)], []
     if any(folder.name == "train" for folder in folders):
-        strange = [folder.name for folder in folders if folder.name not in POOLS]
         pools = [(POOLS.get(folder.name), folder) for folder in folders]
+        others = [entry for entry in inside if not entry.is_dir()]
         named = [pool for pool, _ in pools]
-        if strange or len(named) != len(set(named)):
+        if None in named or len(named) != len(set(named)):
             raise UserError(
                 f"{path} has train/ and {', '.join(f.name for f in folders if f.name != 'train')}; "
                 "beside it there may be one val/ and one test/, or call the class train otherwise"
             )
-    files, others = [], [entry for entry in inside if not entry.is_dir()]
-    for pool, folder in pools:
-        for entry in sorted(folder.rglob("*")):
-            parts = entry.relative_to(folder).parts
-            if entry.is_dir() or any(part[0] == "." for part in parts):
-                continue
-            if len(parts) > 1 and entry.suffix.lower() in SUFFIXES:
-                files.append(File(entry, parts[0], pool))
-            else:
-                others.append(entry)
+    files: Files = defaultdict(list)
+    for pool, root in pools:
+        for file in sorted(map(Path, _walk(root))):
+            label, *below = file.relative_to(root).parts
+            image = below and file.suffix.lower() in SUFFIXES
+            (files[pool, label] if image else others).append(file)
     if not files:
         raise UserError(f"{path} has no images in it; it needs a subfolder of images per class")
-    return files, sorted(set(others))
+    return files, sorted(others)
 
 
-def _listing(path: Path, files: list[File]) -> tuple[Listing, list[str]]:
+def _listing(path: Path, files: Files, skipped: dict[Path, str]) -> tuple[Listing, list[str]]:
     """The pools of a folder's images, and what may be wrong with them."""
-    classes = sorted({file.label for file in files})
+    kept = {of: [file for file in found if file not in skipped] for of, found in files.items()}
+    classes = sorted({label for (_, label), found in kept.items() if found})
     if len(classes) < 2:
         raise UserError(f"{path} has images of one class only ({', '.join(classes)})")
-    contents = {file.path: hashlib.sha256(file.path.read_bytes()).hexdigest() for file in files}
-    problems: list[str] = []
+    named = {pool for (pool, _), found in kept.items() if found}
+    missing = [pool for pool in ("test", "tuning") if pool not in named]
+    problems = [f"{file} was skipped: {what}" for file, what in skipped.items()]
     pools: dict[str, list[Picture]] = {pool: [] for pool in ("train", "tuning", "test")}
-    missing = [pool for pool in ("test", "tuning") if pool not in {file.pool for file in files}]
     for label, name in enumerate(classes):
-        own = [file for file in files if file.label == name]
-        if len(own) < FEW:
-            problems.append(f"class {name} is small; images: {len(own)}")
+        own = {
+            pool: [Picture(file, label) for file in kept.get((pool, name), ())] for pool in pools
+        }
+        if sum(map(len, own.values())) < FEW:
+            problems.append(f"class {name} is small; images: {sum(map(len, own.values()))}")
         # By content, which is a shuffle that needs no random numbers, and puts equals together.
-        spare = sorted(
-            (file for file in own if file.pool in (None, "train")), key=lambda f: contents[f.path]
-        )
+        spare = sorted(own["train"], key=lambda picture: picture.sha256)
         held = round(HELD_OUT * len(spare)) or 1 if len(spare) >= 3 else 0
         for pool in missing:
             cut = held
-            while (
-                0 < cut < len(spare) and contents[spare[cut].path] == contents[spare[cut - 1].path]
-            ):
+            while 0 < cut < len(spare) and spare[cut].sha256 == spare[cut - 1].sha256:
                 cut += 1
-            taken, spare = spare[:cut], spare[cut:]
-            pools[pool] += [Picture(file.path, label) for file in taken]
+            own[pool], spare = spare[:cut], spare[cut:]
+        own["train"] = spare
         if not spare:
             raise UserError(f"class {name} of {path} has no images to train on, only to test on")
-        pools["train"] += [Picture(file.path, label) for file in spare]
-        for pool in {"tuning", "test"} - set(missing):
-            pools[pool] += [Picture(file.path, label) for file in own if file.pool == pool]
-        problems += [
-            f"class {name} has no images in the {pool} pool"
-            for pool in ("tuning", "test")
-            if not any(picture.label == label for picture in pools[pool])
-        ]
-    places = defaultdict(list)
-    for pool, pictures in pools.items():
-        for picture in pictures:
-            places[contents[picture.source]].append((pool, picture))
-    for same in places.values():
+        for pool in pools:
+            pools[pool] += own[pool]
+            if not own[pool]:
+                problems.append(f"class {name} has no images in the {pool} pool")
+    listing = Listing(tuple(classes), pools)
+    repeated = listing.repeated()
+    for same in repeated:
         listed = _few([picture.source for _, picture in same])
         if len({picture.label for _, picture in same}) > 1:
             problems.append(f"the same image is in several classes: {listed}")
         elif len({pool for pool, _ in same}) > 1:
             problems.append(f"the same image is in several pools: {listed}")
-    twice = sum(len(same) - 1 for same in places.values())
-    if twice:
+    if repeated:
+        twice = sum(len(same) - 1 for same in repeated)
         problems.append(f"images that are copies of others: {twice}")
-    return Listing(tuple(classes), pools), problems
+    return listing, problems

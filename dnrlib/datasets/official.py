@@ -4,7 +4,6 @@ The facts are in `official.toml`. Every tree of files is held to them; anything 
 `UserError` that names the file.
 """
 
-import contextlib
 import errno
 import functools
 import hashlib
@@ -12,11 +11,9 @@ import os
 import shlex
 import shutil
 import tomllib
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +23,7 @@ from ..records import Record
 from . import archives, decoded, layouts
 from .archives import Archive
 from .decoded import Kind, Listing
+from .layouts import wrong
 from .splits import Dataset, Split
 
 SEVERITIES = 5
@@ -33,7 +31,8 @@ SEVERITIES = 5
 
 @dataclass(frozen=True)
 class Official:
-    """What is known of an official dataset before its files are read; see `official.toml`."""
+    """What is known of an official dataset before its files are read; see `official.toml`. `tree`
+    and `also` give the MD5 of a path, where it is known."""
 
     name: str
     kind: Kind
@@ -42,7 +41,6 @@ class Official:
     classes: int
     archives: tuple[Archive, ...]
     tree: dict[str, str | None]
-    """Paths that its extracted tree must have, with the MD5 of label files where it is known."""
     also: dict[str, str | None]
     lists: dict[str, str]
     into: str = ""
@@ -57,49 +55,24 @@ class Official:
         """Images of all pools."""
         return sum(self.splits.values()) or sum(self.per_class)
 
-    def read(self, base: Path) -> Listing:
-        """From the folder of its extracted tree; see `listing`, which also verifies it."""
-        reader = getattr(layouts, self.name.replace("-", "_"))
-        return reader(base, self.names) if self.names else reader(base)
-
 
 @functools.cache
 def facts() -> dict[str, Official]:
     """The papers' datasets by name, from `official.toml`."""
     known = tomllib.loads(Path(__file__).with_name("official.toml").read_text("utf-8"))
-    return {name: _built(name, about, known) for name, about in known["sets"].items()}
-
-
-def sets() -> list[str]:
-    """The names of those that networks are trained on: all but CIFAR-10-C."""
-    return [name for name in facts() if name != "cifar10c"]
-
-
-def _built(name: str, about: dict[str, Any], known: dict[str, Any]) -> Official:
-    """A set of `official.toml` as an object."""
-    about = known["sets"].get(about.get("like"), {}) | about
-    about.pop("like", None)
-    about = {key: tuple(v) if isinstance(v, list) else v for key, v in about.items()}
-    moments = known["normalisation"][about.pop("normalised")]
-    kind = Kind(about.pop("title"), *about.pop("pixels"), *map(tuple, moments.values()))
-    packed = tuple(Archive(file, **known["archives"][file]) for file in about.pop("archives"))
-    held = {str(PurePosixPath(about.get("into", ""), each.file)): each.md5 for each in packed}
-    stated = about.pop("md5", {})
-    tree, also = (
-        {path: (held | stated).get(path) for path in paths}
-        for paths in ((*about.pop("tree", ()), *stated), about.pop("also", ()))
-    )
-    return Official(name=name, kind=kind, archives=packed, tree=tree, also=also, **about)
-
-
-def _official(name: str) -> Official:
-    if name not in facts():
-        raise UserError(f"{name!r} is no official dataset; choose one of: {', '.join(facts())}")
-    return facts()[name]
-
-
-# --------------------------------------------------------------------------------------------------
-# From archives to a decoded dataset
+    found = {}
+    for name, own in known["sets"].items():
+        about = known["sets"].get(own.get("like"), {}) | own
+        about = {key: tuple(v) if isinstance(v, list) else v for key, v in about.items()}
+        about.pop("like", None)
+        moments = known["normalisation"][about.pop("normalised")]
+        kind = Kind(about.pop("title"), *about.pop("pixels"), *map(tuple, moments.values()))
+        packed = tuple(Archive(file, **known["archives"][file]) for file in about.pop("archives"))
+        held = {str(PurePosixPath(about.get("into", ""), each.file)): each.md5 for each in packed}
+        tree = {path: held.get(path) for path in about.pop("tree", ())} | about.pop("md5", {})
+        also = {path: held.get(path) for path in about.pop("also", ())}
+        found[name] = Official(name, kind, archives=packed, tree=tree, also=also, **about)
+    return found
 
 
 def prepare(name: str, root: Path | None = None, download: bool = False) -> Record:
@@ -107,11 +80,12 @@ def prepare(name: str, root: Path | None = None, download: bool = False) -> Reco
 
     Looks in `root` (default: a folder of that name beside the decoded ones) for the extracted tree,
     else for the archives, which are verified and extracted to a folder in it; with `download`,
-    archives that are not there are fetched first. CIFAR-10-C is only verified and its folder noted;
-    what comes back then are its classes, counts and folder. Raises `UserError` if anything is
-    missing, damaged or not as published, and says what to do.
+    missing archives are fetched first. CIFAR-10-C is only verified, and its classes, counts and
+    folder come back. Raises `UserError` for what is missing, damaged or not as published.
     """
-    official = _official(name)
+    if name not in facts():
+        raise UserError(f"{name!r} is no official dataset; choose one of: {', '.join(facts())}")
+    official = facts()[name]
     root = Path(root or decoded.root() / name).expanduser().resolve()
     try:
         if root.exists() and not root.is_dir():
@@ -119,69 +93,79 @@ def prepare(name: str, root: Path | None = None, download: bool = False) -> Reco
         base = _tree(official, root)
         if base is None:
             missing = [each for each in official.archives if not (root / each.file).exists()]
-            if missing and not download:
-                with contextlib.suppress(records.DamagedFile):
-                    known = decoded.manifest(name)
-                    if known and decoded.whole(name, known):
-                        return known
+            known = decoded.manifest(name) if missing and not download else None
+            if known and not decoded.damaged(name, known):
+                return known
             if any(not download or each.url is None for each in missing):
                 raise _absent(official, root, missing)
             with records.lock(root):
                 base = _tree(official, root) or _extracted(official, root)
         if name == "cifar10c":
-            return _verified_corruptions(base)
+            counts = [[each, len(corruption(each, base)[0])] for each in corruption_names()]
+            note = {"classes": list("0123456789"), "counts": counts, "folder": str(base)}
+            return records.save(decoded.root() / NOTE, note)
         found = listing(name, base)
     except OSError as error:
-        what = f"{error.strerror or error}" + (f" ({error.filename})" if error.filename else "")
         mend = "run the command again when that is mended"
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
             mend = "make room there, or give a folder that can be written to with --root"
-        raise UserError(f"{name} cannot be prepared in {root}: {what}; {mend}") from error
-    found.notes.update(page=official.page, terms=official.terms)
+        raise UserError(f"{name} cannot be prepared in {root}: {error}; {mend}") from error
     if official.contents:
-        found.notes["copies"] = _copies(found)
+        found.notes["copies"] = [
+            [f"{pool} {picture.source.name}" for pool, picture in same]
+            for same in found.repeated()
+            if len({pool for pool, _ in same}) > 1
+        ]
     return decoded.decode(name, found, official.kind)
 
 
 def listing(name: str, base: Path) -> Listing:
     """What the extracted tree of an official dataset in the folder `base` consists of, held to the
-    published classes and counts; raises `UserError` that names the file that differs."""
-    official = _official(name)
-    _check_files(official, base)
-    found = official.read(base)
-    for path, what in _differences(official, base, found):
-        raise layouts.wrong(path, what)
+    published checksums, classes and counts; raises `UserError` that names the file that differs."""
+    official = facts()[name]
+    for path, md5 in (official.tree | official.also).items():
+        if md5 is not None:
+            layouts.intact(base / path, md5)
+    reader = getattr(layouts, name.replace("-", "_"))
+    found = reader(base, official.names) if official.names else reader(base)
+    first = base / official.lists["train"]
+    if len(found.classes) != official.classes:
+        raise wrong(first, f"gives {len(found.classes)} classes instead of {official.classes}")
+    _check_files(official, base, found)
+    if official.per_class:
+        labels = [picture.label for pictures in found.pools.values() for picture in pictures]
+        counts = tuple(map(labels.count, range(official.classes)))
+        if counts != official.per_class:
+            raise wrong(first, f"gives {counts} images per class instead of {official.per_class}")
+    _check_contents(official, base, found)
     return found
 
 
-def _differences(official: Official, base: Path, found: Listing) -> Iterator[tuple[Path, str]]:
-    """In what a tree is not the published one: files, and what is wrong with them."""
-    first = base / official.lists["train"]
-    if len(found.classes) != official.classes:
-        yield first, f"gives {len(found.classes)} classes instead of {official.classes}"
+def _check_files(official: Official, base: Path, found: Listing) -> None:
+    """Raises `UserError` unless every pool has its number of images, each with a label, and every
+    image file is there and listed once."""
     seen: set[Path] = set()
     for pool, pictures in found.pools.items():
         path, number = base / official.lists[pool], official.splits.get(pool, len(pictures))
         files = [picture.source for picture in pictures if isinstance(picture.source, Path)]
         for picture in pictures:
-            if not 0 <= picture.label < official.classes:
-                named = picture.source if files else "an image"
+            if picture.label not in range(official.classes):
                 what = f"the label {picture.label + 1}, which is not in 1 to {official.classes}"
-                yield path, f"or a label file beside it gives {named} {what}"
+                raise wrong(path, f"or a label file beside it gives {picture.source} {what}")
         if len(pictures) != number:
-            yield path, f"gives {len(pictures)} {pool} images instead of {number}"
+            raise wrong(path, f"gives {len(pictures)} {pool} images instead of {number}")
         for file in files:
             if file in seen:
-                yield path, f"lists {file} a second time"
+                raise wrong(path, f"lists {file} a second time")
             seen.add(file)
         absent = [file for file in files if not file.is_file()]
         if absent:
             of = f"({len(absent)} of {len(files)} images of this pool do not)"
-            yield absent[0], f"does not exist, though {path} lists it {of}"
-    labels = Counter(picture.label for pictures in found.pools.values() for picture in pictures)
-    counts = tuple(labels[label] for label in range(official.classes))
-    if official.per_class and counts != official.per_class:
-        yield first, f"gives {counts} images per class instead of {official.per_class}"
+            raise wrong(absent[0], f"does not exist, though {path} lists it {of}")
+
+
+def _check_contents(official: Official, base: Path, found: Listing) -> None:
+    """Raises `UserError` unless images and labels are the published ones, where these are known."""
     known = records.ROOT / "data" / "checksums" / f"{official.name}.txt"
     sums = set(known.read_text().split()) if known.exists() else set()
     for pool, wanted in official.contents.items():
@@ -190,29 +174,7 @@ def _differences(official: Official, base: Path, found: Listing) -> Iterator[tup
         if hashlib.sha256(lines.encode()).hexdigest() != wanted:
             strange = [str(each.source) for each in pictures if each.sha256[:8] not in sums]
             more = f": {', '.join(strange[:3])} ({len(strange)} in all)" if sums and strange else ""
-            yield base, f"has {pool} images or labels that are not the published ones{more}"
-
-
-def _check_files(official: Official, base: Path) -> None:
-    """Raises `UserError` unless the files of a tree whose checksum is known are the published
-    ones."""
-    for path, md5 in (official.tree | official.also).items():
-        if md5 is not None:
-            layouts.intact(base / path, md5)
-
-
-def _copies(found: Listing) -> list[list[str]]:
-    """Groups of equal images in different pools, each as `train image_00001.jpg`."""
-    places = defaultdict(list)
-    for pool, pictures in found.pools.items():
-        for picture in pictures:
-            file = picture.source.name if isinstance(picture.source, Path) else picture.sha256[:8]
-            places[picture.sha256].append((pool, file))
-    return [
-        [" ".join(place) for place in same]
-        for same in places.values()
-        if len({pool for pool, _ in same}) > 1
-    ]
+            raise wrong(base, f"has {pool} images or labels that are not the published ones{more}")
 
 
 def _tree(official: Official, root: Path) -> Path | None:
@@ -237,14 +199,8 @@ def _absent(official: Official, root: Path, missing: list[Archive]) -> UserError
             f"  {archive.file} ({', '.join(known) or 'no checksum known'}) from "
             f"{archive.url or 'whoever has it: its authors no longer offer it'}"
         )
-    layout = min(
-        filter(None, (official.tree, official.also)), key=lambda paths: len(_lacking(root, paths))
-    )
-    lacking = _lacking(root, layout)
-    some = len(lacking) < len(layout)
-    found = f" (the extracted files there lack {', '.join(lacking[:3])})" if some else ""
     lines = [
-        f"{name} is not in {root}{found}. Put there, under these names, and run the command again:",
+        f"{name} is not in {root}. Put there, under these names, and run the command again:",
         *wanted,
         f"(see {official.page})",
     ]
@@ -283,29 +239,21 @@ def _extracted(official: Official, root: Path) -> Path:
     return final
 
 
-# --------------------------------------------------------------------------------------------------
-# What is here
-
-
 def dataset(name: str) -> Dataset | None:
     """A dataset that was decoded; or, where its fingerprint is known, without its images, which
     must be here only to be read; else None. Raises `UserError` if it was decoded to other pixels
     than the published ones."""
-    known, found = facts().get(name), decoded.dataset(name)
-    if known is None or not known.fingerprint:
-        return found
-    if found is None:
-        about = {"classes": known.names, "fingerprint": known.fingerprint, "notes": {}}
-        about["kind"] = asdict(known.kind)
-        return decoded.described(about, functools.partial(_not_here, name))
-    if found.fingerprint != known.fingerprint:
-        decoder = decoded.manifest(name)["decoder"]
+    known, found = facts()[name], decoded.dataset(name)
+    if found and known.fingerprint not in ("", found.fingerprint):
         raise UserError(
-            f"the images of {name!r} have fingerprint {found.fingerprint}, not "
-            f"{known.fingerprint}: this decoder ({decoder}) gives other pixels; install the pinned "
-            f"versions of requirements.txt and run: dnr data prepare {name}"
+            f"this decoder gives other pixels of {name!r} than the published ones; install the "
+            f"pinned versions of requirements.txt and run: dnr data prepare {name}"
         )
-    return found
+    if found or not known.fingerprint:
+        return found
+    about = {"classes": known.names, "fingerprint": known.fingerprint, "notes": {}}
+    about["kind"] = asdict(known.kind)
+    return decoded.described(about, functools.partial(_not_here, name))
 
 
 def _not_here(name: str) -> dict[str, Split]:
@@ -351,11 +299,8 @@ def _state(official: Official) -> str:
     return "some archives there" if any(there) else "not here"
 
 
-# --------------------------------------------------------------------------------------------------
-# CIFAR-10-C, which is not trained on and stays where it was prepared
-
 NOTE = "cifar10c.json"
-"""Says where that is."""
+"""Says where CIFAR-10-C was prepared: it is not trained on, and stays there."""
 
 
 def corruption_names() -> list[str]:
@@ -364,19 +309,17 @@ def corruption_names() -> list[str]:
     return [name for name in files if name != "labels"]
 
 
-def corruption(base: Path, name: str) -> tuple[np.memmap, np.ndarray]:
+def corruption(name: str, base: Path | None = None) -> tuple[np.memmap, np.ndarray]:
     """Images (uint8, 5 n x 32 x 32 x 3, mapped from disk) and labels (int64, 5 n) of a corruption,
-    from the folder that holds `CIFAR-10-C/`. Rows (s - 1) n to s n have severity s, in the order of
-    the n test images of CIFAR-10. Raises `UserError` for anything else."""
-    official, folder = facts()["cifar10c"], base / "CIFAR-10-C"
-    rows, path = official.images // len(corruption_names()), folder / "labels.npy"
-    images = layouts.npy(folder / f"{name}.npy", np.uint8, (rows, 32, 32, 3))
-    labels = layouts.npy(path, np.integer, (rows,)).astype(np.int64)
-    if labels.min() < 0 or labels.max() >= official.classes:
-        raise layouts.wrong(path, f"has labels {labels.min()} to {labels.max()} instead of 0 to 9")
-    if (labels.reshape(SEVERITIES, -1) != labels[: rows // SEVERITIES]).any():
-        raise layouts.wrong(path, f"does not repeat its labels for all {SEVERITIES} severities")
-    return images, labels
+    from the folder that holds `CIFAR-10-C/` (default: `corruptions_here`). Rows (s - 1) n to s n
+    have severity s, in the order of the n test images of CIFAR-10. Raises `UserError` unless both
+    files are the published ones."""
+    base, found = base or corruptions_here(), []
+    for path in (f"CIFAR-10-C/{name}.npy", "CIFAR-10-C/labels.npy"):
+        layouts.intact(base / path, facts()["cifar10c"].tree[path])
+        found.append(np.load(base / path, mmap_mode="r"))
+    images, labels = found
+    return images, labels.astype(np.int64)
 
 
 def corruptions_here() -> Path:
@@ -391,27 +334,3 @@ def corruptions_here() -> Path:
             "corrupt the images here instead: study(configs, evaluations=[Corruptions()])"
         )
     return base
-
-
-def verified_corruption(name: str) -> tuple[np.memmap, np.ndarray]:
-    """Images and labels of one corruption as in `corruption`, from `corruptions_here`; raises
-    `UserError` unless both files are the published ones."""
-    base = corruptions_here()
-    for path in (f"CIFAR-10-C/{name}.npy", "CIFAR-10-C/labels.npy"):
-        md5, changed = facts()["cifar10c"].tree[path], (base / path).stat().st_mtime_ns
-        _intact_once(base / path, md5, changed)
-    return corruption(base, name)
-
-
-@functools.lru_cache
-def _intact_once(path: Path, md5: str, changed: int) -> None:
-    layouts.intact(path, md5)
-
-
-def _verified_corruptions(base: Path) -> Record:
-    official = facts()["cifar10c"]
-    _check_files(official, base)
-    counts = [[name, len(corruption(base, name)[0])] for name in corruption_names()]
-    classes = [str(label) for label in range(official.classes)]
-    note = {"classes": classes, "counts": counts, "folder": str(base)}
-    return records.save(decoded.root() / NOTE, note)

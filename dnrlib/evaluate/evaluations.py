@@ -18,7 +18,7 @@ from .. import UserError
 from ..config import Config, stored
 from ..datasets.augment import as_pixels, evaluation_batches
 from ..datasets.catalogue import read
-from ..datasets.official import SEVERITIES, corruptions_here, verified_corruption
+from ..datasets.official import SEVERITIES, corruption, corruptions_here
 from ..datasets.splits import Data, Dataset, Split
 from ..streams import stream
 from ..train import evaluate, outputs
@@ -123,7 +123,7 @@ def _generated(
 def _official(name: str, labels: Tensor) -> Tensor:
     """The images of one official file (uint8, 5 severities x n x 3 x 32 x 32); raises `UserError`
     if they are not of the images that the network is evaluated on."""
-    images, theirs = verified_corruption(name)
+    images, theirs = corruption(name)
     if theirs.tolist() != SEVERITIES * labels.tolist():
         raise UserError(
             "the labels of CIFAR-10-C are not those of the test images; prepare cifar10 and "
