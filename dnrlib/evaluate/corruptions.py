@@ -12,13 +12,13 @@ severity: the five versions of an image share their random numbers.
 import functools
 import io
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage, sparse, spatial, special
+from scipy import ndimage, spatial, special, stats
 
 from .. import UserError
 
@@ -83,43 +83,40 @@ def corrupt(image: np.ndarray, name: str, severity: int, number: int) -> np.ndar
     `number` is its index in its pool, from which everything random is drawn. Raises `UserError` for
     other images, an unknown name or a severity other than 1 to 5.
     """
-    return _corrupted(_checked(image, 3)[None], name, severity, [number])[0]
+    return _corrupted(_checked(image, 3)[None], name, severity, number)[0]
 
 
 def corrupted(images: np.ndarray, name: str, severity: int) -> np.ndarray:
     """A pool of images (uint8, n x 32 x 32 x 3) corrupted, as a new array of the same shape and
     type: what `corrupt` makes of image after image, only faster. Raises as `corrupt` does."""
-    images = _checked(images, 4)
-    return _corrupted(images, name, severity, range(len(images)))
+    return _corrupted(_checked(images, 4), name, severity, 0)
 
 
 def _checked(images: np.ndarray, dimensions: int) -> np.ndarray:
     images = np.asarray(images)
-    if (
-        images.dtype != np.uint8
-        or images.ndim != dimensions
-        or images.shape[-3:] != (SIDE, SIDE, 3)
-    ):
+    if (images.dtype, images.ndim, images.shape[-3:]) != (np.uint8, dimensions, (SIDE, SIDE, 3)):
         raise UserError(
-            "corruptions are defined for 32 x 32 RGB images (uint8, "
-            f"{'n x ' * (dimensions - 3)}32 x 32 x 3): got {images.dtype}, "
-            f"{' x '.join(map(str, images.shape)) or 'a single number'}"
+            f"corruptions are defined for 32 x 32 RGB images (uint8, {'n x ' * (dimensions - 3)}"
+            f"32 x 32 x 3): got {images.dtype}, "
+            + (" x ".join(map(str, images.shape)) or "a single number")
         )
     return images
 
 
-def _corrupted(images: np.ndarray, name: str, severity: int, numbers: Sequence[int]) -> np.ndarray:
+def _corrupted(images: np.ndarray, name: str, severity: int, first: int) -> np.ndarray:
+    """`first` is the number of the first image."""
     if name not in CORRUPTIONS:
         raise UserError(f"{name!r} is no corruption; choose one of: {', '.join(CORRUPTIONS)}")
     corruption = CORRUPTIONS[name]
     if severity not in range(1, len(corruption.constants) + 1):
         raise UserError(f"severity={severity!r} is none; choose 1 (weakest) to 5 (strongest)")
     constant = corruption.constants[int(severity) - 1]
-    result = np.empty(images.shape, np.uint8)
+    result = np.empty_like(images)
     # In chunks that stay in the cache; beyond it every pass waits for the memory.
     for start in range(0, len(images), 64):
-        part = slice(start, start + 64)
-        result[part] = corruption.apply(images[part], constant, _streams(name, numbers[part]))
+        part = images[start : start + 64]
+        streams = _streams(name, range(first + start, first + start + len(part)))
+        result[start : start + 64] = corruption.apply(part, constant, streams)
     return result
 
 
@@ -146,10 +143,6 @@ def _corruption(*constants: Any):
 # What several corruptions use
 
 
-def _unit(images: np.ndarray) -> np.ndarray:
-    return images / 255
-
-
 def _bytes(values: np.ndarray) -> np.ndarray:
     """Values cut to 0..1 as grey levels, without their fraction (as the published arrays)."""
     # More than any rounding error, so that processors agree, and less than anyone can see.
@@ -163,6 +156,19 @@ def _normal(streams: Iterable[np.random.RandomState], *shape: int) -> np.ndarray
 def _gaussian(values: np.ndarray, sigma: float) -> np.ndarray:
     """Blurred along the axes 1 and 2, as scikit-image does by default."""
     return ndimage.gaussian_filter(values, sigma, mode="nearest", truncate=4, axes=(1, 2))
+
+
+def _hsv(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """V and S of HSV (n x 32 x 32 x 1), and in place of the hue how far each channel is from the
+    largest one, 0..1 (n x 32 x 32 x 3): a pixel is V (1 - S away)."""
+    pixels = images / 255
+    value = pixels.max(-1, keepdims=True)
+    spread = value - pixels.min(-1, keepdims=True)
+    saturation = np.divide(spread, value, out=np.zeros_like(value), where=value > 0)
+    away = np.divide(value - pixels, spread, out=np.zeros_like(pixels), where=spread > 0)
+    # A grey has hue 0, which is red.
+    away[..., 1:] += spread == 0
+    return value, saturation, away
 
 
 def _zoom(factor: float) -> np.ndarray:
@@ -202,27 +208,21 @@ def _motion(levels: np.ndarray, angles: Iterable[float], radius: float, sigma: f
 
 @_corruption(0.04, 0.06, 0.08, 0.09, 0.10)
 def gaussian_noise(images, deviation, streams):
-    return _bytes(_unit(images) + deviation * _normal(streams, SIDE, SIDE, 3))
-
-
-@functools.lru_cache(maxsize=5)
-def _poisson(photons: float) -> np.ndarray:
-    """The distribution functions of the counts of the 256 grey levels (256 x counts), each plus its
-    level: flat, they are one increasing sequence."""
-    levels = np.arange(256)[:, None]
-    counts = np.arange(photons + 10 * np.sqrt(photons))
-    table = special.pdtr(counts, levels / 255 * photons)
-    table[:, -1] = 1
-    return levels + table
+    return _bytes(images / 255 + deviation * _normal(streams, SIDE, SIDE, 3))
 
 
 @_corruption(500, 250, 100, 75, 50)
 def shot_noise(images, photons, streams):
     """`photons` are what a white value receives on average."""
-    table = _poisson(photons)
+    grey = np.arange(256)[:, None]
+    counts = np.arange(photons + 10 * np.sqrt(photons))
+    # Of each grey level the distribution function of its counts, plus the level: flat, they are one
+    # increasing sequence.
+    table = special.pdtr(counts, grey / 255 * photons)
+    table[:, -1] = 1
     keys = images + np.stack([stream.random_sample(images.shape[1:]) for stream in streams])
-    counts = np.searchsorted(table.ravel(), keys, side="right") - images * np.int64(table.shape[1])
-    return _bytes(counts / photons)
+    places = np.searchsorted((grey + table).ravel(), keys, side="right")
+    return _bytes((places - images * np.int64(len(counts))) / photons)
 
 
 @_corruption(0.01, 0.02, 0.03, 0.05, 0.07)
@@ -245,13 +245,13 @@ def _lens(radius: float, sigma: float) -> np.ndarray:
 @_corruption((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))
 def defocus_blur(images, lens, streams):
     kernel = _lens(*lens)[None, :, :, None]
-    return _bytes(ndimage.correlate(_unit(images), kernel, mode="mirror"))
+    return _bytes(ndimage.correlate(images / 255, kernel, mode="mirror"))
 
 
 @_corruption((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))
 def glass_blur(images, constant, streams):
     sigma, reach, times = constant
-    found = _bytes(_gaussian(_unit(images), sigma))
+    found = _bytes(_gaussian(images / 255, sigma))
     at = np.arange(SIDE - reach, reach, -1)
     shape = (times, len(at), len(at), 2)
     shifts = np.stack([stream.randint(-reach, reach, shape) for stream in streams], 1)
@@ -262,7 +262,7 @@ def glass_blur(images, constant, streams):
     for downs, rights in np.moveaxis(shifts, -1, 1):
         source = found[numbers, at[:, None] + downs, at + rights]
         found[:, at[:, None], at] = source
-    return _bytes(_gaussian(_unit(found), sigma))
+    return _bytes(_gaussian(found / 255, sigma))
 
 
 @_corruption((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))
@@ -271,21 +271,14 @@ def motion_blur(images, constant, streams):
     return _motion(images, angles, *constant).astype(np.uint8)
 
 
-@functools.lru_cache(maxsize=5)
-def _zooms(factors: tuple[float, ...]) -> sparse.csr_array:
-    """The mean of an image, of the image again and of it zoomed by all factors, as a matrix."""
-    zooms = [sparse.csr_array(_zoom(factor)) for factor in factors]
-    total = sparse.eye_array(SIDE**2, format="csr")
-    for zoom in zooms:
-        total = total + sparse.kron(zoom, zoom, format="csr")
-    return total / (len(factors) + 1)
-
-
 @_corruption(*(tuple(np.arange(1, end, 0.01)) for end in (1.06, 1.11, 1.16, 1.21, 1.26)))
 def zoom_blur(images, factors, streams):
-    columns = _unit(images).reshape(-1, SIDE**2, 3).swapaxes(0, 1)
-    blurred = _zooms(factors) @ columns.reshape(SIDE**2, -1)
-    return _bytes(blurred.reshape(columns.shape).swapaxes(0, 1).reshape(images.shape))
+    """The mean of an image, of the image again and of it zoomed by all factors."""
+    pixels = images.transpose(0, 3, 1, 2) / 255
+    total = pixels.copy()
+    for zoom in map(_zoom, factors):
+        total += zoom @ pixels @ zoom.T
+    return _bytes(total.transpose(0, 2, 3, 1) / (len(factors) + 1))
 
 
 @_corruption(
@@ -304,7 +297,7 @@ def snow(images, constant, streams):
     flakes = zoom @ (mean + deviation * np.stack(layers)) @ zoom.T
     flakes = _bytes(np.where(flakes < threshold, 0, flakes))[..., None]
     flakes = _motion(flakes, angles, radius, sigma) / 255
-    pixels = _unit(images)
+    pixels = images / 255
     grey = (pixels @ [0.299, 0.587, 0.114])[..., None]
     white = share * pixels + (1 - share) * np.maximum(pixels, grey * 1.5 + 0.5)
     return _bytes(white + flakes + flakes[:, ::-1, ::-1])
@@ -339,7 +332,7 @@ def frost(images, shares, streams):
         sheet = ice[stream.randint(len(ice))]
         top, left = stream.randint(0, len(sheet) - SIDE, 2)
         crops.append(sheet[top : top + SIDE, left : left + SIDE])
-    return _bytes(shares[0] * _unit(images) + shares[1] * np.stack(crops))
+    return _bytes(shares[0] * (images / 255) + shares[1] * np.stack(crops))
 
 
 def _plasma(drawn: np.ndarray, decay: float) -> np.ndarray:
@@ -369,63 +362,38 @@ def _plasma(drawn: np.ndarray, decay: float) -> np.ndarray:
 def fog(images, constant, streams):
     density, decay = constant
     clouds = _plasma(np.stack([s.uniform(-1, 1, SIDE**2 - 1) for s in streams]), decay)
-    pixels = _unit(images)
+    pixels = images / 255
     brightest = pixels.max((1, 2, 3), keepdims=True)
     return _bytes((pixels + density * clouds[..., None]) * brightest / (brightest + density))
 
 
 @_corruption(0.05, 0.1, 0.15, 0.2, 0.3)
 def brightness(images, more, streams):
-    """The largest channel (V in HSV) of each pixel rises, the others in proportion."""
-    pixels = _unit(images)
-    value = pixels.max(-1, keepdims=True)
-    hue = np.divide(pixels, value, out=np.ones_like(pixels), where=value > 0)
-    return _bytes(hue * np.minimum(value + more, 1))
+    value, saturation, away = _hsv(images)
+    return _bytes(np.minimum(value + more, 1) * (1 - saturation * away))
 
 
 @_corruption(0.75, 0.5, 0.4, 0.3, 0.15)
 def contrast(images, factor, streams):
-    pixels = _unit(images)
+    pixels = images / 255
     means = pixels.mean((1, 2), keepdims=True)
     return _bytes((pixels - means) * factor + means)
 
 
-def _sampled(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray, fold) -> np.ndarray:
+def _sampled(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray, border: str) -> np.ndarray:
     """Images (n x 32 x 32 x 3) at positions between pixels (each n x 32 x 32), linearly
-    interpolated; `fold` maps any integer into 0..31."""
-    flat, first = pixels.reshape(-1, 3), np.arange(len(pixels))[:, None, None] * SIDE**2
-    top, left = np.floor(rows), np.floor(columns)
-    down, right = (rows - top)[..., None], (columns - left)[..., None]
-    top, left = top.astype(int), left.astype(int)
-    upper, lower = (first + SIDE * fold(top + more) for more in (0, 1))
-    left, beside = fold(left), fold(left + 1)
-    above = flat[upper + left] * (1 - right) + flat[upper + beside] * right
-    below = flat[lower + left] * (1 - right) + flat[lower + beside] * right
-    return above * (1 - down) + below * down
-
-
-def _mirrored(index: np.ndarray) -> np.ndarray:
-    """... 2 1 0 1 ... 30 31 30 ...: OpenCV's reflect-101."""
-    return np.abs((index + SIDE - 1) % (2 * SIDE - 2) - (SIDE - 1))
-
-
-def _reflected(index: np.ndarray) -> np.ndarray:
-    """... 1 0 0 1 ... 30 31 31 30 ...: scipy's "reflect"."""
-    index = index % (2 * SIDE)
-    return np.minimum(index, 2 * SIDE - 1 - index)
+    interpolated."""
+    numbers = np.arange(len(pixels))[:, None, None, None]
+    at = np.broadcast_arrays(numbers, rows[..., None], columns[..., None], np.arange(3))
+    return ndimage.map_coordinates(pixels, at, order=1, mode=border)
 
 
 @_corruption(
-    *(
-        (SIDE * strength, SIDE * sigma, SIDE * corners)
-        for strength, sigma, corners in (
-            (0, 0, 0.08),
-            (0.05, 0.2, 0.07),
-            (0.08, 0.06, 0.06),
-            (0.1, 0.04, 0.05),
-            (0.1, 0.03, 0.03),
-        )
-    )
+    (0, 0, SIDE * 0.08),
+    (SIDE * 0.05, SIDE * 0.2, SIDE * 0.07),
+    (SIDE * 0.08, SIDE * 0.06, SIDE * 0.06),
+    (SIDE * 0.1, SIDE * 0.04, SIDE * 0.05),
+    (SIDE * 0.1, SIDE * 0.03, SIDE * 0.03),
 )
 def elastic_transform(images, constant, streams):
     """Three points move at random and carry the image along, then every pixel moves on its own."""
@@ -438,32 +406,28 @@ def elastic_transform(images, constant, streams):
     back = np.linalg.solve(moved, np.broadcast_to(points, (len(images), 3, 2)))
     rows, columns = np.indices((SIDE, SIDE)).astype(float)
     sources = np.stack([columns, rows, np.ones_like(rows)], -1) @ back[:, None]
-    turned = _sampled(_unit(images), sources[..., 1], sources[..., 0], _mirrored)
+    turned = _sampled(images / 255, sources[..., 1], sources[..., 0], "mirror")
     shifts = strength * ndimage.gaussian_filter(
         shifts, sigma, mode="reflect", truncate=3, axes=(2, 3)
     )
-    return _bytes(_sampled(turned, rows + shifts[:, 1], columns + shifts[:, 0], _reflected))
+    return _bytes(_sampled(turned, rows + shifts[:, 1], columns + shifts[:, 0], "reflect"))
 
 
 @_corruption(0.95, 0.9, 0.85, 0.75, 0.65)
 def pixelate(images, share, streams):
     small = int(SIDE * share)
 
-    def coarse(image: np.ndarray) -> Image.Image:
-        shrunk = Image.fromarray(image).resize((small, small), Image.Resampling.BOX)
-        return shrunk.resize((SIDE, SIDE), Image.Resampling.BOX)
-
-    return np.stack([np.asarray(coarse(image)) for image in images])
+    box = Image.Resampling.BOX
+    shrunk = [Image.fromarray(image).resize((small, small), box) for image in images]
+    return np.stack([image.resize((SIDE, SIDE), box) for image in shrunk])
 
 
 @_corruption(80, 65, 58, 50, 40)
 def jpeg_compression(images, quality, streams):
-    def compressed(image: np.ndarray) -> np.ndarray:
-        file = io.BytesIO()
+    files = [io.BytesIO() for _ in images]
+    for image, file in zip(images, files, strict=True):
         Image.fromarray(image).save(file, "JPEG", quality=quality)
-        return np.asarray(Image.open(file))
-
-    return np.stack([compressed(image) for image in images])
+    return np.stack([Image.open(file) for file in files])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -472,24 +436,23 @@ def jpeg_compression(images, quality, streams):
 
 @_corruption(0.06, 0.1, 0.12, 0.16, 0.2)
 def speckle_noise(images, deviation, streams):
-    return _bytes(_unit(images) * (1 + deviation * _normal(streams, SIDE, SIDE, 3)))
+    return _bytes(images / 255 * (1 + deviation * _normal(streams, SIDE, SIDE, 3)))
 
 
 @_corruption(0.4, 0.6, 0.7, 0.8, 1)
 def gaussian_blur(images, sigma, streams):
-    return _bytes(_gaussian(_unit(images), sigma))
+    return _bytes(_gaussian(images / 255, sigma))
 
 
 def _equalised(levels: np.ndarray) -> np.ndarray:
     """Whole numbers (n x 32 x 32, 0..255) spread over 0..255 by their ranks in each image, as
     OpenCV does: the lowest becomes 0, the highest 255; an image of one level stays."""
     flat = levels.reshape(len(levels), -1)
-    counts = np.zeros((len(flat), 256), int)
-    np.add.at(counts, (np.arange(len(flat))[:, None], flat), 1)
-    lowest = np.take_along_axis(counts, flat.min(1, keepdims=True), 1)
+    ranks = stats.rankdata(flat, "max", axis=1)
+    lowest = ranks.min(1, keepdims=True)
     above = flat.shape[1] - lowest
-    table = np.rint((counts.cumsum(1) - lowest) * 255 / np.maximum(above, 1)).astype(int)
-    return np.where(above > 0, np.take_along_axis(table, flat, 1), flat).reshape(levels.shape)
+    spread = np.rint((ranks - lowest) * 255 / np.maximum(above, 1))
+    return np.where(above > 0, spread, flat).astype(int).reshape(levels.shape)
 
 
 def _box(values: np.ndarray) -> np.ndarray:
@@ -525,7 +488,7 @@ def spatter(images, constant, streams):
     """Drops of water at the severities 1 to 3, mud at 4 and 5."""
     mean, deviation, sigma, threshold, strength, mud = constant
     liquid = _gaussian(mean + deviation * _normal(streams, SIDE, SIDE), sigma)
-    pixels = _unit(images)
+    pixels = images / 255
     if not mud:
         light = strength * _water(_bytes(np.where(liquid < threshold, 0, liquid)).astype(int))
         return _bytes(pixels + light[..., None] * (np.array([175, 238, 238]) / 255))
@@ -536,13 +499,6 @@ def spatter(images, constant, streams):
 
 @_corruption((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2))
 def saturate(images, constant, streams):
-    """The saturation (S in HSV) of each pixel is multiplied and raised."""
     factor, more = constant
-    pixels = _unit(images)
-    value = pixels.max(-1, keepdims=True)
-    spread = value - pixels.min(-1, keepdims=True)
-    # How far each channel is from the largest one, 0..1. A grey has hue 0, which is red.
-    away = np.divide(value - pixels, spread, out=np.zeros_like(pixels), where=spread > 0)
-    away[..., 1:] += spread == 0
-    saturation = np.divide(spread, value, out=np.zeros_like(value), where=value > 0)
+    value, saturation, away = _hsv(images)
     return _bytes(value * (1 - np.clip(saturation * factor + more, 0, 1) * away))
