@@ -1,6 +1,6 @@
 """Means, intervals and verdicts; every comparison is paired by seed."""
 
-import bisect
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,6 +37,18 @@ class Estimate:
     p: float
     """Two-sided p-value of the t-test against 0; NaN for n = 1 and where there is no spread."""
 
+    def above(self, bound: float) -> float:
+        """One-sided p-value of the t-test that the mean is above a bound; where `p` is not NaN."""
+        return float(stats.t.sf((self.mean - bound) / (self.sd / math.sqrt(self.n)), self.n - 1))
+
+    def below(self, bound: float) -> float:
+        """As `above`, that the mean is below it."""
+        return float(stats.t.cdf((self.mean - bound) / (self.sd / math.sqrt(self.n)), self.n - 1))
+
+    def within(self, margin: float) -> float:
+        """The p-value of two one-sided tests that the mean is less than `margin` away from 0."""
+        return max(self.above(-margin), self.below(margin))
+
 
 def estimate(values: Iterable[float], level: float = LEVEL) -> Estimate:
     """The `Estimate` of the mean of independent values (at least one), with the interval of a
@@ -60,12 +72,10 @@ def bounds(values: Iterable[float]) -> tuple[float, float]:
 
 def holm(p_values: list[float]) -> list[float]:
     """Holm-adjusted p-values (Holm, 1979), in the order given."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
+    order, adjusted = np.argsort(p_values), np.empty(len(p_values))
+    times = len(p_values) - np.arange(len(p_values))
+    adjusted[order] = np.maximum.accumulate(times * np.array(p_values)[order]).clip(max=1)
+    return adjusted.tolist()
 
 
 def seeds_needed(sd: float, margin: float = MARGIN) -> int:
@@ -75,17 +85,14 @@ def seeds_needed(sd: float, margin: float = MARGIN) -> int:
     P(t' > t_crit), t' noncentral with n - 1 degrees of freedom and shift margin / sd * sqrt(n); the
     other tail is negligible where the power is that high.
     """
-
-    def power(n: int) -> float:
+    # With a known spread fewer would do.
+    least = ((stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)) * sd / margin) ** 2
+    for n in itertools.count(max(2, int(least))):
         critical = stats.t.ppf((1 + LEVEL) / 2, n - 1)
-        shift = margin / sd * math.sqrt(n)
+        power = stats.nct.sf(critical, n - 1, margin / sd * math.sqrt(n))
         # Far beyond the critical value scipy's noncentral t is NaN.
-        return 1.0 if shift > 4 * critical + 10 else float(stats.nct.sf(critical, n - 1, shift))
-
-    enough = 2
-    while power(enough) < POWER:
-        enough *= 2
-    return bisect.bisect_left(range(enough), POWER, lo=max(2, enough // 2), key=power)
+        if not power < POWER:
+            return n
 
 
 def summary(frame: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
@@ -97,9 +104,8 @@ def summary(frame: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
         for method, part in last.groupby("method", sort=False)
         if len(values := part[column].dropna())
     ]
-    return pd.DataFrame(rows, columns=["method", "n", "mean", "sd", "low", "high"]).set_index(
-        "method"
-    )
+    columns = ["method", "n", "mean", "sd", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).set_index("method")
 
 
 def _last(frame: pd.DataFrame) -> pd.DataFrame:
@@ -129,33 +135,27 @@ def comparisons(
     counts in the adjustment with p = 1. Raises `UserError` for several datasets.
     """
     last = _last(frame).pivot(index="seed", columns="method", values=column)
+    found = [(a, b, (last[a] - last[b]).dropna()) for a, b in pairs if a in last and b in last]
+    found = [(a, b, estimate(values)) for a, b, values in found if len(values)]
+    adjusted = holm([1.0 if math.isnan(e.p) else e.p for _, _, e in found])
     rows = []
-    for a, b in pairs:
-        if a in last and b in last:
-            differences = (last[a] - last[b]).dropna()
-            if len(differences):
-                rows.append((a, b, estimate(differences)))
-    adjusted = holm([e.p if not math.isnan(e.p) else 1.0 for _, _, e in rows])
-    return pd.DataFrame(
-        [
-            {
-                "a": a,
-                "b": b,
-                "n": e.n,
-                "difference": e.mean,
-                "sd": e.sd,
-                "low": e.low,
-                "high": e.high,
-                "p": p,
-                "verdict": verdict(e, p),
-                "seeds_needed": seeds_needed(e.sd) if e.p == e.p else math.nan,
-            }
-            for (a, b, e), p in zip(rows, adjusted, strict=True)
-        ],
-        columns=[
-            *("a", "b", "n", "difference", "sd", "low", "high", "p", "verdict", "seeds_needed")
-        ],
-    )
+    for (a, b, e), p in zip(found, adjusted, strict=True):
+        needed = math.nan if math.isnan(e.p) else seeds_needed(e.sd)
+        rows.append((a, b, e.n, e.mean, e.sd, e.low, e.high, p, verdict(e, p), needed))
+    columns = ["a", "b", "n", "difference", "sd", "low", "high", "p", "verdict", "seeds_needed"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def verdict(difference: Estimate, p: float) -> str:
+    """`better`, `worse`, `equivalent`, both or `undecided`, as `comparisons` defines them."""
+    if math.isnan(difference.p):
+        return "undecided"
+    found = []
+    if p < 1 - LEVEL:
+        found.append("better" if difference.mean > 0 else "worse")
+    if difference.within(MARGIN) < 1 - LEVEL:
+        found.append("equivalent")
+    return ", ".join(found) or "undecided"
 
 
 def paired(frame: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
@@ -205,16 +205,3 @@ def clustered(above: np.ndarray, below: np.ndarray, groups: Iterable) -> tuple[f
 def against(frame: pd.DataFrame, reference: str) -> list[tuple[str, str]]:
     """Pairs of every other arm in the frame with `reference`, in order."""
     return [(arm, reference) for arm in frame["method"].unique() if arm != reference]
-
-
-def verdict(difference: Estimate, p: float) -> str:
-    """`better`, `worse`, `equivalent`, both or `undecided`, as `comparisons` defines them."""
-    if math.isnan(difference.p):
-        return "undecided"
-    found = []
-    if p < 1 - LEVEL:
-        found.append("better" if difference.mean > 0 else "worse")
-    half = float(stats.t.ppf(LEVEL, difference.n - 1)) * difference.sd / math.sqrt(difference.n)
-    if difference.mean - half > -MARGIN and difference.mean + half < MARGIN:
-        found.append("equivalent")
-    return ", ".join(found) or "undecided"
