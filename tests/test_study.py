@@ -415,7 +415,6 @@ def test_generations_are_tidy(everyone):
     assert (ours["kept"] * total).tolist() == pytest.approx([round(0.8 * total)] * 3)
     assert ours["overlap_previous"].isna().tolist() == [True, False, False]
     assert ours.loc[2, "overlap_previous"] == ours.loc[2, "overlap_first"]
-    assert (ours["zero_saliency"] < 1).all()
     assert ours["overlap_resampled"].between(0.65, 0.999).all()
     assert frame[frame["method"] == "ke"]["overlap_first"].dropna().eq(1).all()
 
