@@ -275,7 +275,9 @@ def status() -> Markdown:
     rows = []
     for exhibit in [*(f"table{n}" for n in range(1, 11)), *(f"fig{n}" for n in range(2, 8))]:
         known = EXHIBITS[exhibit]
-        pages = [page for page in contents() if page.partition("-")[0] == known.notebook]
+        pages = [
+            page for page in contents() if page.partition("-")[0] == (known.notebook or exhibit)
+        ]
         counts: dict[str, list[str]] = {"embedded": [], "photographs": [], "full": []}
         for page in pages:
             dataset = page.partition("-")[2]

@@ -83,41 +83,39 @@ def corrupt(image: np.ndarray, name: str, severity: int, number: int) -> np.ndar
     `number` is its index in its pool, from which everything random is drawn. Raises `UserError` for
     other images, an unknown name or a severity other than 1 to 5.
     """
-    return _corrupted(_checked(image, 3)[None], name, severity, number)[0]
+    return _corrupted(np.asarray(image), 3, name, severity, number)
 
 
 def corrupted(images: np.ndarray, name: str, severity: int) -> np.ndarray:
     """A pool of images (uint8, n x 32 x 32 x 3) corrupted, as a new array of the same shape and
     type: what `corrupt` makes of image after image, only faster. Raises as `corrupt` does."""
-    return _corrupted(_checked(images, 4), name, severity, 0)
+    return _corrupted(np.asarray(images), 4, name, severity, 0)
 
 
-def _checked(images: np.ndarray, dimensions: int) -> np.ndarray:
-    images = np.asarray(images)
+def _corrupted(
+    images: np.ndarray, dimensions: int, name: str, severity: int, first: int
+) -> np.ndarray:
+    """One image or several; `first` is the number of the first one."""
     if (images.dtype, images.ndim, images.shape[-3:]) != (np.uint8, dimensions, (SIDE, SIDE, 3)):
         raise UserError(
             f"corruptions are defined for 32 x 32 RGB images (uint8, {'n x ' * (dimensions - 3)}"
             f"32 x 32 x 3): got {images.dtype}, "
             + (" x ".join(map(str, images.shape)) or "a single number")
         )
-    return images
-
-
-def _corrupted(images: np.ndarray, name: str, severity: int, first: int) -> np.ndarray:
-    """`first` is the number of the first image."""
     if name not in CORRUPTIONS:
         raise UserError(f"{name!r} is no corruption; choose one of: {', '.join(CORRUPTIONS)}")
     corruption = CORRUPTIONS[name]
     if severity not in range(1, len(corruption.constants) + 1):
         raise UserError(f"severity={severity!r} is none; choose 1 (weakest) to 5 (strongest)")
     constant = corruption.constants[int(severity) - 1]
-    result = np.empty_like(images)
+    pool = images.reshape(-1, SIDE, SIDE, 3)
+    result = np.empty_like(pool)
     # In chunks that stay in the cache; beyond it every pass waits for the memory.
-    for start in range(0, len(images), 64):
-        part = images[start : start + 64]
+    for start in range(0, len(pool), 64):
+        part = pool[start : start + 64]
         streams = _streams(name, range(first + start, first + start + len(part)))
         result[start : start + 64] = corruption.apply(part, constant, streams)
-    return result
+    return result.reshape(images.shape)
 
 
 def _streams(name: str, numbers: Iterable[int]) -> Iterator[np.random.RandomState]:
@@ -463,9 +461,8 @@ def _water(liquid: np.ndarray) -> np.ndarray:
     """How much light drops of liquid (n x 32 x 32 grey levels, 0 where dry) give back, by pixel in
     0..1: bright on one side, dark on the other."""
     wet = liquid > 0
-    inner = ndimage.binary_erosion(
-        wet, ndimage.generate_binary_structure(2, 1)[None], border_value=1
-    )
+    cross = [[[0, 1, 0], [1, 1, 1], [0, 1, 0]]]
+    inner = ndimage.binary_erosion(wet, cross, border_value=1)
     # All images at once, further from each other than counts; a layer of edges in front because
     # the distance to nothing is undefined.
     plain = np.pad(~wet | inner, ((1, 0), (0, 0), (0, 0)))

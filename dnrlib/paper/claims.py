@@ -85,31 +85,27 @@ def _named(arm: str, dataset: str) -> str:
 # Evidence
 
 
-def _points(term: str, frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """The rows of a term's arm, none if it was not run, with its value in points as `value`."""
-    arm, _, column = term.partition("@")
-    runs = frame[frame["method"] == _named(arm, dataset)]
-    unit = 100 if column.startswith("overlap") else 1
-    return runs.assign(value=unit * runs[column or "test_accuracy"])
-
-
-def _values(term: str, last: pd.DataFrame, dataset: str) -> pd.Series:
-    """The value of a term, or of a difference of two, by seed."""
-    sides = term.split(" - ")
-    values = _points(sides[0], last, dataset).set_index("seed")["value"].dropna()
-    return values - _values(sides[1], last, dataset) if len(sides) == 2 else values
+def _values(term: str, frame: pd.DataFrame, by: str | list[str], dataset: str) -> pd.Series:
+    """The value in points of a term, or of a difference of two, by seed (and generation); none if
+    an arm was not run."""
+    sides = []
+    for side in term.split(" - "):
+        arm, _, column = side.partition("@")
+        runs = frame[frame["method"] == _named(arm, dataset)].set_index(by)
+        unit = 100 if column.startswith("overlap") else 1
+        sides.append(unit * runs[column or "test_accuracy"].dropna())
+    return sides[0] - sides[1] if len(sides) == 2 else sides[0]
 
 
 def sample(part: Part, frame: pd.DataFrame, dataset: str) -> pd.Series:
     """By seed, in points, what a part says is above 0 (or, for `=`, about 0): the paired
     difference, or the rise of the fitted line from the first to the last of the terms."""
-    last = frame[frame["last"].astype(bool)]
     if part.by_generation:
-        found = _points(part.terms[0], frame, dataset)
-        by_seed = found.pivot(index="seed", columns="generation", values="value")
-        by_seed = by_seed.dropna(axis="columns", how="all").dropna()
+        values = _values(*part.terms, frame, ["seed", "generation"], dataset)
+        by_seed = values.unstack().dropna()
     else:
-        values = [_values(term, last, dataset) for term in part.terms]
+        last = frame[frame["last"].astype(bool)]
+        values = [_values(term, last, "seed", dataset) for term in part.terms]
         by_seed = pd.concat(values, axis=1, keys=range(len(values))).dropna()
     if part.kind in (">", "="):
         return by_seed[0] - by_seed[1]
@@ -191,7 +187,8 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
     for row in rows:
         if row["verdict"] in ("", "not finished"):
             _judge(row)
-    return pd.DataFrame(rows, columns=["id", *LEDGER]).set_index("id")
+    columns = ["id", "rank", "part", "n", "value", "low", "high", "support", "refute", "verdict"]
+    return pd.DataFrame(rows, columns=[*columns, "seeds_needed"]).set_index("id")
 
 
 def _datasets(exhibit: str, frames: Iterable[str], column: str) -> list[str]:
@@ -200,11 +197,6 @@ def _datasets(exhibit: str, frames: Iterable[str], column: str) -> list[str]:
         others = [dataset for dataset in frames if dataset not in ANALOGUE.values()]
         return [of.bundled] if of.bundled else others
     return list(of.columns if column == "full" else of.photographs)
-
-
-LEDGER = [
-    *("rank", "part", "n", "value", "low", "high", "support", "refute", "verdict", "seeds_needed"),
-]
 
 
 def _judge(row: dict[str, Any]) -> None:
@@ -223,11 +215,10 @@ def _judge(row: dict[str, Any]) -> None:
 
 
 def _in_words(part: Part) -> str:
-    said = []
-    for term in part.terms:
-        arm, _, column = term.partition("@")
-        said.append(label(arm) + (f" ({column.replace('_', ' ')})" if column else ""))
-    return " − ".join(said)
+    arms = (term.partition("@") for term in part.terms)
+    return " − ".join(
+        label(arm) + (f" ({column.replace('_', ' ')})" if column else "") for arm, _, column in arms
+    )
 
 
 # --------------------------------------------------------------------------------------------------

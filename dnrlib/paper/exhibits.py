@@ -31,7 +31,7 @@ class Exhibit:
     """An exhibit of a paper, or a question of our own: what it compares, where and how."""
 
     notebook: str = ""
-    """Its page in the book, for exhibits of the DNR paper."""
+    """Its notebook, where that has another name."""
     arms: str = ""
     """The arms that it compares, in order; see also `arms`."""
     rows: dict[str, str] = field(default_factory=dict)
@@ -65,13 +65,8 @@ def _attacks(dataset: str) -> tuple[Evaluation, ...]:
     return Attack(FIGURE + BEYOND, per_class=each), steps, restarts
 
 
-_SMALL = {
-    "cub200": "CUB",
-    "aircraft": "Aircraft",
-    "dogs": "Dog",
-    "flower102": "Flower",
-    "mit67": "MIT",
-}
+_TWO = {"cub200": "CUB", "aircraft": "Aircraft"}
+_FIVE = _TWO | {"dogs": "Dog", "flower102": "Flower", "mit67": "MIT"}
 _SMOOTH = {
     "plain": "Smth (f1)",
     "long": "Smth + LB (f10)",
@@ -79,11 +74,10 @@ _SMOOTH = {
     "dnr": "Smth + DNR (f10)",
 }
 _SHARES = "tune dnr+keep=0.95 dnr+keep=0.9 dnr dnr+keep=0.7 dnr+keep=0.6"
-_MAIN_FEW = "plain long tune ke dnr"
+_FIVE_ARMS = "plain long tune ke dnr"
 
 EXHIBITS = {
     "table1": Exhibit(
-        notebook="table1",
         arms="plain+smoothing=0 dsd+smoothing=0 ban+smoothing=0 ban-lineage+smoothing=0 "
         "ke+smoothing=0 dnr+smoothing=0 plain lw lw-released llf+generations=8 dnr+generations=8 "
         "long tune llf llf-layer3 ke ke-wels ke-wels-rand shrink-perturb dnr",
@@ -98,27 +92,24 @@ EXHIBITS = {
             "llf+generations=8": "Smth + LLF (f8)",
             "dnr+generations=8": "Smth + DNR (f8)",
         },
-        columns=_SMALL,
+        columns=_FIVE,
     ),
     "table2": Exhibit(
-        notebook="table2",
-        arms=_MAIN_FEW,
+        arms=_FIVE_ARMS,
         rows=_SMOOTH,
         columns={"cifar10": "CIFAR10", "cifar100": "CIFAR100", "tinyimagenet": "TinyImageNet"},
         photographs=("cifar10-few",),
     ),
     "table3": Exhibit(
-        notebook="table3",
         arms="plain long+generations=3 tune+generations=3 ke+generations=3 dnr+generations=3 "
         "long tune ke dnr",
         rows={
             "tune+generations=3": "Smth + transfer learning (f3)",
             "dnr+generations=3": "Smth + DNR (f3)",
         },
-        columns=_SMALL,
+        columns=_FIVE,
     ),
     "table4": Exhibit(
-        notebook="table4",
         arms="long tune ke dnr+criterion=random dnr+criterion=fisher dnr+criterion=magnitude "
         "dnr-released-magnitude dnr dnr+scope=layer",
         rows={
@@ -131,33 +122,30 @@ EXHIBITS = {
         columns={"cub200": "CUB200", "flower102": "Flower"},
     ),
     "table5": Exhibit(
-        notebook="table5",
         arms=_SHARES,
         rows={"dnr+keep=0.95": "5", "dnr+keep=0.9": "10", "dnr": "20"}
         | {"dnr+keep=0.7": "30", "dnr+keep=0.6": "40"},
         columns={"aircraft": "Aircraft", "cub200": "CUB"},
     ),
     "table6": Exhibit(
-        notebook="table6",
         arms="ke dnr",
         rows={"ke": "KE (f10)", "dnr": "DNR (f10)"},
         columns={"cub200": "Full model"},
     ),
     "table7": Exhibit(
-        notebook="table7",
         arms="dnr+probe=2 dnr+probe=128 dnr dnr+probe=1",
         rows={"dnr+probe=2": "128", "dnr+probe=128": "128", "dnr": "0.2|D|"},
         columns={"aircraft": "Aircraft", "cub200": "CUB"},
     ),
     "table9": Exhibit(
-        notebook="table9",
         arms="dnr dnr+generations=20 dnr+generations=30 "
         "long long+generations=20 long+generations=30",
         rows={"dnr": "10", "dnr+generations=20": "20", "dnr+generations=30": "30"},
         columns={"flower102": "Accuracy (%)"},
     ),
-    "table10": Exhibit(notebook="table10"),
+    "table10": Exhibit(),
     "ske_table1": Exhibit(
+        notebook="table3",
         arms="plain long+generations=3 ke+generations=3 dnr+generations=3 long ke dnr",
         rows=_SMOOTH
         | {
@@ -166,7 +154,7 @@ EXHIBITS = {
             "dnr+generations=3": "Smth + SKE (f3)",
             "dnr": "Smth + SKE (f10)",
         },
-        columns=_SMALL,
+        columns=_FIVE,
     ),
     "fig2": Exhibit(notebook="overlap", arms="dnr", columns={"cub200": ""}),
     "fig3": Exhibit(notebook="convergence", arms="tune dnr", columns={"cub200": ""}),
@@ -190,15 +178,14 @@ EXHIBITS = {
     ),
     "fig7": Exhibit(
         notebook="imbalance",
-        arms=_MAIN_FEW,
+        arms=_FIVE_ARMS,
         columns={"cifar10-imbalanced": ""},
         bundled="digits-imbalanced",
         photographs=("cifar10-few-imbalanced",),
         evaluations=lambda dataset: (Predictions(),),
     ),
     "table8": Exhibit(
-        notebook="table8",
-        arms=_MAIN_FEW,
+        arms=_FIVE_ARMS,
         rows={"tune": "Baseline (f3)", "dnr": "DNR (f3)"},
         columns={"papila": "", "papila-binary": ""},
         bundled="digits-binary",
@@ -214,10 +201,13 @@ EXHIBITS = {
     ),
     "released": Exhibit(arms="tune lw-released dnr-released dnr-released-magnitude dnr"),
     "shock": Exhibit(
+        notebook="why",
         arms=f"{_SHARES} dnr+scope=layer dnr+criterion=fisher dnr+criterion=magnitude "
-        "dnr-released dnr-released-magnitude ke ke-wels llf lw"
+        "dnr-released dnr-released-magnitude ke ke-wels llf lw",
     ),
-    "precision": Exhibit(arms="plain plain+precision=bf16 dnr dnr+precision=bf16"),
+    "precision": Exhibit(
+        notebook="speed", arms="plain plain+precision=bf16 dnr dnr+precision=bf16"
+    ),
     "why": Exhibit(arms="tune dnr dnr-matched dnr+criterion=random dnr-highest"),
 }
 """By name. Exhibits are of the DNR paper unless named `ske_`; the last five are our own."""
@@ -225,22 +215,19 @@ EXHIBITS = {
 ANALOGUE = {name: each.bundled for name, each in EXHIBITS.items() if each.bundled}
 """The bundled dataset of each exhibit that needs one of its own."""
 
-_MAIN = ("plain", "long", "tune", "llf", "ke", "ke-wels", "dnr")
+_MAIN = "plain long tune llf ke ke-wels dnr tune+generations=3 ke+generations=3 dnr+generations=3"
 _ABLATIONS = (
-    *("dnr+criterion=random", "dnr+criterion=fisher", "dnr+criterion=magnitude", "dnr-matched"),
-    *("dnr-highest", "dnr+keep=0.95", "dnr+keep=0.9", "dnr+keep=0.7", "dnr+keep=0.6"),
-    *("dnr+probe=128", "long+generations=3"),
+    "dnr+criterion=random dnr+criterion=fisher dnr+criterion=magnitude dnr-matched dnr-highest "
+    "dnr+keep=0.95 dnr+keep=0.9 dnr+keep=0.7 dnr+keep=0.6 dnr+probe=128 long+generations=3"
 )
 _SWEPT = ("plain", "long+generations=3", "tune+generations=3", "dnr+generations=3")
 _SIZES = {10: 6, 100: 6, 400: 3}
-_PLANNED = dict.fromkeys(
-    (*_MAIN, *(f"{arm}+generations=3" for arm in ("tune", "ke", "dnr"))), 12
-) | dict.fromkeys(_ABLATIONS, 6)
+_PLANNED = dict.fromkeys(_MAIN.split(), 12) | dict.fromkeys(_ABLATIONS.split(), 6)
 PLANNED: dict[str, dict[str, int]] = {
     "flower102-64": _PLANNED,
     "cifar10-few": _PLANNED
     | {f"{arm}+per_class={n}": seeds for arm in _SWEPT for n, seeds in _SIZES.items()},
-    "cifar10-few-imbalanced": dict.fromkeys(("plain", "long", "tune", "ke", "dnr"), 6),
+    "cifar10-few-imbalanced": dict.fromkeys(_FIVE_ARMS.split(), 6),
 }
 """On photographs, how many seeds of each arm (`recipes.arm_of`) are published in the end, from 0;
 fixed before any of them was looked at, in the order in which they are trained."""
@@ -299,20 +286,12 @@ def numbers(source: str, exhibit: str) -> pd.DataFrame:
     """The printed numbers of an exhibit, one per line: row, column, value, std (as printed after
     ±, NaN where nothing is), unit. `source` is `dnr`, `ske` or `ke`; `exhibit` e.g. `table1`."""
     path = PAPER / f"{source}_{exhibit}.csv"
-    if not path.exists():
-        known = ", ".join(file.stem for file in printed_files())
-        raise UserError(f"there is no exhibit {source}_{exhibit}; there are: {known}")
     return pd.read_csv(path, dtype={"row": str, "column": str, "unit": str})
 
 
 def wide(source: str, exhibit: str) -> pd.DataFrame:
     """The values of `numbers` as they are printed: a line per row, a column per column."""
     return numbers(source, exhibit).pivot(index="row", columns="column", values="value")
-
-
-def printed_files() -> list:
-    """The files of printed numbers, one per exhibit."""
-    return sorted(path for source in ("dnr", "ske", "ke") for path in PAPER.glob(f"{source}_*.csv"))
 
 
 def beside_paper(table: pd.DataFrame, exhibit: str, dataset: str) -> pd.DataFrame:
