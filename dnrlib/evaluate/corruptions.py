@@ -13,8 +13,7 @@ import functools
 import io
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -62,13 +61,12 @@ DEVIATIONS = {
 """Where results differ from the published generator, by corruption; "all" holds for each."""
 
 
-@dataclass(frozen=True)
-class Corruption:
+class Corruption(NamedTuple):
     """A corruption of a pool of images."""
 
     apply: Callable[[np.ndarray, Any, Iterable[np.random.RandomState]], np.ndarray]
-    """From images (uint8, n x 32 x 32 x 3), the constant of a severity, and one stream per image
-    to images. A stream is spent when the next one is taken."""
+    """From images (0..1, n x 32 x 32 x 3), the constant of a severity, and one stream per image to
+    images, which are then cut to 0..1. A stream is spent when the next one is taken."""
     constants: tuple[Any, ...]
     """One per severity, from 1 on."""
 
@@ -114,7 +112,7 @@ def _corrupted(
     for start in range(0, len(pool), 64):
         part = pool[start : start + 64]
         streams = _streams(name, range(first + start, first + start + len(part)))
-        result[start : start + 64] = corruption.apply(part, constant, streams)
+        result[start : start + 64] = _bytes(corruption.apply(part / 255, constant, streams))
     return result.reshape(images.shape)
 
 
@@ -156,10 +154,9 @@ def _gaussian(values: np.ndarray, sigma: float) -> np.ndarray:
     return ndimage.gaussian_filter(values, sigma, mode="nearest", truncate=4, axes=(1, 2))
 
 
-def _hsv(images: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _hsv(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """V and S of HSV (n x 32 x 32 x 1), and in place of the hue how far each channel is from the
     largest one, 0..1 (n x 32 x 32 x 3): a pixel is V (1 - S away)."""
-    pixels = images / 255
     value = pixels.max(-1, keepdims=True)
     spread = value - pixels.min(-1, keepdims=True)
     saturation = np.divide(spread, value, out=np.zeros_like(value), where=value > 0)
@@ -205,12 +202,12 @@ def _motion(levels: np.ndarray, angles: Iterable[float], radius: float, sigma: f
 
 
 @_corruption(0.04, 0.06, 0.08, 0.09, 0.10)
-def gaussian_noise(images, deviation, streams):
-    return _bytes(images / 255 + deviation * _normal(streams, SIDE, SIDE, 3))
+def gaussian_noise(pixels, deviation, streams):
+    return pixels + deviation * _normal(streams, SIDE, SIDE, 3)
 
 
 @_corruption(500, 250, 100, 75, 50)
-def shot_noise(images, photons, streams):
+def shot_noise(pixels, photons, streams):
     """`photons` are what a white value receives on average."""
     grey = np.arange(256)[:, None]
     counts = np.arange(photons + 10 * np.sqrt(photons))
@@ -218,16 +215,17 @@ def shot_noise(images, photons, streams):
     # increasing sequence.
     table = special.pdtr(counts, grey / 255 * photons)
     table[:, -1] = 1
-    keys = images + np.stack([stream.random_sample(images.shape[1:]) for stream in streams])
+    levels = _bytes(pixels).astype(int)
+    keys = levels + np.stack([stream.random_sample(pixels.shape[1:]) for stream in streams])
     places = np.searchsorted((grey + table).ravel(), keys, side="right")
-    return _bytes((places - images * np.int64(len(counts))) / photons)
+    return (places - levels * len(counts)) / photons
 
 
 @_corruption(0.01, 0.02, 0.03, 0.05, 0.07)
-def impulse_noise(images, share, streams):
+def impulse_noise(pixels, share, streams):
     """That share of all values becomes 0 or 255, each with probability 1/2."""
-    hit, salt = np.stack([s.random_sample((2, *images.shape[1:])) for s in streams], 1)
-    return np.where(hit < share, np.where(salt < 0.5, 255, 0), images).astype(np.uint8)
+    hit, salt = np.stack([s.random_sample((2, *pixels.shape[1:])) for s in streams], 1)
+    return np.where(hit < share, salt < 0.5, pixels)
 
 
 def _lens(radius: float, sigma: float) -> np.ndarray:
@@ -241,42 +239,42 @@ def _lens(radius: float, sigma: float) -> np.ndarray:
 
 
 @_corruption((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))
-def defocus_blur(images, lens, streams):
+def defocus_blur(pixels, lens, streams):
     kernel = _lens(*lens)[None, :, :, None]
-    return _bytes(ndimage.correlate(images / 255, kernel, mode="mirror"))
+    return ndimage.correlate(pixels, kernel, mode="mirror")
 
 
 @_corruption((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))
-def glass_blur(images, constant, streams):
+def glass_blur(pixels, constant, streams):
     sigma, reach, times = constant
-    found = _bytes(_gaussian(images / 255, sigma))
+    found = _bytes(_gaussian(pixels, sigma))
     at = np.arange(SIDE - reach, reach, -1)
     shape = (times, len(at), len(at), 2)
     shifts = np.stack([stream.randint(-reach, reach, shape) for stream in streams], 1)
-    numbers = np.arange(len(images))[:, None, None]
+    numbers = np.arange(len(pixels))[:, None, None]
     # The published exchange of two views writes the first pixel and leaves the second as it is. Its
     # sources, to the left or above (randint never draws its upper end), are passed later, so
     # that one pass over the image is one gather.
     for downs, rights in np.moveaxis(shifts, -1, 1):
         source = found[numbers, at[:, None] + downs, at + rights]
         found[:, at[:, None], at] = source
-    return _bytes(_gaussian(found / 255, sigma))
+    return _gaussian(found / 255, sigma)
 
 
 @_corruption((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))
-def motion_blur(images, constant, streams):
+def motion_blur(pixels, constant, streams):
     angles = [stream.uniform(-45, 45) for stream in streams]
-    return _motion(images, angles, *constant).astype(np.uint8)
+    return _motion(_bytes(pixels), angles, *constant) / 255
 
 
 @_corruption(*(tuple(np.arange(1, end, 0.01)) for end in (1.06, 1.11, 1.16, 1.21, 1.26)))
-def zoom_blur(images, factors, streams):
+def zoom_blur(pixels, factors, streams):
     """The mean of an image, of the image again and of it zoomed by all factors."""
-    pixels = images.transpose(0, 3, 1, 2) / 255
-    total = pixels.copy()
+    planes = pixels.transpose(0, 3, 1, 2)
+    total = planes.copy()
     for zoom in map(_zoom, factors):
-        total += zoom @ pixels @ zoom.T
-    return _bytes(total.transpose(0, 2, 3, 1) / (len(factors) + 1))
+        total += zoom @ planes @ zoom.T
+    return total.transpose(0, 2, 3, 1) / (len(factors) + 1)
 
 
 @_corruption(
@@ -286,7 +284,7 @@ def zoom_blur(images, factors, streams):
     (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
     (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
 )
-def snow(images, constant, streams):
+def snow(pixels, constant, streams):
     """Flakes in random places, smeared downwards, on an image that is whitened."""
     mean, deviation, factor, threshold, radius, sigma, share = constant
     drawn = [(s.standard_normal((SIDE, SIDE)), s.uniform(-135, -45)) for s in streams]
@@ -295,10 +293,9 @@ def snow(images, constant, streams):
     flakes = zoom @ (mean + deviation * np.stack(layers)) @ zoom.T
     flakes = _bytes(np.where(flakes < threshold, 0, flakes))[..., None]
     flakes = _motion(flakes, angles, radius, sigma) / 255
-    pixels = images / 255
     grey = (pixels @ [0.299, 0.587, 0.114])[..., None]
     white = share * pixels + (1 - share) * np.maximum(pixels, grey * 1.5 + 0.5)
-    return _bytes(white + flakes + flakes[:, ::-1, ::-1])
+    return white + flakes + flakes[:, ::-1, ::-1]
 
 
 @functools.cache
@@ -323,14 +320,14 @@ def _ice(sheets: int = 5, side: int = 160) -> np.ndarray:
 
 
 @_corruption((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))
-def frost(images, shares, streams):
+def frost(pixels, shares, streams):
     ice = _ice()
     crops = []
     for stream in streams:
         sheet = ice[stream.randint(len(ice))]
         top, left = stream.randint(0, len(sheet) - SIDE, 2)
         crops.append(sheet[top : top + SIDE, left : left + SIDE])
-    return _bytes(shares[0] * (images / 255) + shares[1] * np.stack(crops))
+    return shares[0] * pixels + shares[1] * np.stack(crops)
 
 
 def _plasma(drawn: np.ndarray, decay: float) -> np.ndarray:
@@ -357,25 +354,23 @@ def _plasma(drawn: np.ndarray, decay: float) -> np.ndarray:
 
 
 @_corruption((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))
-def fog(images, constant, streams):
+def fog(pixels, constant, streams):
     density, decay = constant
     clouds = _plasma(np.stack([s.uniform(-1, 1, SIDE**2 - 1) for s in streams]), decay)
-    pixels = images / 255
     brightest = pixels.max((1, 2, 3), keepdims=True)
-    return _bytes((pixels + density * clouds[..., None]) * brightest / (brightest + density))
+    return (pixels + density * clouds[..., None]) * brightest / (brightest + density)
 
 
 @_corruption(0.05, 0.1, 0.15, 0.2, 0.3)
-def brightness(images, more, streams):
-    value, saturation, away = _hsv(images)
-    return _bytes(np.minimum(value + more, 1) * (1 - saturation * away))
+def brightness(pixels, more, streams):
+    value, saturation, away = _hsv(pixels)
+    return np.minimum(value + more, 1) * (1 - saturation * away)
 
 
 @_corruption(0.75, 0.5, 0.4, 0.3, 0.15)
-def contrast(images, factor, streams):
-    pixels = images / 255
+def contrast(pixels, factor, streams):
     means = pixels.mean((1, 2), keepdims=True)
-    return _bytes((pixels - means) * factor + means)
+    return (pixels - means) * factor + means
 
 
 def _sampled(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray, border: str) -> np.ndarray:
@@ -393,39 +388,39 @@ def _sampled(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray, border: 
     (SIDE * 0.1, SIDE * 0.04, SIDE * 0.05),
     (SIDE * 0.1, SIDE * 0.03, SIDE * 0.03),
 )
-def elastic_transform(images, constant, streams):
+def elastic_transform(pixels, constant, streams):
     """Three points move at random and carry the image along, then every pixel moves on its own."""
     strength, sigma, corners = constant
     drawn = [(s.uniform(-1, 1, (3, 2)), s.uniform(-1, 1, (2, SIDE, SIDE))) for s in streams]
     moves, shifts = (np.stack(values) for values in zip(*drawn, strict=True))
     points = np.array([[26.0, 26.0], [26.0, 6.0], [6.0, 6.0]])
     # Where the points went, as x, y, 1; the map back says what a pixel shows.
-    moved = np.concatenate([points + corners * moves, np.ones((len(images), 3, 1))], -1)
-    back = np.linalg.solve(moved, np.broadcast_to(points, (len(images), 3, 2)))
+    moved = np.concatenate([points + corners * moves, np.ones((len(pixels), 3, 1))], -1)
+    back = np.linalg.solve(moved, np.broadcast_to(points, (len(pixels), 3, 2)))
     rows, columns = np.indices((SIDE, SIDE)).astype(float)
     sources = np.stack([columns, rows, np.ones_like(rows)], -1) @ back[:, None]
-    turned = _sampled(images / 255, sources[..., 1], sources[..., 0], "mirror")
+    turned = _sampled(pixels, sources[..., 1], sources[..., 0], "mirror")
     shifts = strength * ndimage.gaussian_filter(
         shifts, sigma, mode="reflect", truncate=3, axes=(2, 3)
     )
-    return _bytes(_sampled(turned, rows + shifts[:, 1], columns + shifts[:, 0], "reflect"))
+    return _sampled(turned, rows + shifts[:, 1], columns + shifts[:, 0], "reflect")
 
 
 @_corruption(0.95, 0.9, 0.85, 0.75, 0.65)
-def pixelate(images, share, streams):
+def pixelate(pixels, share, streams):
     small = int(SIDE * share)
 
     box = Image.Resampling.BOX
-    shrunk = [Image.fromarray(image).resize((small, small), box) for image in images]
-    return np.stack([image.resize((SIDE, SIDE), box) for image in shrunk])
+    shrunk = [Image.fromarray(levels).resize((small, small), box) for levels in _bytes(pixels)]
+    return np.stack([image.resize((SIDE, SIDE), box) for image in shrunk]) / 255
 
 
 @_corruption(80, 65, 58, 50, 40)
-def jpeg_compression(images, quality, streams):
-    files = [io.BytesIO() for _ in images]
-    for image, file in zip(images, files, strict=True):
-        Image.fromarray(image).save(file, "JPEG", quality=quality)
-    return np.stack([Image.open(file) for file in files])
+def jpeg_compression(pixels, quality, streams):
+    files = [io.BytesIO() for _ in pixels]
+    for levels, file in zip(_bytes(pixels), files, strict=True):
+        Image.fromarray(levels).save(file, "JPEG", quality=quality)
+    return np.stack([Image.open(file) for file in files]) / 255
 
 
 # --------------------------------------------------------------------------------------------------
@@ -433,13 +428,13 @@ def jpeg_compression(images, quality, streams):
 
 
 @_corruption(0.06, 0.1, 0.12, 0.16, 0.2)
-def speckle_noise(images, deviation, streams):
-    return _bytes(images / 255 * (1 + deviation * _normal(streams, SIDE, SIDE, 3)))
+def speckle_noise(pixels, deviation, streams):
+    return pixels * (1 + deviation * _normal(streams, SIDE, SIDE, 3))
 
 
 @_corruption(0.4, 0.6, 0.7, 0.8, 1)
-def gaussian_blur(images, sigma, streams):
-    return _bytes(_gaussian(images / 255, sigma))
+def gaussian_blur(pixels, sigma, streams):
+    return _gaussian(pixels, sigma)
 
 
 def _equalised(levels: np.ndarray) -> np.ndarray:
@@ -481,21 +476,20 @@ def _water(liquid: np.ndarray) -> np.ndarray:
     (0.65, 0.1, 0.7, 0.69, 0.6, 1),
     (0.65, 0.1, 0.5, 0.68, 0.6, 1),
 )
-def spatter(images, constant, streams):
+def spatter(pixels, constant, streams):
     """Drops of water at the severities 1 to 3, mud at 4 and 5."""
     mean, deviation, sigma, threshold, strength, mud = constant
     liquid = _gaussian(mean + deviation * _normal(streams, SIDE, SIDE), sigma)
-    pixels = images / 255
     if not mud:
         light = strength * _water(_bytes(np.where(liquid < threshold, 0, liquid)).astype(int))
-        return _bytes(pixels + light[..., None] * (np.array([175, 238, 238]) / 255))
+        return pixels + light[..., None] * (np.array([175, 238, 238]) / 255)
     cover = _gaussian((liquid > threshold).astype(float), strength)
     cover = np.where(cover < 0.8, 0, cover)[..., None]
-    return _bytes(pixels * (1 - cover) + cover * (np.array([63, 42, 20]) / 255))
+    return pixels * (1 - cover) + cover * (np.array([63, 42, 20]) / 255)
 
 
 @_corruption((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2))
-def saturate(images, constant, streams):
+def saturate(pixels, constant, streams):
     factor, more = constant
-    value, saturation, away = _hsv(images)
-    return _bytes(value * (1 - np.clip(saturation * factor + more, 0, 1) * away))
+    value, saturation, away = _hsv(pixels)
+    return value * (1 - np.clip(saturation * factor + more, 0, 1) * away)
