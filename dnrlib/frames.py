@@ -1,6 +1,6 @@
 """Tidy frames from the records of runs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -137,9 +137,8 @@ def overlaps(layers: pd.DataFrame, which: str) -> tuple[pd.DataFrame, pd.DataFra
     the share of a layer's weights that the earlier one keeps (D20). Raises `UserError` for layers
     of several methods.
     """
-    if layers["method"].nunique() > 1:
-        names = ", ".join(layers["method"].unique())
-        raise UserError(f"an overlap map is of one method; these are {names}")
+    if len(methods := layers["method"].unique()) > 1:
+        raise UserError(f"an overlap map is of one method; these are {', '.join(methods)}")
     part = layers[layers["layer"].isin(LAYERS)].sort_values("generation")
     kept = (100 * part["kept"] / part["size"]).groupby([part["seed"], part["layer"]])
     part = part.assign(
@@ -263,11 +262,12 @@ def clinical_frame(found: Iterable[Run]) -> pd.DataFrame:
     alone) in %; and of the test pool: images, patients, and `commonest`, the accuracy in % of
     always naming the commonest class."""
     rows = []
-    for arm, (labels, groups, predicted) in _predicted(found).items():
+    labels, groups, predicted = _predicted(found)
+    for arm, by_seed in predicted.items():
         pool = (len(labels), len(set(groups)), 100 * np.bincount(labels).max() / len(labels))
         for metric in METRICS:
-            value = clustered(*_mean_ratios(metric, labels, predicted.values()), groups)
-            rows.append((arm, len(predicted), metric, *value, *pool))
+            value = clustered(*_mean_ratios(metric, labels, by_seed.values()), groups)
+            rows.append((arm, len(by_seed), metric, *value, *pool))
     columns = ["method", "n", "metric", "value", "low", "high", "images", "patients", "commonest"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -275,28 +275,29 @@ def clinical_frame(found: Iterable[Run]) -> pd.DataFrame:
 def clinical_differences(found: Iterable[Run], a: str, b: str) -> pd.DataFrame:
     """Method `a` minus method `b` over their common seeds, with intervals as in `clinical_frame`,
     of the same resamples. One row per metric: metric, n, difference, low, high in points; no row
-    if one of the two was not run."""
-    predicted, rows = _predicted(found), []
-    if {a, b} <= predicted.keys():
-        (labels, groups, of_a), (_, _, of_b) = predicted[a], predicted[b]
-        common = sorted(of_a.keys() & of_b.keys())
-        for metric in METRICS:
-            above, below = _mean_ratios(metric, labels, [of_a[seed] for seed in common])
-            less, _ = _mean_ratios(metric, labels, [of_b[seed] for seed in common])
-            rows.append((metric, len(common), *clustered(above - less, below, groups)))
+    if there are none."""
+    rows = []
+    labels, groups, predicted = _predicted(found)
+    of_a, of_b = predicted.get(a, {}), predicted.get(b, {})
+    common = sorted(of_a.keys() & of_b.keys())
+    for metric in METRICS if common else ():
+        above, below = _mean_ratios(metric, labels, [of_a[seed] for seed in common])
+        less, _ = _mean_ratios(metric, labels, [of_b[seed] for seed in common])
+        rows.append((metric, len(common), *clustered(above - less, below, groups)))
     return pd.DataFrame(rows, columns=["metric", "n", "difference", "low", "high"])
 
 
-def _predicted(found: Iterable[Run]) -> dict[str, tuple[np.ndarray, list, dict[int, np.ndarray]]]:
-    """By arm: labels, groups (the number of the image where every image is alone), and what was
-    predicted, by seed."""
-    by_arm: dict[str, tuple[np.ndarray, list, dict[int, np.ndarray]]] = {}
+def _predicted(
+    found: Iterable[Run],
+) -> tuple[np.ndarray, Sequence[Any], dict[str, dict[int, np.ndarray]]]:
+    """Of the images that all runs were evaluated on, labels and groups (the number of the image
+    where every image is alone); and what was predicted, by arm and seed."""
+    labels, groups, predicted = np.array([]), [], {}
     for run, _, result in _measured(found, Predictions):
         labels = np.array(result["labels"])
-        groups = result.get("groups", list(range(len(labels))))
-        seeds = by_arm.setdefault(run.arm, (labels, groups, {}))[2]
-        seeds[run.config.seed] = np.array(result["predicted"])
-    return by_arm
+        groups = result.get("groups", range(len(labels)))
+        predicted.setdefault(run.arm, {})[run.config.seed] = np.array(result["predicted"])
+    return labels, groups, predicted
 
 
 def _mean_ratios(

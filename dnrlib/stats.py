@@ -13,13 +13,10 @@ from . import UserError
 
 LEVEL = 0.95
 """Confidence level of every interval."""
-
 MARGIN = 0.5
 """Percentage points of accuracy within which two methods count as equivalent."""
-
 PRIMARY = [("dnr", "long"), ("dnr", "tune"), ("dnr", "ke")]
 """The comparisons that a study is planned for: does DNR beat the long baseline, fine-tuning, KE?"""
-
 POWER = 0.8
 """Power for which the number of seeds is planned."""
 
@@ -161,13 +158,9 @@ def verdict(difference: Estimate, p: float) -> str:
 def paired(frame: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     """The difference a - b in test accuracy, in points: seeds that have both (rows) by generation
     (columns)."""
-    sides = [
-        frame[frame["method"] == arm].pivot(
-            index="seed", columns="generation", values="test_accuracy"
-        )
-        for arm in (a, b)
-    ]
-    return (sides[0] - sides[1]).dropna(how="all").dropna(axis="columns", how="all")
+    axes = {"index": "seed", "columns": "generation", "values": "test_accuracy"}
+    of_a, of_b = (frame[frame["method"] == arm].pivot(**axes) for arm in (a, b))
+    return (of_a - of_b).dropna(how="all").dropna(axis="columns", how="all")
 
 
 def line(x: Iterable[float], y: Iterable[float]) -> tuple[float, float, float]:

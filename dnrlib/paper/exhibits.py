@@ -1,6 +1,5 @@
 """The papers' numbers, from `data/paper/*.csv`, and the runs that stand beside them."""
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -47,15 +46,11 @@ class Exhibit:
     """What it measures on a dataset beyond test accuracy."""
 
 
-def _corruptions(dataset: str) -> Corruptions:
+def _corruptions(dataset: str, normalised: bool = True) -> Corruptions:
     each = {"embedded": 20, "photographs": 50, "full": 0}[scope(dataset)]
     # The question does not depend on the disk: records are found by it.
-    return Corruptions(each, official=VIEWS.get(dataset, (dataset,))[0] == "cifar10")
-
-
-def _with_and_without_normalisation(dataset: str) -> tuple[Evaluation, ...]:
-    usual = _corruptions(dataset)
-    return usual, dataclasses.replace(usual, normalised=False)
+    official = VIEWS.get(dataset, (dataset,))[0] == "cifar10"
+    return Corruptions(each, normalised, official)
 
 
 def _attacks(dataset: str) -> tuple[Evaluation, ...]:
@@ -197,7 +192,7 @@ EXHIBITS = {
         rows={"long": "LB", "ke": "KE", "dnr": "DNR"},
         bundled="digits-colour",
         photographs=(),
-        evaluations=_with_and_without_normalisation,
+        evaluations=lambda dataset: (_corruptions(dataset), _corruptions(dataset, False)),
     ),
     "released": Exhibit(arms="tune lw-released dnr-released dnr-released-magnitude dnr"),
     "shock": Exhibit(
