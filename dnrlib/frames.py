@@ -124,10 +124,6 @@ def layers(found: Iterable[Run]) -> pd.DataFrame:
     return frame.assign(layer=frame["layer"].str.removesuffix(".weight"))
 
 
-# --------------------------------------------------------------------------------------------------
-# What pages compute of these frames
-
-
 def overlaps(layers: pd.DataFrame, which: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Overlap of masks in %, and what it would be by chance, from a frame of `layers`.
 
@@ -178,10 +174,6 @@ def dead(layers: pd.DataFrame) -> pd.DataFrame:
     zero, reset = sums["zero_saliency"], sums["size"] - sums["kept"]
     shares = {"zero": zero / sums["size"], "of_reset": zero.clip(upper=reset) / reset}
     return 100 * pd.DataFrame(shares)
-
-
-# --------------------------------------------------------------------------------------------------
-# What evaluations found
 
 
 def corruption_frame(found: Iterable[Run]) -> pd.DataFrame:

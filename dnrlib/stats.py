@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,11 +67,11 @@ def bounds(values: Iterable[float]) -> tuple[float, float]:
     return found.low, found.high
 
 
-def holm(p_values: list[float]) -> list[float]:
+def holm(p_values: Sequence[float]) -> list[float]:
     """Holm-adjusted p-values (Holm, 1979), in the order given."""
-    order, adjusted = np.argsort(p_values), np.empty(len(p_values))
-    times = len(p_values) - np.arange(len(p_values))
-    adjusted[order] = np.maximum.accumulate(times * np.array(p_values)[order]).clip(max=1)
+    p = np.asarray(p_values, dtype=float)
+    order, adjusted = p.argsort(), np.empty(len(p))
+    adjusted[order] = np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order]).clip(max=1)
     return adjusted.tolist()
 
 

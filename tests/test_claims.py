@@ -64,9 +64,7 @@ def test_grammar():
     assert parse("fall dnr, dnr+keep=0.7, dnr+keep=0.6") == [
         Part("fall", ("dnr", "dnr+keep=0.7", "dnr+keep=0.6"))
     ]
-    assert parse("rise dnr@overlap_first by generation") == [
-        Part("rise", ("dnr@overlap_first",), by_generation=True)
-    ]
+    assert parse("rise dnr@overlap_first by generation") == [Part("rise", ("dnr@overlap_first",))]
     for bad in ("", "dnr", "rise dnr", "dnr >", "> dnr", "rise dnr, ke by generation"):
         with pytest.raises(UserError, match="cannot be read"):
             parse(bad)

@@ -135,10 +135,6 @@ def _corruption(*constants: Any):
     return enter
 
 
-# --------------------------------------------------------------------------------------------------
-# What several corruptions use
-
-
 def _bytes(values: np.ndarray) -> np.ndarray:
     """Values cut to 0..1 as grey levels, without their fraction (as the published arrays)."""
     # More than any rounding error, so that processors agree, and less than anyone can see.
@@ -195,10 +191,6 @@ def _motion(levels: np.ndarray, angles: Iterable[float], radius: float, sigma: f
         for weight, down, right in zip(weights, downs, rights, strict=True):
             target += weight * source[down : down + SIDE, right : right + SIDE]
     return np.floor(smeared + (0.5 + 1e-6))
-
-
-# --------------------------------------------------------------------------------------------------
-# The 15 of the benchmark
 
 
 @_corruption(0.04, 0.06, 0.08, 0.09, 0.10)
@@ -421,10 +413,6 @@ def jpeg_compression(pixels, quality, streams):
     for levels, file in zip(_bytes(pixels), files, strict=True):
         Image.fromarray(levels).save(file, "JPEG", quality=quality)
     return np.stack([Image.open(file) for file in files]) / 255
-
-
-# --------------------------------------------------------------------------------------------------
-# The 4 extra ones
 
 
 @_corruption(0.06, 0.1, 0.12, 0.16, 0.2)

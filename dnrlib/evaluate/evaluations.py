@@ -257,10 +257,6 @@ def attack(
     return changed
 
 
-# --------------------------------------------------------------------------------------------------
-# What is found, by record
-
-
 def evaluated(records: Iterable[dict[str, Any]]) -> Iterator[tuple[Evaluation, dict[str, Any]]]:
     """The evaluations among records, each with its result."""
     kinds = {each.stored_as: each for each in Evaluation.__subclasses__()}

@@ -31,12 +31,12 @@ from .exhibits import ANALOGUE, EXHIBITS, PAPER, PLANNED, Exhibit, wide
 
 @dataclass(frozen=True)
 class Part:
-    """One hypothesis: `left` is more than `right`, the same (`=`), or a trend over `terms`."""
+    """One hypothesis: the first term is more than the second, the same, or all are a trend."""
 
     kind: str
     """`>`, `=`, `rise` or `fall`."""
     terms: tuple[str, ...]
-    by_generation: bool = False
+    """Arms, or differences of two; of a trend a single one if it is one by generation."""
 
     def arms(self, dataset: str) -> list[str]:
         """The arms that it speaks of on a dataset, by the names that their runs have."""
@@ -57,10 +57,9 @@ def parse(statement: str) -> list[Part]:
     """The parts of a statement; raises `UserError` if it cannot be read."""
     word, _, rest = statement.partition(" ")
     if word in ("rise", "fall"):
-        by_generation = rest.endswith(" by generation")
         terms = tuple(rest.removesuffix(" by generation").split(", "))
-        if by_generation == (len(terms) == 1):
-            return [Part(word, terms, by_generation)]
+        if rest.endswith(" by generation") == (len(terms) == 1):
+            return [Part(word, terms)]
     else:
         found = []
         for text in statement.split(" & "):
@@ -81,10 +80,6 @@ def _named(arm: str, dataset: str) -> str:
     return arm_of(configure(dataset, **parse_arm(arm)))
 
 
-# --------------------------------------------------------------------------------------------------
-# Evidence
-
-
 def _values(term: str, frame: pd.DataFrame, by: str | list[str], dataset: str) -> pd.Series:
     """The value in points of a term, or of a difference of two, by seed (and generation); none if
     an arm was not run."""
@@ -100,7 +95,7 @@ def _values(term: str, frame: pd.DataFrame, by: str | list[str], dataset: str) -
 def sample(part: Part, frame: pd.DataFrame, dataset: str) -> pd.Series:
     """By seed, in points, what a part says is above 0 (or, for `=`, about 0): the paired
     difference, or the rise of the fitted line from the first to the last of the terms."""
-    if part.by_generation:
+    if len(part.terms) == 1:
         values = _values(*part.terms, frame, ["seed", "generation"], dataset)
         by_seed = values.unstack().dropna()
     else:
@@ -178,17 +173,13 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
             if column == "embedded" and stated["untestable"]:
                 row["verdict"] = "not testable here"
         rows.append(row)
-    for rank in {row["rank"] for row in rows}:
-        family = [row for row in rows if row["rank"] == rank]
-        for name in ("support", "refute"):
-            adjusted = holm([row[name] for row in family])
-            for row, p in zip(family, adjusted, strict=True):
-                row[name] = p
-    for row in rows:
-        if row["verdict"] in ("", "not finished"):
-            _judge(row)
+    table = pd.DataFrame(rows)
+    by_rank = table.groupby("rank")
+    for name in ("support", "refute"):
+        table[name] = by_rank[name].transform(lambda p: pd.Series(holm(p), p.index))
+    judged = [_judged(row) for row in table.to_dict("records")]
     columns = ["id", "rank", "part", "n", "value", "low", "high", "support", "refute", "verdict"]
-    return pd.DataFrame(rows, columns=[*columns, "seeds_needed"]).set_index("id")
+    return pd.DataFrame(judged, columns=[*columns, "seeds_needed"]).set_index("id")
 
 
 def _datasets(exhibit: str, frames: Iterable[str], column: str) -> list[str]:
@@ -199,9 +190,11 @@ def _datasets(exhibit: str, frames: Iterable[str], column: str) -> list[str]:
     return list(of.columns if column == "full" else of.photographs)
 
 
-def _judge(row: dict[str, Any]) -> None:
-    """Adds to a row of the ledger its verdict, and the part that decided it."""
+def _judged(row: dict[str, Any]) -> dict[str, Any]:
+    """A row of the ledger with its verdict, and the part that decided it."""
     evidence = row["evidence"]
+    if row["verdict"] in ("not run", "not testable here"):
+        return row
     holds, fails = row["support"] < 1 - LEVEL, row["refute"] < 1 - LEVEL
     row["verdict"] = row["verdict"] or ("holds" if holds else "fails" if fails else "undecided")
     weakest = max(evidence, key=lambda found: found[0])
@@ -212,6 +205,7 @@ def _judge(row: dict[str, Any]) -> None:
     row["part"] = words if len(evidence) > 1 else ""
     if row["verdict"] == "undecided" and not math.isnan(shown.p):
         row["seeds_needed"] = seeds_needed(shown.sd)
+    return row
 
 
 def _in_words(part: Part) -> str:
@@ -219,10 +213,6 @@ def _in_words(part: Part) -> str:
     return " − ".join(
         label(arm) + (f" ({column.replace('_', ' ')})" if column else "") for arm, _, column in arms
     )
-
-
-# --------------------------------------------------------------------------------------------------
-# The paper's own numbers
 
 
 def in_print(statement: str) -> tuple[int, list[str]]:
