@@ -99,7 +99,7 @@ def run(command: argparse.ArgumentParser) -> None:
 def study(command: argparse.ArgumentParser) -> None:
     """many runs in parallel, into your own runs folder"""
     from .methods import MAIN, METHODS
-    from .paper.exhibits import ANALOGUE, ROWS
+    from .paper.exhibits import ANALOGUE, EXHIBITS
 
     _common(command)
     # An exhibit may have a bundled dataset of its own.
@@ -115,7 +115,7 @@ def study(command: argparse.ArgumentParser) -> None:
         "--exhibit",
         action="append",
         default=[],
-        choices=tuple(ROWS),
+        choices=[name for name, each in EXHIBITS.items() if each.arms],
         help="all that an exhibit compares and evaluates; may be repeated (without --dataset: "
         + ", ".join(f"{name} on {of}" for name, of in ANALOGUE.items())
         + ", all others on digits)",

@@ -1,13 +1,13 @@
 """Tidy frames from the records of runs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from . import UserError
-from .evaluate.corruptions import CORRUPTIONS, EXTRA, GROUPED
+from .evaluate.corruptions import CORRUPTIONS, GROUPED
 from .evaluate.evaluations import (
     EVALUATED,
     METRICS,
@@ -15,119 +15,92 @@ from .evaluate.evaluations import (
     Corruptions,
     Evaluation,
     Predictions,
+    evaluated,
+    mean_accuracies,
     measures,
     ratios,
-    read_record,
     recalls,
 )
 from .models import LAYERS
-from .records import Record
 from .stats import clustered
 from .study import Run
 
+OVERLAPS = ("previous", "first", "resampled")
 STAGES = ("layer1", "layer4")
 """The first and the last stage of a network, whose overlaps are told apart."""
 COLUMNS = [
-    *("dataset", "method", "seed", "source", "generation", "last", "epochs"),
-    *("test_accuracy", "train_accuracy", "birth_accuracy", "masked_accuracy"),
-    *("test_loss", "train_loss", "kept", "zero_saliency"),
-    *("overlap_previous", "overlap_first", "overlap_resampled"),
-    *(f"overlap_{name}_{stage}" for name in ("previous", "first") for stage in STAGES),
-    *("seconds", "images_per_second", "mask_seconds"),
+    *("dataset", "method", "seed", "generation", "last", "epochs"),
+    *("test_accuracy", "train_accuracy", "birth_accuracy", "masked_accuracy", "kept"),
+    *(f"overlap_{name}" for name in OVERLAPS),
+    *(f"overlap_{name}_{stage}" for name in OVERLAPS[:2] for stage in STAGES),
+    *("seconds", "mask_seconds"),
     *EVALUATED,
 ]
 LAYER_COLUMNS = [
-    *("dataset", "method", "seed", "generation", "layer", "size", "kept"),
-    *("zero_saliency", "with_previous", "with_first", "with_resampled"),
+    *("dataset", "method", "seed", "generation", "layer", "size", "kept", "zero_saliency"),
+    *(f"with_{name}" for name in OVERLAPS),
 ]
 
 
 def generations(found: Iterable[Run]) -> pd.DataFrame:
     """One row per run and generation, tidy.
 
-    Columns: dataset, method, seed, source; generation (1-based), `last` (whether it is the run's
-    last) and `epochs` trained so far; accuracies in %: test, train, `birth_accuracy` (before the
-    first step) and `masked_accuracy` (without the weights that the next mask drops); test_loss,
-    train_loss; shares 0..1 over all layers: kept, zero_saliency, overlap_previous, overlap_first
-    (of the weights kept by this mask, those kept by the previous or the first one; DNR Figs. 2, 4),
+    Columns: dataset, method (the arm, `recipes.arm_of`), seed; generation (1-based), `last`
+    (whether it is the run's last) and `epochs` trained so far; accuracies in %: test, train,
+    `birth_accuracy` (before the first step) and `masked_accuracy` (without the weights that the
+    next mask drops); shares 0..1 over all layers: kept, overlap_previous, overlap_first (of the
+    weights kept by this mask, those kept by the previous or the first one; DNR Figs. 2, 4),
     overlap_resampled (those kept by a mask from independent samples at the same weights), the first
-    two also within the first and the last stage (`overlap_previous_layer4`); seconds and
-    images_per_second of the training, mask_seconds of the mask; in the last row of a run what
-    was found by its evaluations (`evaluations.EVALUATED`). Values that a generation does not have
-    are NaN. `method` is the run's arm, its method and what differs from the recipe
-    (`recipes.arm_of`).
+    two also within the first and the last stage (`overlap_previous_layer4`); seconds of the
+    training, mask_seconds of the mask; in the last row of a run what was found by its evaluations
+    (`evaluations.EVALUATED`). Values that a generation does not have are NaN.
 
     A run that is one long generation gets a row per `Config.epochs` epochs too, with nothing but
     the test accuracy at that point of its schedule.
     """
     rows = []
-    for run_ in found:
-        by_kind: dict[tuple[str, int], Record] = {
-            (record["kind"], record["generation"]): record for record in run_.records
-        }
-        last = max(number for _, number in by_kind)
-        arm, epochs, generation = run_.arm, 0, 0
-        for number in range(1, last + 1):
-            record = by_kind["generation", number]
+    for run in found:
+        about, rows_before = _about(run), len(rows)
+        masks = {record["generation"]: record for record in run.records if record["kind"] == "mask"}
+        epochs = 0
+        for record in run.records:
+            if record["kind"] != "generation":
+                continue
             result = record["result"]
-            base = {
-                "dataset": run_.config.dataset,
-                "method": arm,
-                "seed": run_.config.seed,
-                "source": run_.source,
-            }
             for passed, accuracy in enumerate(result["trace"][:-1], 1):
-                generation += 1
-                rows.append(
-                    base
-                    | {
-                        "generation": generation,
-                        "last": False,
-                        "epochs": epochs + passed * run_.config.epochs,
-                        "test_accuracy": accuracy,
-                    }
-                )
-            generation += 1
+                so_far = epochs + passed * run.config.epochs
+                rows.append(about | {"epochs": so_far, "test_accuracy": accuracy})
             epochs += len(result["curve"])
-            row = base | {"generation": generation, "last": number == last, "epochs": epochs}
-            for name in (
-                "test_accuracy",
-                "train_accuracy",
-                "birth_accuracy",
-                "test_loss",
-                "train_loss",
-            ):
+            row = about | {"epochs": epochs, "seconds": record["timing"]["seconds"]}
+            for name in ("test_accuracy", "train_accuracy", "birth_accuracy"):
                 row[name] = result[name]
-            row |= {name: record["timing"][name] for name in ("seconds", "images_per_second")}
-            mask = by_kind.get(("mask", number))
-            if mask is not None:
+            if mask := masks.get(record["generation"]):
                 row |= _shares(mask["result"])
                 # The first published masks were not timed.
                 row["mask_seconds"] = mask.get("timing", {}).get("seconds")
-            if number == last:
-                row |= measures(run_.records)
             rows.append(row)
+        rows[-1] |= measures(run.records)
+        for generation, row in enumerate(rows[rows_before:], 1):
+            row |= {"generation": generation, "last": row is rows[-1]}
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def _about(run: Run) -> dict[str, Any]:
+    return {"dataset": run.config.dataset, "method": run.arm, "seed": run.config.seed}
+
+
 def _shares(result: dict[str, Any]) -> dict[str, float]:
-    total = {name: sum(counts.values()) for name, counts in result.items() if type(counts) is dict}
-    shares = {
-        "kept": total["kept"] / total["size"],
-        "masked_accuracy": result["masked_accuracy"],
-    }
-    if result["zero_saliency"]:
-        shares["zero_saliency"] = total["zero_saliency"] / total["size"]
-    for name in ("previous", "first", "resampled"):
-        if result.get(f"with_{name}") and total["kept"]:
-            shares[f"overlap_{name}"] = total[f"with_{name}"] / total["kept"]
-            for stage in STAGES if name != "resampled" else ():
-                kept, both = (
-                    sum(n for layer, n in result[counts].items() if layer.startswith(f"{stage}."))
-                    for counts in ("kept", f"with_{name}")
-                )
-                if kept:
-                    shares[f"overlap_{name}_{stage}"] = both / kept
+    """What the result of a mask says of all layers, and of some stages."""
+
+    def kept(of: str, stage: str = "") -> int:
+        return sum(count for layer, count in result[of].items() if layer.startswith(stage))
+
+    shares = {"masked_accuracy": result["masked_accuracy"], "kept": kept("kept") / kept("size")}
+    for name in OVERLAPS:
+        for stage in ("", *STAGES) if result.get(f"with_{name}") else ():
+            if total := kept("kept", stage):
+                column = f"overlap_{name}_{stage}".removesuffix("_")
+                shares[column] = kept(f"with_{name}", stage) / total
     return shares
 
 
@@ -138,29 +111,17 @@ def layers(found: Iterable[Run]) -> pd.DataFrame:
     with_first, with_resampled (NaN where there is none).
     """
     rows = []
-    for run_ in found:
-        arm = run_.arm
-        for record in run_.records:
-            if record["kind"] != "mask":
-                continue
-            result = record["result"]
-            counts = {name: values for name, values in result.items() if type(values) is dict}
-            for layer in result["size"]:
-                rows.append(
-                    {
-                        "dataset": run_.config.dataset,
-                        "method": arm,
-                        "seed": run_.config.seed,
-                        "generation": record["generation"],
-                        "layer": layer.removesuffix(".weight"),
-                    }
-                    | {name: values.get(layer) for name, values in counts.items()}
-                )
-    return pd.DataFrame(rows, columns=LAYER_COLUMNS)
-
-
-# --------------------------------------------------------------------------------------------------
-# What pages compute of these frames
+    for run in found:
+        about = _about(run)
+        for record in run.records:
+            if record["kind"] == "mask":
+                counts = {name: of for name, of in record["result"].items() if type(of) is dict}
+                for layer in counts["size"]:
+                    row = {name: of.get(layer) for name, of in counts.items()}
+                    row |= {"generation": record["generation"], "layer": layer}
+                    rows.append(about | row)
+    frame = pd.DataFrame(rows, columns=LAYER_COLUMNS)
+    return frame.assign(layer=frame["layer"].str.removesuffix(".weight"))
 
 
 def overlaps(layers: pd.DataFrame, which: str) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -172,9 +133,8 @@ def overlaps(layers: pd.DataFrame, which: str) -> tuple[pd.DataFrame, pd.DataFra
     the share of a layer's weights that the earlier one keeps (D20). Raises `UserError` for layers
     of several methods.
     """
-    if layers["method"].nunique() > 1:
-        names = ", ".join(layers["method"].unique())
-        raise UserError(f"an overlap map is of one method; these are {names}")
+    if len(methods := layers["method"].unique()) > 1:
+        raise UserError(f"an overlap map is of one method; these are {', '.join(methods)}")
     part = layers[layers["layer"].isin(LAYERS)].sort_values("generation")
     kept = (100 * part["kept"] / part["size"]).groupby([part["seed"], part["layer"]])
     part = part.assign(
@@ -216,16 +176,12 @@ def dead(layers: pd.DataFrame) -> pd.DataFrame:
     return 100 * pd.DataFrame(shares)
 
 
-# --------------------------------------------------------------------------------------------------
-# What evaluations found
-
-
 def corruption_frame(found: Iterable[Run]) -> pd.DataFrame:
     """One row per run, way of normalising, corruption and severity (1 to 5; 0 is the clean images,
     as corruption `none`): method, seed, normalised, official, images (their number), corruption,
     severity, accuracy in %."""
     rows = []
-    for run, result, evaluation in evaluated(found, Corruptions):
+    for run, evaluation, result in _measured(found, Corruptions):
         base = (run.arm, run.config.seed, evaluation.normalised, evaluation.official)
         base += (result["images"],)
         rows.append((*base, "none", 0, result["clean"]))
@@ -236,51 +192,46 @@ def corruption_frame(found: Iterable[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "corruption", "severity", "accuracy"])
 
 
+def _means(frame: pd.DataFrame, by: str | list[str]) -> pd.DataFrame:
+    """Of a `corruption_frame`, mean accuracies in %: a row per corruption (`none` last)."""
+    means = frame.pivot_table(index="corruption", columns=by, values="accuracy", sort=False)
+    return means.reindex([*GROUPED, "none"])
+
+
 def by_corruption(frame: pd.DataFrame, normalised: bool = True) -> pd.DataFrame:
     """Of a `corruption_frame`, the mean accuracy in % over severities and runs: a row per
     corruption (`GROUPED`), then `mCA 19` over all and `mCA 15` over those of the benchmark; a
     column per method."""
-    part = frame[(frame["normalised"] == normalised) & (frame["severity"] > 0)]
-    means = part.pivot_table(index="corruption", columns="method", values="accuracy", sort=False)
-    means = means.reindex(GROUPED).rename_axis(index=None)
-    means.loc["mCA 19"], means.loc["mCA 15"] = means.mean(), means.drop(index=list(EXTRA)).mean()
-    return means
+    means = _means(frame[frame["normalised"] == normalised], "method").drop("none")
+    means.loc["mCA 19"], means.loc["mCA 15"] = mean_accuracies(means)
+    return means.rename_axis(index=None)
 
 
 def corruption_means(frame: pd.DataFrame) -> pd.DataFrame:
     """Of a `corruption_frame`, one row per method, way of normalising and seed (the index):
     accuracies in % on `clean` images and over all (`mCA 19`) and the benchmark's (`mCA 15`)
     corruptions and severities, and what is `lost`, clean minus mCA 19."""
-
-    def mean(part: pd.DataFrame) -> pd.Series:
-        return part.groupby(["method", "normalised", "seed"], sort=False)["accuracy"].mean()
-
-    corrupted = frame[frame["severity"] > 0]
-    means = {
-        "clean": mean(frame[frame["severity"] == 0]),
-        "mCA 19": mean(corrupted),
-        "mCA 15": mean(corrupted[~corrupted["corruption"].isin(EXTRA)]),
-    }
-    return pd.DataFrame(means).assign(lost=means["clean"] - means["mCA 19"])
+    means = _means(frame, ["method", "normalised", "seed"])
+    mca, mca_15 = mean_accuracies(means.drop("none"))
+    found = {"clean": means.loc["none"], "mCA 19": mca, "mCA 15": mca_15}
+    return pd.DataFrame(found | {"lost": means.loc["none"] - mca})
 
 
 def likeness(frame: pd.DataFrame, printed: pd.DataFrame) -> pd.DataFrame:
     """How alike the corruptions are ordered by the accuracies of a `corruption_frame` and by those
     that are `printed` (a row per method, a column per corruption): Spearman's correlation. One row
     per printed method, seed and way of normalising: method, seed, normalised, correlation."""
-    rows = []
-    corrupted = frame[(frame["severity"] > 0) & frame["method"].isin(printed.index)]
-    for run, part in corrupted.groupby(["method", "seed", "normalised"], sort=False):
-        means = part.groupby("corruption")["accuracy"].mean()
-        rows.append((*run, means.corr(printed.loc[run[0]], method="spearman")))
-    return pd.DataFrame(rows, columns=["method", "seed", "normalised", "correlation"])
+    columns = ["method", "seed", "normalised"]
+    means = _means(frame[frame["method"].isin(printed.index)], columns).drop("none")
+    rows = [(*run, of.corr(printed.loc[run[0]], method="spearman")) for run, of in means.items()]
+    return pd.DataFrame(rows, columns=[*columns, "correlation"])
 
 
 def attack_frame(found: Iterable[Run]) -> pd.DataFrame:
     """One row per run, attack and epsilon: method, seed, steps, restarts, images (their number),
     epsilon in 255ths, accuracy in %, and `no_gradient` (share of images)."""
     rows = []
-    for run, result, evaluation in evaluated(found, Attack):
+    for run, evaluation, result in _measured(found, Attack):
         base = (run.arm, run.config.seed, evaluation.steps, evaluation.restarts, result["images"])
         for epsilon, accuracy in zip(evaluation.epsilons, result["accuracy"], strict=True):
             rows.append((*base, epsilon, accuracy, result["no_gradient"]))
@@ -290,13 +241,10 @@ def attack_frame(found: Iterable[Run]) -> pd.DataFrame:
 
 def recall_frame(found: Iterable[Run]) -> pd.DataFrame:
     """One row per run and class: method, seed, class (its number), recall in %."""
-    rows = [
-        (run.arm, run.config.seed, number, recall)
-        for run, result, _ in evaluated(found, Predictions)
-        for number, recall in enumerate(
-            recalls(np.array(result["labels"]), np.array(result["predicted"]))
-        )
-    ]
+    rows = []
+    for run, _, result in _measured(found, Predictions):
+        each = recalls(np.array(result["labels"]), np.array(result["predicted"]))
+        rows += [(run.arm, run.config.seed, number, recall) for number, recall in enumerate(each)]
     return pd.DataFrame(rows, columns=["method", "seed", "class", "recall"])
 
 
@@ -306,11 +254,12 @@ def clinical_frame(found: Iterable[Run]) -> pd.DataFrame:
     alone) in %; and of the test pool: images, patients, and `commonest`, the accuracy in % of
     always naming the commonest class."""
     rows = []
-    for arm, (labels, groups, predicted) in _predicted(found).items():
+    labels, groups, predicted = _predicted(found)
+    for arm, by_seed in predicted.items():
         pool = (len(labels), len(set(groups)), 100 * np.bincount(labels).max() / len(labels))
         for metric in METRICS:
-            value = clustered(*_mean_parts(metric, labels, predicted.values()), groups)
-            rows.append((arm, len(predicted), metric, *value, *pool))
+            value = clustered(*_mean_ratios(metric, labels, by_seed.values()), groups)
+            rows.append((arm, len(by_seed), metric, *value, *pool))
     columns = ["method", "n", "metric", "value", "low", "high", "images", "patients", "commonest"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -318,45 +267,44 @@ def clinical_frame(found: Iterable[Run]) -> pd.DataFrame:
 def clinical_differences(found: Iterable[Run], a: str, b: str) -> pd.DataFrame:
     """Method `a` minus method `b` over their common seeds, with intervals as in `clinical_frame`,
     of the same resamples. One row per metric: metric, n, difference, low, high in points; no row
-    if one of the two was not run."""
-    predicted, rows = _predicted(found), []
-    if {a, b} <= predicted.keys():
-        labels, groups, of_a = predicted[a]
-        of_b = predicted[b][2]
-        common = sorted(of_a.keys() & of_b.keys())
-        for metric in METRICS:
-            (above, below), (less, _) = (
-                _mean_parts(metric, labels, [of[seed] for seed in common]) for of in (of_a, of_b)
-            )
-            rows.append((metric, len(common), *clustered(above - less, below, groups)))
+    if there are none."""
+    rows = []
+    labels, groups, predicted = _predicted(found)
+    of_a, of_b = predicted.get(a, {}), predicted.get(b, {})
+    common = sorted(of_a.keys() & of_b.keys())
+    for metric in METRICS if common else ():
+        above, below = _mean_ratios(metric, labels, [of_a[seed] for seed in common])
+        less, _ = _mean_ratios(metric, labels, [of_b[seed] for seed in common])
+        rows.append((metric, len(common), *clustered(above - less, below, groups)))
     return pd.DataFrame(rows, columns=["metric", "n", "difference", "low", "high"])
 
 
-def _predicted(found: Iterable[Run]) -> dict[str, tuple[np.ndarray, list, dict[int, np.ndarray]]]:
-    """By arm: labels, groups (the number of the image where every image is alone), and what was
-    predicted, by seed."""
-    by_arm: dict[str, tuple[np.ndarray, list, dict[int, np.ndarray]]] = {}
-    for run, result, _ in evaluated(found, Predictions):
+def _predicted(
+    found: Iterable[Run],
+) -> tuple[np.ndarray, Sequence[Any], dict[str, dict[int, np.ndarray]]]:
+    """Of the images that all runs were evaluated on, labels and groups (the number of the image
+    where every image is alone); and what was predicted, by arm and seed."""
+    labels, groups, predicted = np.array([]), [], {}
+    for run, _, result in _measured(found, Predictions):
         labels = np.array(result["labels"])
-        groups = result.get("groups", list(range(len(labels))))
-        seeds = by_arm.setdefault(run.arm, (labels, groups, {}))[2]
-        seeds[run.config.seed] = np.array(result["predicted"])
-    return by_arm
+        groups = result.get("groups", range(len(labels)))
+        predicted.setdefault(run.arm, {})[run.config.seed] = np.array(result["predicted"])
+    return labels, groups, predicted
 
 
-def _mean_parts(
+def _mean_ratios(
     metric: str, labels: np.ndarray, predicted: Iterable[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`parts`, averaged over what several networks predicted."""
-    each = [ratios(metric, labels, named) for named in predicted]
-    return np.mean([above for above, _ in each], axis=0), each[0][1]
+    """`evaluations.ratios`, averaged over what several networks predicted."""
+    above, below = zip(*(ratios(metric, labels, named) for named in predicted), strict=True)
+    return np.mean(above, axis=0), below[0]
 
 
-def evaluated(
+def _measured(
     found: Iterable[Run], kind: type[Evaluation]
-) -> Iterator[tuple[Run, dict[str, Any], Any]]:
-    """Every evaluation of a kind among the records of runs: the run, the result, the evaluation."""
+) -> Iterator[tuple[Run, Any, dict[str, Any]]]:
+    """Every evaluation of a kind among the records of runs: the run, the evaluation, the result."""
     for run in found:
-        for evaluation, result in map(read_record, run.records):
+        for evaluation, result in evaluated(run.records):
             if isinstance(evaluation, kind):
-                yield run, result, evaluation
+                yield run, evaluation, result

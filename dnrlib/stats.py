@@ -1,8 +1,8 @@
 """Means, intervals and verdicts; every comparison is paired by seed."""
 
-import bisect
+import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,13 +13,10 @@ from . import UserError
 
 LEVEL = 0.95
 """Confidence level of every interval."""
-
 MARGIN = 0.5
 """Percentage points of accuracy within which two methods count as equivalent."""
-
 PRIMARY = [("dnr", "long"), ("dnr", "tune"), ("dnr", "ke")]
 """The comparisons that a study is planned for: does DNR beat the long baseline, fine-tuning, KE?"""
-
 POWER = 0.8
 """Power for which the number of seeds is planned."""
 
@@ -36,6 +33,18 @@ class Estimate:
     high: float
     p: float
     """Two-sided p-value of the t-test against 0; NaN for n = 1 and where there is no spread."""
+
+    def above(self, bound: float) -> float:
+        """One-sided p-value of the t-test that the mean is above a bound; where `p` is not NaN."""
+        return float(stats.t.sf((self.mean - bound) / (self.sd / math.sqrt(self.n)), self.n - 1))
+
+    def below(self, bound: float) -> float:
+        """As `above`, that the mean is below it."""
+        return float(stats.t.cdf((self.mean - bound) / (self.sd / math.sqrt(self.n)), self.n - 1))
+
+    def within(self, margin: float) -> float:
+        """The p-value of two one-sided tests that the mean is less than `margin` away from 0."""
+        return max(self.above(-margin), self.below(margin))
 
 
 def estimate(values: Iterable[float], level: float = LEVEL) -> Estimate:
@@ -58,14 +67,12 @@ def bounds(values: Iterable[float]) -> tuple[float, float]:
     return found.low, found.high
 
 
-def holm(p_values: list[float]) -> list[float]:
+def holm(p_values: Sequence[float]) -> list[float]:
     """Holm-adjusted p-values (Holm, 1979), in the order given."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
+    p = np.asarray(p_values, dtype=float)
+    order, adjusted = p.argsort(), np.empty(len(p))
+    adjusted[order] = np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order]).clip(max=1)
+    return adjusted.tolist()
 
 
 def seeds_needed(sd: float, margin: float = MARGIN) -> int:
@@ -75,17 +82,14 @@ def seeds_needed(sd: float, margin: float = MARGIN) -> int:
     P(t' > t_crit), t' noncentral with n - 1 degrees of freedom and shift margin / sd * sqrt(n); the
     other tail is negligible where the power is that high.
     """
-
-    def power(n: int) -> float:
+    # With a known spread fewer would do.
+    least = ((stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)) * sd / margin) ** 2
+    for n in itertools.count(max(2, int(least))):
         critical = stats.t.ppf((1 + LEVEL) / 2, n - 1)
-        shift = margin / sd * math.sqrt(n)
+        power = stats.nct.sf(critical, n - 1, margin / sd * math.sqrt(n))
         # Far beyond the critical value scipy's noncentral t is NaN.
-        return 1.0 if shift > 4 * critical + 10 else float(stats.nct.sf(critical, n - 1, shift))
-
-    enough = 2
-    while power(enough) < POWER:
-        enough *= 2
-    return bisect.bisect_left(range(enough), POWER, lo=max(2, enough // 2), key=power)
+        if not power < POWER:
+            return n
 
 
 def summary(frame: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
@@ -97,9 +101,8 @@ def summary(frame: pd.DataFrame, column: str = "test_accuracy") -> pd.DataFrame:
         for method, part in last.groupby("method", sort=False)
         if len(values := part[column].dropna())
     ]
-    return pd.DataFrame(rows, columns=["method", "n", "mean", "sd", "low", "high"]).set_index(
-        "method"
-    )
+    columns = ["method", "n", "mean", "sd", "low", "high"]
+    return pd.DataFrame(rows, columns=columns).set_index("method")
 
 
 def _last(frame: pd.DataFrame) -> pd.DataFrame:
@@ -129,45 +132,35 @@ def comparisons(
     counts in the adjustment with p = 1. Raises `UserError` for several datasets.
     """
     last = _last(frame).pivot(index="seed", columns="method", values=column)
+    found = [(a, b, (last[a] - last[b]).dropna()) for a, b in pairs if a in last and b in last]
+    found = [(a, b, estimate(values)) for a, b, values in found if len(values)]
+    adjusted = holm([1.0 if math.isnan(e.p) else e.p for _, _, e in found])
     rows = []
-    for a, b in pairs:
-        if a in last and b in last:
-            differences = (last[a] - last[b]).dropna()
-            if len(differences):
-                rows.append((a, b, estimate(differences)))
-    adjusted = holm([e.p if not math.isnan(e.p) else 1.0 for _, _, e in rows])
-    return pd.DataFrame(
-        [
-            {
-                "a": a,
-                "b": b,
-                "n": e.n,
-                "difference": e.mean,
-                "sd": e.sd,
-                "low": e.low,
-                "high": e.high,
-                "p": p,
-                "verdict": verdict(e, p),
-                "seeds_needed": seeds_needed(e.sd) if e.p == e.p else math.nan,
-            }
-            for (a, b, e), p in zip(rows, adjusted, strict=True)
-        ],
-        columns=[
-            *("a", "b", "n", "difference", "sd", "low", "high", "p", "verdict", "seeds_needed")
-        ],
-    )
+    for (a, b, e), p in zip(found, adjusted, strict=True):
+        needed = math.nan if math.isnan(e.p) else seeds_needed(e.sd)
+        rows.append((a, b, e.n, e.mean, e.sd, e.low, e.high, p, verdict(e, p), needed))
+    columns = ["a", "b", "n", "difference", "sd", "low", "high", "p", "verdict", "seeds_needed"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def verdict(difference: Estimate, p: float) -> str:
+    """`better`, `worse`, `equivalent`, both or `undecided`, as `comparisons` defines them."""
+    if math.isnan(difference.p):
+        return "undecided"
+    found = []
+    if p < 1 - LEVEL:
+        found.append("better" if difference.mean > 0 else "worse")
+    if difference.within(MARGIN) < 1 - LEVEL:
+        found.append("equivalent")
+    return ", ".join(found) or "undecided"
 
 
 def paired(frame: pd.DataFrame, a: str, b: str) -> pd.DataFrame:
     """The difference a - b in test accuracy, in points: seeds that have both (rows) by generation
     (columns)."""
-    sides = [
-        frame[frame["method"] == arm].pivot(
-            index="seed", columns="generation", values="test_accuracy"
-        )
-        for arm in (a, b)
-    ]
-    return (sides[0] - sides[1]).dropna(how="all").dropna(axis="columns", how="all")
+    axes = {"index": "seed", "columns": "generation", "values": "test_accuracy"}
+    of_a, of_b = (frame[frame["method"] == arm].pivot(**axes) for arm in (a, b))
+    return (of_a - of_b).dropna(how="all").dropna(axis="columns", how="all")
 
 
 def line(x: Iterable[float], y: Iterable[float]) -> tuple[float, float, float]:
@@ -205,16 +198,3 @@ def clustered(above: np.ndarray, below: np.ndarray, groups: Iterable) -> tuple[f
 def against(frame: pd.DataFrame, reference: str) -> list[tuple[str, str]]:
     """Pairs of every other arm in the frame with `reference`, in order."""
     return [(arm, reference) for arm in frame["method"].unique() if arm != reference]
-
-
-def verdict(difference: Estimate, p: float) -> str:
-    """`better`, `worse`, `equivalent`, both or `undecided`, as `comparisons` defines them."""
-    if math.isnan(difference.p):
-        return "undecided"
-    found = []
-    if p < 1 - LEVEL:
-        found.append("better" if difference.mean > 0 else "worse")
-    half = float(stats.t.ppf(LEVEL, difference.n - 1)) * difference.sd / math.sqrt(difference.n)
-    if difference.mean - half > -MARGIN and difference.mean + half < MARGIN:
-        found.append("equivalent")
-    return ", ".join(found) or "undecided"

@@ -22,7 +22,7 @@ from . import UserError, records
 from .config import Config
 from .datasets.catalogue import dataset, read
 from .evaluate.evaluations import Evaluation
-from .paper.exhibits import ROWS, evaluations_of, made_for
+from .paper.exhibits import EXHIBITS, evaluations_of, made_for
 from .paper.exhibits import arms as paper_arms
 from .recipes import arm_of, configure, idle, parse_arm
 from .records import Record
@@ -170,9 +170,9 @@ def command(configs: Iterable[Config], evaluations: Sequence[Evaluation] = ()) -
 
 def _chosen(dataset: str, arms: list[str], evaluations: set[Evaluation]) -> list[str]:
     """The options that name these arms and evaluations."""
-    measured = {name: set(evaluations_of(name, dataset)) for name in ROWS}
+    measured = {name: set(evaluations_of(name, dataset)) for name in EXHIBITS}
     # One word for many arms, if they are those of an exhibit.
-    exhibits = sorted(ROWS, key=lambda name: name not in made_for(dataset))
+    exhibits = sorted(EXHIBITS, key=lambda name: name not in made_for(dataset))
     for name in exhibits if evaluations or len(arms) > 3 else ():
         if measured[name] == evaluations and set(arms) == set(paper_arms(name, dataset)):
             return ["--exhibit", name]

@@ -17,7 +17,7 @@ from dnrlib import UserError, frames
 from dnrlib.book import pages, tables
 from dnrlib.paper import claims, exhibits
 from dnrlib.paper.claims import Part, arms, in_print, ledger, p_values, parse, sample
-from dnrlib.paper.exhibits import COLUMNS
+from dnrlib.paper.exhibits import EXHIBITS
 
 
 def frame(**by_arm):
@@ -64,9 +64,7 @@ def test_grammar():
     assert parse("fall dnr, dnr+keep=0.7, dnr+keep=0.6") == [
         Part("fall", ("dnr", "dnr+keep=0.7", "dnr+keep=0.6"))
     ]
-    assert parse("rise dnr@overlap_first by generation") == [
-        Part("rise", ("dnr@overlap_first",), by_generation=True)
-    ]
+    assert parse("rise dnr@overlap_first by generation") == [Part("rise", ("dnr@overlap_first",))]
     for bad in ("", "dnr", "rise dnr", "dnr >", "> dnr", "rise dnr, ke by generation"):
         with pytest.raises(UserError, match="cannot be read"):
             parse(bad)
@@ -81,7 +79,7 @@ def test_every_claim_can_be_read_and_every_printed_row_exists():
     assert len(table) >= 40
     assert table.index.is_unique
     assert (table["rank"] == "primary").sum() == 3
-    assert set(table["exhibit"]) <= COLUMNS.keys() | {"cost"}
+    assert set(table["exhibit"]) <= EXHIBITS.keys() | {"cost"}
     assert set(table["basis"]) == {"text", "exhibit"}
     for column in ("known", "looked"):
         assert set(table[column]) == {"yes", ""}
@@ -243,7 +241,7 @@ def test_an_untestable_claim_is_not_judged_and_counts_in_its_family_as_before(mo
     assert after.loc["c", "support"] == before.loc["c", "support"]
     assert ledger({"digits": given[:0]}).loc["c", "verdict"] == "not run"
     monkeypatch.setattr(claims, "_named", lambda arm, dataset: arm)
-    every = dict.fromkeys(COLUMNS["table1"], given)
+    every = dict.fromkeys(EXHIBITS["table1"].columns, given)
     assert "not testable here" not in set(ledger(every, "full")["verdict"]), "of digits alone"
 
 
@@ -314,7 +312,7 @@ def test_in_the_papers_setting_every_dataset_of_the_exhibit_must_be_run(monkeypa
     monkeypatch.setattr(claims, "_named", lambda arm, dataset: arm)
     some = dict.fromkeys(["cub200", "aircraft"], given)
     assert ledger(some, "full").loc["wins", "verdict"] == "not run"
-    every = dict.fromkeys(COLUMNS["table1"], given)
+    every = dict.fromkeys(EXHIBITS["table1"].columns, given)
     assert ledger(every, "full").loc["wins", "verdict"] == "holds"
 
 
@@ -340,7 +338,7 @@ def test_on_photographs_nothing_is_judged_before_all_planned_seeds_are_there(mon
 def test_statements_on_photographs_speak_of_what_is_planned_there():
     for _, stated in claims.claims().iterrows():
         if stated["photographs"]:
-            for dataset in exhibits.photographs(stated["exhibit"]):
+            for dataset in exhibits.EXHIBITS[stated["exhibit"]].photographs:
                 known = exhibits.PLANNED[dataset]
                 assert set(claims.arms(stated["photographs"], dataset)) <= known.keys()
 

@@ -21,11 +21,9 @@ from ..frames import generations
 from ..paper.claims import arms as stated_arms
 from ..paper.claims import claims, ledger
 from ..paper.exhibits import (
-    ALL_EXHIBITS,
     ANALOGUE,
     EXHIBITS,
     PLANNED,
-    ROWS,
     arms,
     evaluations_of,
     made_for,
@@ -275,18 +273,20 @@ def status() -> Markdown:
     found = {name: published_runs(name) for name in datasets}
     there = {name: {run.arm for run in runs} for name, runs in found.items()}
     rows = []
-    for exhibit in ALL_EXHIBITS:
-        notebook = EXHIBITS.get(exhibit)
-        pages = [page for page in contents() if page.partition("-")[0] == notebook]
+    for exhibit in [*(f"table{n}" for n in range(1, 11)), *(f"fig{n}" for n in range(2, 8))]:
+        known = EXHIBITS[exhibit]
+        pages = [
+            page for page in contents() if page.partition("-")[0] == (known.notebook or exhibit)
+        ]
         counts: dict[str, list[str]] = {"embedded": [], "photographs": [], "full": []}
         for page in pages:
             dataset = page.partition("-")[2]
-            if dataset in there and exhibit in ROWS:
+            if dataset in there and known.arms:
                 wanted = arms(exhibit, dataset)
                 number = sum(arm in there[dataset] for arm in wanted)
                 text = f"{dataset}: {number} of {len(wanted)} methods"
                 counts[scope(dataset)].append(text)
-        nothing = "nothing to train" if pages and exhibit not in ROWS else "not run"
+        nothing = "nothing to train" if pages and not known.arms else "not run"
         rows.append(
             [
                 titled(exhibit),
@@ -336,7 +336,7 @@ def claimed_arms(dataset: str) -> list[str]:
 def published_runs(dataset: str) -> list[Run]:
     """The published runs of a dataset: of every exhibit and claim, all seeds."""
     files = records.published_seeds(dataset)
-    exhibits = made_for(dataset) if dataset in ANALOGUE.values() else ROWS
+    exhibits = made_for(dataset) if dataset in ANALOGUE.values() else EXHIBITS
     listed = [arm for exhibit in exhibits for arm in arms(exhibit, dataset)]
     listed += claimed_arms(dataset)
     configs = grid(dataset, dict.fromkeys(listed), files) if files else []

@@ -137,7 +137,7 @@ def accuracy_table(
     if missing:
         caption += f" Not run: {'; '.join(missing)}."
     # Fig. 3 and some others print no numbers.
-    columns = {name: of for name, of in exhibits.COLUMNS.get(exhibit, {}).items() if of}
+    columns = {name: of for name, of in exhibits.EXHIBITS[exhibit].columns.items() if of}
     beside = beside_paper(ours, exhibit, dataset) if columns else ours.assign(paper=math.nan)
     # A sweep has no printed rows, but for the one method that it shares with the paper's table.
     if beside["paper"].notna().sum() > 1:
@@ -252,7 +252,7 @@ def corruption_table(frame: pd.DataFrame, dataset: str, name: str) -> Markdown:
         found = [estimate(part[column]) for column in part]
         of = label(method) + ("" if normalised else ", not normalised")
         cells = [spread(each.mean, each.sd) for each in found]
-        theirs = number(printed.get(exhibits.ROWS["fig5"].get(method)), 1)
+        theirs = number(printed.get(exhibits.EXHIBITS["fig5"].rows.get(method)), 1)
         rows.append([of, found[0].n, *cells, theirs])
     images = ", ".join(f"{n:,}" for n in frame["images"].unique())
     files = "the official files" if frame["official"].any() else "corruptions made here"

@@ -34,12 +34,8 @@ class Crop:
         # Drawn on the host, which does not wait until they are on the device.
         pixels = pixels.view(n, 1, -1).to(images.device, non_blocking=True)
         # Several times as fast as indexing with rows and columns.
-        return (
-            F.pad(images, (self.pad,) * 4)
-            .flatten(2)
-            .gather(2, pixels.expand(-1, channels, -1))
-            .view(images.shape)
-        )
+        padded = F.pad(images, (self.pad,) * 4).flatten(2)
+        return padded.gather(2, pixels.expand(-1, channels, -1)).view(images.shape)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,12 @@ severity: the five versions of an image share their random numbers.
 import functools
 import io
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage, sparse, spatial, special
+from scipy import ndimage, sparse, spatial, special, stats
 
 from .. import UserError
 
@@ -62,13 +61,12 @@ DEVIATIONS = {
 """Where results differ from the published generator, by corruption; "all" holds for each."""
 
 
-@dataclass(frozen=True)
-class Corruption:
+class Corruption(NamedTuple):
     """A corruption of a pool of images."""
 
     apply: Callable[[np.ndarray, Any, Iterable[np.random.RandomState]], np.ndarray]
-    """From images (uint8, n x 32 x 32 x 3), the constant of a severity, and one stream per image
-    to images. A stream is spent when the next one is taken."""
+    """From images (0..1, n x 32 x 32 x 3), the constant of a severity, and one stream per image to
+    images, which are then cut to 0..1. A stream is spent when the next one is taken."""
     constants: tuple[Any, ...]
     """One per severity, from 1 on."""
 
@@ -83,44 +81,39 @@ def corrupt(image: np.ndarray, name: str, severity: int, number: int) -> np.ndar
     `number` is its index in its pool, from which everything random is drawn. Raises `UserError` for
     other images, an unknown name or a severity other than 1 to 5.
     """
-    return _corrupted(_checked(image, 3)[None], name, severity, [number])[0]
+    return _corrupted(np.asarray(image), 3, name, severity, number)
 
 
 def corrupted(images: np.ndarray, name: str, severity: int) -> np.ndarray:
     """A pool of images (uint8, n x 32 x 32 x 3) corrupted, as a new array of the same shape and
     type: what `corrupt` makes of image after image, only faster. Raises as `corrupt` does."""
-    images = _checked(images, 4)
-    return _corrupted(images, name, severity, range(len(images)))
+    return _corrupted(np.asarray(images), 4, name, severity, 0)
 
 
-def _checked(images: np.ndarray, dimensions: int) -> np.ndarray:
-    images = np.asarray(images)
-    if (
-        images.dtype != np.uint8
-        or images.ndim != dimensions
-        or images.shape[-3:] != (SIDE, SIDE, 3)
-    ):
+def _corrupted(
+    images: np.ndarray, dimensions: int, name: str, severity: int, first: int
+) -> np.ndarray:
+    """One image or several; `first` is the number of the first one."""
+    if (images.dtype, images.ndim, images.shape[-3:]) != (np.uint8, dimensions, (SIDE, SIDE, 3)):
         raise UserError(
-            "corruptions are defined for 32 x 32 RGB images (uint8, "
-            f"{'n x ' * (dimensions - 3)}32 x 32 x 3): got {images.dtype}, "
-            f"{' x '.join(map(str, images.shape)) or 'a single number'}"
+            f"corruptions are defined for 32 x 32 RGB images (uint8, {'n x ' * (dimensions - 3)}"
+            f"32 x 32 x 3): got {images.dtype}, "
+            + (" x ".join(map(str, images.shape)) or "a single number")
         )
-    return images
-
-
-def _corrupted(images: np.ndarray, name: str, severity: int, numbers: Sequence[int]) -> np.ndarray:
     if name not in CORRUPTIONS:
         raise UserError(f"{name!r} is no corruption; choose one of: {', '.join(CORRUPTIONS)}")
     corruption = CORRUPTIONS[name]
     if severity not in range(1, len(corruption.constants) + 1):
         raise UserError(f"severity={severity!r} is none; choose 1 (weakest) to 5 (strongest)")
     constant = corruption.constants[int(severity) - 1]
-    result = np.empty(images.shape, np.uint8)
+    pool = images.reshape(-1, SIDE, SIDE, 3)
+    result = np.empty_like(pool)
     # In chunks that stay in the cache; beyond it every pass waits for the memory.
-    for start in range(0, len(images), 64):
-        part = slice(start, start + 64)
-        result[part] = corruption.apply(images[part], constant, _streams(name, numbers[part]))
-    return result
+    for start in range(0, len(pool), 64):
+        part = pool[start : start + 64]
+        streams = _streams(name, range(first + start, first + start + len(part)))
+        result[start : start + 64] = _bytes(corruption.apply(part / 255, constant, streams))
+    return result.reshape(images.shape)
 
 
 def _streams(name: str, numbers: Iterable[int]) -> Iterator[np.random.RandomState]:
@@ -142,14 +135,6 @@ def _corruption(*constants: Any):
     return enter
 
 
-# --------------------------------------------------------------------------------------------------
-# What several corruptions use
-
-
-def _unit(images: np.ndarray) -> np.ndarray:
-    return images / 255
-
-
 def _bytes(values: np.ndarray) -> np.ndarray:
     """Values cut to 0..1 as grey levels, without their fraction (as the published arrays)."""
     # More than any rounding error, so that processors agree, and less than anyone can see.
@@ -163,6 +148,18 @@ def _normal(streams: Iterable[np.random.RandomState], *shape: int) -> np.ndarray
 def _gaussian(values: np.ndarray, sigma: float) -> np.ndarray:
     """Blurred along the axes 1 and 2, as scikit-image does by default."""
     return ndimage.gaussian_filter(values, sigma, mode="nearest", truncate=4, axes=(1, 2))
+
+
+def _hsv(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """V and S of HSV (n x 32 x 32 x 1), and in place of the hue how far each channel is from the
+    largest one, 0..1 (n x 32 x 32 x 3): a pixel is V (1 - S away)."""
+    value = pixels.max(-1, keepdims=True)
+    spread = value - pixels.min(-1, keepdims=True)
+    saturation = np.divide(spread, value, out=np.zeros_like(value), where=value > 0)
+    away = np.divide(value - pixels, spread, out=np.zeros_like(pixels), where=spread > 0)
+    # A grey has hue 0, which is red.
+    away[..., 1:] += spread == 0
+    return value, saturation, away
 
 
 def _zoom(factor: float) -> np.ndarray:
@@ -196,40 +193,31 @@ def _motion(levels: np.ndarray, angles: Iterable[float], radius: float, sigma: f
     return np.floor(smeared + (0.5 + 1e-6))
 
 
-# --------------------------------------------------------------------------------------------------
-# The 15 of the benchmark
-
-
 @_corruption(0.04, 0.06, 0.08, 0.09, 0.10)
-def gaussian_noise(images, deviation, streams):
-    return _bytes(_unit(images) + deviation * _normal(streams, SIDE, SIDE, 3))
-
-
-@functools.lru_cache(maxsize=5)
-def _poisson(photons: float) -> np.ndarray:
-    """The distribution functions of the counts of the 256 grey levels (256 x counts), each plus its
-    level: flat, they are one increasing sequence."""
-    levels = np.arange(256)[:, None]
-    counts = np.arange(photons + 10 * np.sqrt(photons))
-    table = special.pdtr(counts, levels / 255 * photons)
-    table[:, -1] = 1
-    return levels + table
+def gaussian_noise(pixels, deviation, streams):
+    return pixels + deviation * _normal(streams, SIDE, SIDE, 3)
 
 
 @_corruption(500, 250, 100, 75, 50)
-def shot_noise(images, photons, streams):
+def shot_noise(pixels, photons, streams):
     """`photons` are what a white value receives on average."""
-    table = _poisson(photons)
-    keys = images + np.stack([stream.random_sample(images.shape[1:]) for stream in streams])
-    counts = np.searchsorted(table.ravel(), keys, side="right") - images * np.int64(table.shape[1])
-    return _bytes(counts / photons)
+    grey = np.arange(256)[:, None]
+    counts = np.arange(photons + 10 * np.sqrt(photons))
+    # Of each grey level the distribution function of its counts, plus the level: flat, they are one
+    # increasing sequence.
+    table = special.pdtr(counts, grey / 255 * photons)
+    table[:, -1] = 1
+    levels = _bytes(pixels).astype(int)
+    keys = levels + np.stack([stream.random_sample(pixels.shape[1:]) for stream in streams])
+    places = np.searchsorted((grey + table).ravel(), keys, side="right")
+    return (places - levels * len(counts)) / photons
 
 
 @_corruption(0.01, 0.02, 0.03, 0.05, 0.07)
-def impulse_noise(images, share, streams):
+def impulse_noise(pixels, share, streams):
     """That share of all values becomes 0 or 255, each with probability 1/2."""
-    hit, salt = np.stack([s.random_sample((2, *images.shape[1:])) for s in streams], 1)
-    return np.where(hit < share, np.where(salt < 0.5, 255, 0), images).astype(np.uint8)
+    hit, salt = np.stack([s.random_sample((2, *pixels.shape[1:])) for s in streams], 1)
+    return np.where(hit < share, salt < 0.5, pixels)
 
 
 def _lens(radius: float, sigma: float) -> np.ndarray:
@@ -243,49 +231,48 @@ def _lens(radius: float, sigma: float) -> np.ndarray:
 
 
 @_corruption((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))
-def defocus_blur(images, lens, streams):
+def defocus_blur(pixels, lens, streams):
     kernel = _lens(*lens)[None, :, :, None]
-    return _bytes(ndimage.correlate(_unit(images), kernel, mode="mirror"))
+    return ndimage.correlate(pixels, kernel, mode="mirror")
 
 
 @_corruption((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))
-def glass_blur(images, constant, streams):
+def glass_blur(pixels, constant, streams):
     sigma, reach, times = constant
-    found = _bytes(_gaussian(_unit(images), sigma))
+    found = _bytes(_gaussian(pixels, sigma))
     at = np.arange(SIDE - reach, reach, -1)
     shape = (times, len(at), len(at), 2)
     shifts = np.stack([stream.randint(-reach, reach, shape) for stream in streams], 1)
-    numbers = np.arange(len(images))[:, None, None]
+    numbers = np.arange(len(pixels))[:, None, None]
     # The published exchange of two views writes the first pixel and leaves the second as it is. Its
     # sources, to the left or above (randint never draws its upper end), are passed later, so
     # that one pass over the image is one gather.
     for downs, rights in np.moveaxis(shifts, -1, 1):
         source = found[numbers, at[:, None] + downs, at + rights]
         found[:, at[:, None], at] = source
-    return _bytes(_gaussian(_unit(found), sigma))
+    return _gaussian(found / 255, sigma)
 
 
 @_corruption((6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5))
-def motion_blur(images, constant, streams):
+def motion_blur(pixels, constant, streams):
     angles = [stream.uniform(-45, 45) for stream in streams]
-    return _motion(images, angles, *constant).astype(np.uint8)
+    return _motion(_bytes(pixels), angles, *constant) / 255
 
 
 @functools.lru_cache(maxsize=5)
 def _zooms(factors: tuple[float, ...]) -> sparse.csr_array:
     """The mean of an image, of the image again and of it zoomed by all factors, as a matrix."""
-    zooms = [sparse.csr_array(_zoom(factor)) for factor in factors]
     total = sparse.eye_array(SIDE**2, format="csr")
-    for zoom in zooms:
-        total = total + sparse.kron(zoom, zoom, format="csr")
+    for zoom in map(_zoom, factors):
+        total += sparse.kron(sparse.csr_array(zoom), zoom, format="csr")
     return total / (len(factors) + 1)
 
 
 @_corruption(*(tuple(np.arange(1, end, 0.01)) for end in (1.06, 1.11, 1.16, 1.21, 1.26)))
-def zoom_blur(images, factors, streams):
-    columns = _unit(images).reshape(-1, SIDE**2, 3).swapaxes(0, 1)
+def zoom_blur(pixels, factors, streams):
+    columns = pixels.reshape(-1, SIDE**2, 3).swapaxes(0, 1)
     blurred = _zooms(factors) @ columns.reshape(SIDE**2, -1)
-    return _bytes(blurred.reshape(columns.shape).swapaxes(0, 1).reshape(images.shape))
+    return blurred.reshape(columns.shape).swapaxes(0, 1).reshape(pixels.shape)
 
 
 @_corruption(
@@ -295,7 +282,7 @@ def zoom_blur(images, factors, streams):
     (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
     (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
 )
-def snow(images, constant, streams):
+def snow(pixels, constant, streams):
     """Flakes in random places, smeared downwards, on an image that is whitened."""
     mean, deviation, factor, threshold, radius, sigma, share = constant
     drawn = [(s.standard_normal((SIDE, SIDE)), s.uniform(-135, -45)) for s in streams]
@@ -304,10 +291,9 @@ def snow(images, constant, streams):
     flakes = zoom @ (mean + deviation * np.stack(layers)) @ zoom.T
     flakes = _bytes(np.where(flakes < threshold, 0, flakes))[..., None]
     flakes = _motion(flakes, angles, radius, sigma) / 255
-    pixels = _unit(images)
     grey = (pixels @ [0.299, 0.587, 0.114])[..., None]
     white = share * pixels + (1 - share) * np.maximum(pixels, grey * 1.5 + 0.5)
-    return _bytes(white + flakes + flakes[:, ::-1, ::-1])
+    return white + flakes + flakes[:, ::-1, ::-1]
 
 
 @functools.cache
@@ -332,14 +318,14 @@ def _ice(sheets: int = 5, side: int = 160) -> np.ndarray:
 
 
 @_corruption((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))
-def frost(images, shares, streams):
+def frost(pixels, shares, streams):
     ice = _ice()
     crops = []
     for stream in streams:
         sheet = ice[stream.randint(len(ice))]
         top, left = stream.randint(0, len(sheet) - SIDE, 2)
         crops.append(sheet[top : top + SIDE, left : left + SIDE])
-    return _bytes(shares[0] * _unit(images) + shares[1] * np.stack(crops))
+    return shares[0] * pixels + shares[1] * np.stack(crops)
 
 
 def _plasma(drawn: np.ndarray, decay: float) -> np.ndarray:
@@ -366,130 +352,94 @@ def _plasma(drawn: np.ndarray, decay: float) -> np.ndarray:
 
 
 @_corruption((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))
-def fog(images, constant, streams):
+def fog(pixels, constant, streams):
     density, decay = constant
     clouds = _plasma(np.stack([s.uniform(-1, 1, SIDE**2 - 1) for s in streams]), decay)
-    pixels = _unit(images)
     brightest = pixels.max((1, 2, 3), keepdims=True)
-    return _bytes((pixels + density * clouds[..., None]) * brightest / (brightest + density))
+    return (pixels + density * clouds[..., None]) * brightest / (brightest + density)
 
 
 @_corruption(0.05, 0.1, 0.15, 0.2, 0.3)
-def brightness(images, more, streams):
-    """The largest channel (V in HSV) of each pixel rises, the others in proportion."""
-    pixels = _unit(images)
-    value = pixels.max(-1, keepdims=True)
-    hue = np.divide(pixels, value, out=np.ones_like(pixels), where=value > 0)
-    return _bytes(hue * np.minimum(value + more, 1))
+def brightness(pixels, more, streams):
+    value, saturation, away = _hsv(pixels)
+    return np.minimum(value + more, 1) * (1 - saturation * away)
 
 
 @_corruption(0.75, 0.5, 0.4, 0.3, 0.15)
-def contrast(images, factor, streams):
-    pixels = _unit(images)
+def contrast(pixels, factor, streams):
     means = pixels.mean((1, 2), keepdims=True)
-    return _bytes((pixels - means) * factor + means)
+    return (pixels - means) * factor + means
 
 
-def _sampled(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray, fold) -> np.ndarray:
+def _sampled(pixels: np.ndarray, rows: np.ndarray, columns: np.ndarray, border: str) -> np.ndarray:
     """Images (n x 32 x 32 x 3) at positions between pixels (each n x 32 x 32), linearly
-    interpolated; `fold` maps any integer into 0..31."""
-    flat, first = pixels.reshape(-1, 3), np.arange(len(pixels))[:, None, None] * SIDE**2
-    top, left = np.floor(rows), np.floor(columns)
-    down, right = (rows - top)[..., None], (columns - left)[..., None]
-    top, left = top.astype(int), left.astype(int)
-    upper, lower = (first + SIDE * fold(top + more) for more in (0, 1))
-    left, beside = fold(left), fold(left + 1)
-    above = flat[upper + left] * (1 - right) + flat[upper + beside] * right
-    below = flat[lower + left] * (1 - right) + flat[lower + beside] * right
-    return above * (1 - down) + below * down
-
-
-def _mirrored(index: np.ndarray) -> np.ndarray:
-    """... 2 1 0 1 ... 30 31 30 ...: OpenCV's reflect-101."""
-    return np.abs((index + SIDE - 1) % (2 * SIDE - 2) - (SIDE - 1))
-
-
-def _reflected(index: np.ndarray) -> np.ndarray:
-    """... 1 0 0 1 ... 30 31 31 30 ...: scipy's "reflect"."""
-    index = index % (2 * SIDE)
-    return np.minimum(index, 2 * SIDE - 1 - index)
+    interpolated."""
+    numbers = np.arange(len(pixels))[:, None, None, None]
+    at = np.broadcast_arrays(numbers, rows[..., None], columns[..., None], np.arange(3))
+    return ndimage.map_coordinates(pixels, at, order=1, mode=border)
 
 
 @_corruption(
-    *(
-        (SIDE * strength, SIDE * sigma, SIDE * corners)
-        for strength, sigma, corners in (
-            (0, 0, 0.08),
-            (0.05, 0.2, 0.07),
-            (0.08, 0.06, 0.06),
-            (0.1, 0.04, 0.05),
-            (0.1, 0.03, 0.03),
-        )
-    )
+    (0, 0, SIDE * 0.08),
+    (SIDE * 0.05, SIDE * 0.2, SIDE * 0.07),
+    (SIDE * 0.08, SIDE * 0.06, SIDE * 0.06),
+    (SIDE * 0.1, SIDE * 0.04, SIDE * 0.05),
+    (SIDE * 0.1, SIDE * 0.03, SIDE * 0.03),
 )
-def elastic_transform(images, constant, streams):
+def elastic_transform(pixels, constant, streams):
     """Three points move at random and carry the image along, then every pixel moves on its own."""
     strength, sigma, corners = constant
     drawn = [(s.uniform(-1, 1, (3, 2)), s.uniform(-1, 1, (2, SIDE, SIDE))) for s in streams]
     moves, shifts = (np.stack(values) for values in zip(*drawn, strict=True))
     points = np.array([[26.0, 26.0], [26.0, 6.0], [6.0, 6.0]])
     # Where the points went, as x, y, 1; the map back says what a pixel shows.
-    moved = np.concatenate([points + corners * moves, np.ones((len(images), 3, 1))], -1)
-    back = np.linalg.solve(moved, np.broadcast_to(points, (len(images), 3, 2)))
+    moved = np.concatenate([points + corners * moves, np.ones((len(pixels), 3, 1))], -1)
+    back = np.linalg.solve(moved, np.broadcast_to(points, (len(pixels), 3, 2)))
     rows, columns = np.indices((SIDE, SIDE)).astype(float)
     sources = np.stack([columns, rows, np.ones_like(rows)], -1) @ back[:, None]
-    turned = _sampled(_unit(images), sources[..., 1], sources[..., 0], _mirrored)
+    turned = _sampled(pixels, sources[..., 1], sources[..., 0], "mirror")
     shifts = strength * ndimage.gaussian_filter(
         shifts, sigma, mode="reflect", truncate=3, axes=(2, 3)
     )
-    return _bytes(_sampled(turned, rows + shifts[:, 1], columns + shifts[:, 0], _reflected))
+    return _sampled(turned, rows + shifts[:, 1], columns + shifts[:, 0], "reflect")
 
 
 @_corruption(0.95, 0.9, 0.85, 0.75, 0.65)
-def pixelate(images, share, streams):
+def pixelate(pixels, share, streams):
     small = int(SIDE * share)
 
-    def coarse(image: np.ndarray) -> Image.Image:
-        shrunk = Image.fromarray(image).resize((small, small), Image.Resampling.BOX)
-        return shrunk.resize((SIDE, SIDE), Image.Resampling.BOX)
-
-    return np.stack([np.asarray(coarse(image)) for image in images])
+    box = Image.Resampling.BOX
+    shrunk = [Image.fromarray(levels).resize((small, small), box) for levels in _bytes(pixels)]
+    return np.stack([image.resize((SIDE, SIDE), box) for image in shrunk]) / 255
 
 
 @_corruption(80, 65, 58, 50, 40)
-def jpeg_compression(images, quality, streams):
-    def compressed(image: np.ndarray) -> np.ndarray:
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, "JPEG", quality=quality)
-        return np.asarray(Image.open(file))
-
-    return np.stack([compressed(image) for image in images])
-
-
-# --------------------------------------------------------------------------------------------------
-# The 4 extra ones
+def jpeg_compression(pixels, quality, streams):
+    files = [io.BytesIO() for _ in pixels]
+    for levels, file in zip(_bytes(pixels), files, strict=True):
+        Image.fromarray(levels).save(file, "JPEG", quality=quality)
+    return np.stack([Image.open(file) for file in files]) / 255
 
 
 @_corruption(0.06, 0.1, 0.12, 0.16, 0.2)
-def speckle_noise(images, deviation, streams):
-    return _bytes(_unit(images) * (1 + deviation * _normal(streams, SIDE, SIDE, 3)))
+def speckle_noise(pixels, deviation, streams):
+    return pixels * (1 + deviation * _normal(streams, SIDE, SIDE, 3))
 
 
 @_corruption(0.4, 0.6, 0.7, 0.8, 1)
-def gaussian_blur(images, sigma, streams):
-    return _bytes(_gaussian(_unit(images), sigma))
+def gaussian_blur(pixels, sigma, streams):
+    return _gaussian(pixels, sigma)
 
 
 def _equalised(levels: np.ndarray) -> np.ndarray:
     """Whole numbers (n x 32 x 32, 0..255) spread over 0..255 by their ranks in each image, as
     OpenCV does: the lowest becomes 0, the highest 255; an image of one level stays."""
     flat = levels.reshape(len(levels), -1)
-    counts = np.zeros((len(flat), 256), int)
-    np.add.at(counts, (np.arange(len(flat))[:, None], flat), 1)
-    lowest = np.take_along_axis(counts, flat.min(1, keepdims=True), 1)
+    ranks = stats.rankdata(flat, "max", axis=1)
+    lowest = ranks.min(1, keepdims=True)
     above = flat.shape[1] - lowest
-    table = np.rint((counts.cumsum(1) - lowest) * 255 / np.maximum(above, 1)).astype(int)
-    return np.where(above > 0, np.take_along_axis(table, flat, 1), flat).reshape(levels.shape)
+    spread = np.rint((ranks - lowest) * 255 / np.maximum(above, 1))
+    return np.where(above > 0, spread, flat).astype(int).reshape(levels.shape)
 
 
 def _box(values: np.ndarray) -> np.ndarray:
@@ -500,9 +450,8 @@ def _water(liquid: np.ndarray) -> np.ndarray:
     """How much light drops of liquid (n x 32 x 32 grey levels, 0 where dry) give back, by pixel in
     0..1: bright on one side, dark on the other."""
     wet = liquid > 0
-    inner = ndimage.binary_erosion(
-        wet, ndimage.generate_binary_structure(2, 1)[None], border_value=1
-    )
+    cross = [[[0, 1, 0], [1, 1, 1], [0, 1, 0]]]
+    inner = ndimage.binary_erosion(wet, cross, border_value=1)
     # All images at once, further from each other than counts; a layer of edges in front because
     # the distance to nothing is undefined.
     plain = np.pad(~wet | inner, ((1, 0), (0, 0), (0, 0)))
@@ -521,28 +470,20 @@ def _water(liquid: np.ndarray) -> np.ndarray:
     (0.65, 0.1, 0.7, 0.69, 0.6, 1),
     (0.65, 0.1, 0.5, 0.68, 0.6, 1),
 )
-def spatter(images, constant, streams):
+def spatter(pixels, constant, streams):
     """Drops of water at the severities 1 to 3, mud at 4 and 5."""
     mean, deviation, sigma, threshold, strength, mud = constant
     liquid = _gaussian(mean + deviation * _normal(streams, SIDE, SIDE), sigma)
-    pixels = _unit(images)
     if not mud:
         light = strength * _water(_bytes(np.where(liquid < threshold, 0, liquid)).astype(int))
-        return _bytes(pixels + light[..., None] * (np.array([175, 238, 238]) / 255))
+        return pixels + light[..., None] * (np.array([175, 238, 238]) / 255)
     cover = _gaussian((liquid > threshold).astype(float), strength)
     cover = np.where(cover < 0.8, 0, cover)[..., None]
-    return _bytes(pixels * (1 - cover) + cover * (np.array([63, 42, 20]) / 255))
+    return pixels * (1 - cover) + cover * (np.array([63, 42, 20]) / 255)
 
 
 @_corruption((0.3, 0), (0.1, 0), (1.5, 0), (2, 0.1), (2.5, 0.2))
-def saturate(images, constant, streams):
-    """The saturation (S in HSV) of each pixel is multiplied and raised."""
+def saturate(pixels, constant, streams):
     factor, more = constant
-    pixels = _unit(images)
-    value = pixels.max(-1, keepdims=True)
-    spread = value - pixels.min(-1, keepdims=True)
-    # How far each channel is from the largest one, 0..1. A grey has hue 0, which is red.
-    away = np.divide(value - pixels, spread, out=np.zeros_like(pixels), where=spread > 0)
-    away[..., 1:] += spread == 0
-    saturation = np.divide(spread, value, out=np.zeros_like(value), where=value > 0)
-    return _bytes(value * (1 - np.clip(saturation * factor + more, 0, 1) * away))
+    value, saturation, away = _hsv(pixels)
+    return value * (1 - np.clip(saturation * factor + more, 0, 1) * away)

@@ -6,10 +6,12 @@ An evaluation is a frozen dataclass: its name and settings enter the key of its 
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,6 +26,19 @@ from ..streams import stream
 from ..train import evaluate, outputs
 from .corruptions import CORRUPTIONS, EXTRA, corrupted
 
+FIGURE = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
+"""The axis of DNR Fig. 6. Its unit is not stated; 255ths of the range of a pixel are assumed."""
+BEYOND = (16.0, 64.0)
+"""Larger changes, by which every network has to fail if the attack works at all."""
+HARDER = 6.0
+"""Where more steps and restarts are tried."""
+METRICS = ("sensitivity", "specificity", "accuracy")
+EVALUATED = (
+    *("mca", "mca_15", "mca_drop", "mca_unnormalised", "clean_unnormalised", "pgd", "pgd_drop"),
+    *("balanced_accuracy", "sensitivity", "specificity"),
+)
+"""What all evaluations say of a run (`Evaluation.measures`)."""
+
 
 class Evaluation(Protocol):
     """One way to measure a finished network. Every evaluation derives from it."""
@@ -34,6 +49,9 @@ class Evaluation(Protocol):
 
     def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
         """What is found, ready for JSON; the network stays as it is."""
+
+    def measures(self, result: dict[str, Any]) -> dict[str, float]:
+        """What a result says, in %, by names of `EVALUATED`."""
 
 
 @stored("Predictions")
@@ -52,6 +70,18 @@ class Predictions(Evaluation):
         }
         if data.dataset.groups:
             found["groups"] = data.dataset.groups()[config.pool]
+        return found
+
+    def measures(self, result: dict[str, Any]) -> dict[str, float]:
+        """`balanced_accuracy`, the mean recall of the classes; with two classes `sensitivity`, the
+        recall of the second, and `specificity`, that of the first; of patients with more classes
+        these are means over classes, each against the rest."""
+        labels, predicted = np.array(result["labels"]), np.array(result["predicted"])
+        found = {"balanced_accuracy": float(np.mean(recalls(labels, predicted)))}
+        if len(np.unique(labels)) == 2 or "groups" in result:
+            for metric in ("sensitivity", "specificity"):
+                above, below = ratios(metric, labels, predicted)
+                found[metric] = float(np.mean(100 * above.sum(0) / below.sum(0)))
         return found
 
 
@@ -87,18 +117,29 @@ class Corruptions(Evaluation):
         clean, _ = evaluate(model, evaluation_batches(data.evaluation[chosen], about))
         found: dict[str, list[float]] = {}
         for name in CORRUPTIONS:
-            found[name] = []
-            official = _official(name, labels) if self.official else None
-            for severity in range(SEVERITIES):
-                if self.official:
-                    images = official[severity, chosen.cpu()]
-                else:
-                    of = about.fingerprint, config.dataset, config.pool, self.per_class
-                    images = _generated(*of, name, severity + 1)
-                split = Split(images.to(labels.device), labels[chosen])
-                accuracy, _ = evaluate(model, evaluation_batches(split, about))
-                found[name].append(accuracy)
+            if self.official:
+                by_severity = _official(name, labels)[:, chosen.cpu()]
+            else:
+                of = about.fingerprint, config.dataset, config.pool, self.per_class
+                by_severity = _generated(*of, name)
+            splits = [Split(images.to(labels.device), labels[chosen]) for images in by_severity]
+            found[name] = [evaluate(model, evaluation_batches(each, about))[0] for each in splits]
         return {"clean": clean, "images": len(chosen), "accuracy": found}
+
+    def measures(self, result: dict[str, Any]) -> dict[str, float]:
+        """`mca` and `mca_15` (`mean_accuracies`), and `mca_drop`, what `mca` is below the accuracy
+        on the same clean images; or, without normalisation, `mca` and that accuracy."""
+        by_corruption = pd.DataFrame(result["accuracy"], columns=list(CORRUPTIONS)).mean()
+        mca, mca_15 = map(float, mean_accuracies(by_corruption))
+        if self.normalised:
+            return {"mca": mca, "mca_15": mca_15, "mca_drop": result["clean"] - mca}
+        return {"mca_unnormalised": mca, "clean_unnormalised": result["clean"]}
+
+
+def mean_accuracies(by_corruption: pd.Series | pd.DataFrame) -> tuple[Any, Any]:
+    """Of mean accuracies over severities, a row per corruption: their means over all 19 (DNR Eq. 7)
+    and over the 15 of the benchmark (D37)."""
+    return by_corruption.mean(), by_corruption.drop(index=list(EXTRA)).mean()
 
 
 def _first(labels: Tensor, per_class: int) -> Tensor:
@@ -109,15 +150,14 @@ def _first(labels: Tensor, per_class: int) -> Tensor:
     return torch.cat(members).sort().values
 
 
-@functools.lru_cache(maxsize=len(CORRUPTIONS) * SEVERITIES)
-def _generated(
-    fingerprint: str, dataset: str, pool: str, per_class: int, name: str, severity: int
-) -> Tensor:
-    """Our corrupted images (uint8, n x 3 x 32 x 32), made once per process and `fingerprint`."""
+@functools.lru_cache(maxsize=len(CORRUPTIONS))
+def _generated(fingerprint: str, dataset: str, pool: str, per_class: int, name: str) -> Tensor:
+    """Our corrupted images (uint8, 5 severities x n x 3 x 32 x 32), made once per process and
+    `fingerprint`."""
     split = read(dataset)[pool]
-    images = split.images[_first(split.labels, per_class)]
-    pixels = corrupted(images.permute(0, 2, 3, 1).numpy(), name, severity)
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    images = split.images[_first(split.labels, per_class)].permute(0, 2, 3, 1).numpy()
+    made = [corrupted(images, name, severity) for severity in range(1, SEVERITIES + 1)]
+    return torch.from_numpy(np.stack(made)).permute(0, 1, 4, 2, 3)
 
 
 def _official(name: str, labels: Tensor) -> Tensor:
@@ -157,31 +197,29 @@ class Attack(Evaluation):
             for r in range(self.restarts)
         ]
         together = torch.arange(len(chosen), device=pixels.device).split(100)
+        about, labels, found = data.dataset, chosen.labels, []
         model.eval()
-        found = []
         for epsilon in self.epsilons:
             right = torch.ones(len(chosen), dtype=torch.bool, device=pixels.device)
-            for start in starts:
-                for part in together:
-                    changed = attack(
-                        model,
-                        data.dataset,
-                        pixels[part],
-                        chosen.labels[part],
-                        epsilon / 255,
-                        self.steps,
-                        start.to(pixels.device)[part],
-                    )
-                    with torch.inference_mode():
-                        named = model(scaled(changed, data.dataset)).argmax(1)
-                    right[part] &= named == chosen.labels[part]
+            for start, part in itertools.product(starts, together):
+                given = pixels[part], labels[part], epsilon / 255, self.steps
+                changed = attack(model, about, *given, start.to(pixels.device)[part])
+                with torch.inference_mode():
+                    named = model(scaled(changed, about)).argmax(1)
+                right[part] &= named == labels[part]
             found.append(100 * right.float().mean().item())
-        flat = [
-            gradient(model, data.dataset, pixels[part], chosen.labels[part]).flatten(1)
-            for part in together
-        ]
+        flat = [gradient(model, about, pixels[p], labels[p]).flatten(1) for p in together]
         none = (torch.cat(flat) == 0).all(1).float().mean().item()
         return {"accuracy": found, "images": len(chosen), "no_gradient": none}
+
+    def measures(self, result: dict[str, Any]) -> dict[str, float]:
+        """Of the usual attack `pgd`, the mean accuracy over the positive epsilons of DNR Fig. 6,
+        and `pgd_drop`, what it is below that on the same clean images."""
+        if self != Attack(FIGURE + BEYOND, per_class=self.per_class):
+            return {}
+        clean, *attacked = result["accuracy"][: len(FIGURE)]
+        pgd = float(np.mean(attacked))
+        return {"pgd": pgd, "pgd_drop": clean - pgd}
 
 
 def scaled(pixels: Tensor, dataset: Dataset) -> Tensor:
@@ -219,83 +257,32 @@ def attack(
     return changed
 
 
-# --------------------------------------------------------------------------------------------------
-# What is found, by record
-
-FIGURE = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
-"""The axis of DNR Fig. 6. Its unit is not stated; 255ths of the range of a pixel are assumed."""
-BEYOND = (16.0, 64.0)
-"""Larger changes, by which every network has to fail if the attack works at all."""
-HARDER = 6.0
-"""Where more steps and restarts are tried."""
-
-
-EVALUATED = (
-    *("mca", "mca_15", "mca_drop", "mca_unnormalised", "clean_unnormalised", "pgd", "pgd_drop"),
-    *("balanced_accuracy", "sensitivity", "specificity"),
-)
-"""Columns of `measures`."""
+def evaluated(records: Iterable[dict[str, Any]]) -> Iterator[tuple[Evaluation, dict[str, Any]]]:
+    """The evaluations among records, each with its result."""
+    kinds = {each.stored_as: each for each in Evaluation.__subclasses__()}
+    for record in records:
+        if record["kind"] == "evaluation":
+            ((name, settings),) = record["evaluation"].items()
+            # JSON knows no tuples.
+            given = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
+            yield kinds[name](**given), record["result"]
 
 
 def measures(records: Iterable[dict[str, Any]]) -> dict[str, float]:
-    """What the evaluations among a run's records say, in %.
-
-    `mca` is the mean over 19 corruptions of the mean over severities (DNR Eq. 7), `mca_15` that
-    over the 15 of the benchmark (D37), `mca_drop` what `mca` is below the accuracy on the same
-    clean images; there are `mca` and that accuracy without normalisation. `pgd` is the mean
-    accuracy over the positive epsilons of DNR Fig. 6, `pgd_drop` what it is below that on the same
-    clean images. `balanced_accuracy` is the mean recall of the classes; with two classes
-    `sensitivity` is the recall of the second and `specificity` that of the first, with more (of
-    patients only) they are means over classes, each against the rest. Raises `UserError` for two
-    values of one column.
-    """
+    """What the evaluations among a run's records say, in % (`Evaluation.measures`); raises
+    `UserError` for two values of one name."""
     found: dict[str, float] = {}
-    for evaluation, result in map(read_record, records):
-        new: dict[str, float] = {}
-        if isinstance(evaluation, Corruptions):
-            means = {name: float(np.mean(result["accuracy"][name])) for name in CORRUPTIONS}
-            mca = float(np.mean(list(means.values())))
-            if evaluation.normalised:
-                fifteen = [mean for name, mean in means.items() if name not in EXTRA]
-                new = {"mca": mca, "mca_15": float(np.mean(fifteen))}
-                new["mca_drop"] = result["clean"] - mca
-            else:
-                new = {"mca_unnormalised": mca, "clean_unnormalised": result["clean"]}
-        elif isinstance(evaluation, Attack):
-            if evaluation == Attack(FIGURE + BEYOND, per_class=evaluation.per_class):
-                clean, *attacked = result["accuracy"][: len(FIGURE)]
-                new = {"pgd": float(np.mean(attacked))}
-                new["pgd_drop"] = clean - new["pgd"]
-        elif isinstance(evaluation, Predictions):
-            labels, predicted = np.array(result["labels"]), np.array(result["predicted"])
-            new = {"balanced_accuracy": float(np.mean(recalls(labels, predicted)))}
-            if len(np.unique(labels)) == 2 or "groups" in result:
-                for metric in ("sensitivity", "specificity"):
-                    above, below = ratios(metric, labels, predicted)
-                    new[metric] = float(np.mean(100 * above.sum(0) / below.sum(0)))
+    for evaluation, result in evaluated(records):
+        new = evaluation.measures(result)
         if twice := found.keys() & new.keys():
             raise UserError(f"two evaluations of one run give {', '.join(sorted(twice))}")
         found |= new
     return found
 
 
-def read_record(record: dict[str, Any]) -> tuple[Evaluation | None, dict[str, Any]]:
-    """The evaluation of a record (None for records of another kind), and its result."""
-    if record["kind"] != "evaluation":
-        return None, {}
-    ((name, settings),) = record["evaluation"].items()
-    kind = {each.stored_as: each for each in Evaluation.__subclasses__()}[name]
-    # JSON knows no tuples.
-    given = {key: tuple(v) if isinstance(v, list) else v for key, v in settings.items()}
-    return kind(**given), record["result"]
-
-
 def recalls(labels: np.ndarray, predicted: np.ndarray) -> list[float]:
     """Per class in order, the share in % of its images that are recognised."""
     return [float(100 * (predicted[labels == c] == c).mean()) for c in np.unique(labels)]
-
-
-METRICS = ("sensitivity", "specificity", "accuracy")
 
 
 def ratios(metric: str, labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

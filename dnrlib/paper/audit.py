@@ -98,13 +98,12 @@ def from_ke() -> pd.DataFrame:
     """The rows of `FROM_KE` cell by cell, in %: row, column, value, std (as DNR or its preprint
     print them), ke, ke_std, equal (to two decimals) (D32)."""
     printed = pd.concat([numbers("dnr", "table1"), numbers("ske", "table1")])
-    printed = printed.drop_duplicates(["row", "column"]).assign(
-        name=lambda f: f["row"].map(FROM_KE)
-    )
+    printed = printed.drop_duplicates(["row", "column"])
+    printed["name"] = printed["row"].map(FROM_KE)
     ke = numbers("ke", "table2").rename(columns={"row": "name", "value": "ke", "std": "ke_std"})
     frame = printed.merge(ke, on=["name", "column"])
-    frame = frame[["row", "column", "value", "std", "ke", "ke_std"]]
-    return frame.assign(equal=frame["value"] == frame["ke"])
+    frame["equal"] = frame["value"] == frame["ke"]
+    return frame[["row", "column", "value", "std", "ke", "ke_std", "equal"]]
 
 
 def overlap_limits() -> pd.DataFrame:
@@ -143,10 +142,9 @@ def ahead(exhibit: str) -> pd.DataFrame:
     """Where a row prints more than a row of DNR with the same loss, in %: column, row, value,
     row_dnr, value_dnr, difference, spread (of both, added in quadrature) (D43)."""
     printed = numbers("dnr", exhibit)
-    printed = printed.assign(smoothing=printed["row"].str.startswith("Smth"))
+    printed["smoothing"] = printed["row"].str.startswith("Smth")
     ours = printed["row"].str.contains("DNR")
-    keys, suffixes = ["smoothing", "column"], ("", "_dnr")
-    both = printed[~ours].merge(printed[ours], on=keys, suffixes=suffixes)
+    both = printed[~ours].merge(printed[ours], on=["smoothing", "column"], suffixes=("", "_dnr"))
     both["difference"] = both["value"] - both["value_dnr"]
     both["spread"] = np.hypot(both["std"], both["std_dnr"])
     shown = ["column", "row", "value", "row_dnr", "value_dnr", "difference", "spread"]

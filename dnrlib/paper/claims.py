@@ -13,7 +13,6 @@ An arm is METHOD+setting=value (`recipes.arm_of`); `arm@column` names another co
 `frames.generations` than the test accuracy, of the run's last generation.
 """
 
-import functools
 import itertools
 import math
 from collections.abc import Iterable
@@ -22,23 +21,22 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats as scipy_stats
 
 from .. import UserError
 from ..methods import label
 from ..recipes import arm_of, configure, parse_arm
 from ..stats import LEVEL, MARGIN, estimate, holm, seeds_needed
-from .exhibits import ANALOGUE, COLUMNS, PAPER, PLANNED, photographs, wide
+from .exhibits import ANALOGUE, EXHIBITS, PAPER, PLANNED, Exhibit, wide
 
 
 @dataclass(frozen=True)
 class Part:
-    """One hypothesis: `left` is more than `right`, the same (`=`), or a trend over `terms`."""
+    """One hypothesis: the first term is more than the second, the same, or all are a trend."""
 
     kind: str
     """`>`, `=`, `rise` or `fall`."""
     terms: tuple[str, ...]
-    by_generation: bool = False
+    """Arms, or differences of two; of a trend a single one if it is one by generation."""
 
     def arms(self, dataset: str) -> list[str]:
         """The arms that it speaks of on a dataset, by the names that their runs have."""
@@ -46,27 +44,22 @@ class Part:
         return [_named(side.partition("@")[0], dataset) for side in sides]
 
 
-UNTESTABLE = "Not testable on digits. "
-"""How the note of a claim begins that our runs on digits cannot judge."""
-
-
-@functools.cache
 def claims() -> pd.DataFrame:
     """The claims, one per row, by id; empty cells are empty strings. Those that our runs on digits
     cannot judge are `untestable`, for the reason in their note."""
     table = pd.read_csv(PAPER / "claims.csv", keep_default_na=False, index_col="id")
-    untestable = table["note"].str.startswith(UNTESTABLE)
-    return table.assign(untestable=untestable, note=table["note"].str.removeprefix(UNTESTABLE))
+    said = "Not testable on digits. "
+    untestable = table["note"].str.startswith(said)
+    return table.assign(untestable=untestable, note=table["note"].str.removeprefix(said))
 
 
 def parse(statement: str) -> list[Part]:
     """The parts of a statement; raises `UserError` if it cannot be read."""
     word, _, rest = statement.partition(" ")
     if word in ("rise", "fall"):
-        by_generation = rest.endswith(" by generation")
         terms = tuple(rest.removesuffix(" by generation").split(", "))
-        if by_generation == (len(terms) == 1):
-            return [Part(word, terms, by_generation)]
+        if rest.endswith(" by generation") == (len(terms) == 1):
+            return [Part(word, terms)]
     else:
         found = []
         for text in statement.split(" & "):
@@ -87,39 +80,30 @@ def _named(arm: str, dataset: str) -> str:
     return arm_of(configure(dataset, **parse_arm(arm)))
 
 
-# --------------------------------------------------------------------------------------------------
-# Evidence
-
-
-def _points(term: str, frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """The rows of a term's arm, none if it was not run, with its value in points as `value`."""
-    arm, _, column = term.partition("@")
-    runs = frame[frame["method"] == _named(arm, dataset)]
-    unit = 100 if column.startswith("overlap") else 1
-    return runs.assign(value=unit * runs[column or "test_accuracy"])
-
-
-def _values(term: str, last: pd.DataFrame, dataset: str) -> pd.Series:
-    """The value of a term, or of a difference of two, by seed."""
-    sides = term.split(" - ")
-    values = _points(sides[0], last, dataset).set_index("seed")["value"].dropna()
-    return values - _values(sides[1], last, dataset) if len(sides) == 2 else values
+def _values(term: str, frame: pd.DataFrame, by: str | list[str], dataset: str) -> pd.Series:
+    """The value in points of a term, or of a difference of two, by seed (and generation); none if
+    an arm was not run."""
+    sides = []
+    for side in term.split(" - "):
+        arm, _, column = side.partition("@")
+        runs = frame[frame["method"] == _named(arm, dataset)].set_index(by)
+        unit = 100 if column.startswith("overlap") else 1
+        sides.append(unit * runs[column or "test_accuracy"].dropna())
+    return sides[0] - sides[1] if len(sides) == 2 else sides[0]
 
 
 def sample(part: Part, frame: pd.DataFrame, dataset: str) -> pd.Series:
     """By seed, in points, what a part says is above 0 (or, for `=`, about 0): the paired
     difference, or the rise of the fitted line from the first to the last of the terms."""
-    last = frame[frame["last"].astype(bool)]
-    if part.by_generation:
-        found = _points(part.terms[0], frame, dataset)
-        by_seed = found.pivot(index="seed", columns="generation", values="value")
-        by_seed = by_seed.dropna(axis="columns", how="all")
+    if len(part.terms) == 1:
+        values = _values(*part.terms, frame, ["seed", "generation"], dataset)
+        by_seed = values.unstack().dropna()
     else:
-        values = [_values(term, last, dataset) for term in part.terms]
-        if part.kind in (">", "="):
-            return (values[0] - values[1]).dropna()
-        by_seed = pd.concat(values, axis=1, keys=range(len(values)))
-    by_seed = by_seed.dropna()
+        last = frame[frame["last"].astype(bool)]
+        values = [_values(term, last, "seed", dataset) for term in part.terms]
+        by_seed = pd.concat(values, axis=1, keys=range(len(values))).dropna()
+    if part.kind in (">", "="):
+        return by_seed[0] - by_seed[1]
     steps = np.arange(by_seed.shape[1]) - (by_seed.shape[1] - 1) / 2
     slope = by_seed.to_numpy(dtype=float) @ steps / max((steps**2).sum(), 1)
     sign = -1 if part.kind == "fall" else 1
@@ -137,26 +121,18 @@ def p_values(part: Part, values: pd.Series) -> tuple[float, float]:
     found = estimate(values) if len(values) else None
     if found is None or math.isnan(found.p):
         return 1.0, 1.0
-    error = found.sd / math.sqrt(found.n)
-
-    def above(bound: float) -> float:
-        return float(scipy_stats.t.sf((found.mean - bound) / error, found.n - 1))
-
-    def below(bound: float) -> float:
-        return float(scipy_stats.t.cdf((found.mean - bound) / error, found.n - 1))
-
     if part.kind == "=":
-        return max(above(-MARGIN), below(MARGIN)), min(1.0, 2 * min(above(MARGIN), below(-MARGIN)))
-    return min(1.0, 2 * above(0)), below(MARGIN)
+        beyond = min(found.above(MARGIN), found.below(-MARGIN))
+        return found.within(MARGIN), min(1.0, 2 * beyond)
+    return min(1.0, 2 * found.above(0)), found.below(MARGIN)
 
 
 def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.DataFrame:
     """One row per claim with a statement in `column`, by id, and its verdict.
 
     `frames` holds frames of `frames.generations` by dataset. In the column `embedded` a statement
-    is made of the bundled dataset of the claim's exhibit where it has its own (`paper.ANALOGUE`),
-    else of each of the others; in `photographs`, of each of the exhibit's (`paper.photographs`); in
-    `full`, of each dataset of the exhibit in the paper. Columns:
+    is made of the bundled dataset of the claim's exhibit where it has its own, else of each of the
+    others; in `photographs` and `full`, of each of the exhibit's datasets. Columns:
     rank; part, n, value, low, high (which part decides, in words if there are several, and its
     seeds, mean and 95 % interval in points: the one most clearly refuted where the claim fails,
     else the one least supported);
@@ -178,94 +154,65 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
         if not stated[column]:
             continue
         evidence, finished = [], True
-        datasets = list(_datasets(stated["exhibit"], frames, column))
+        datasets = _datasets(stated["exhibit"], frames, column)
         for dataset in datasets:
             for part in parse(stated[column]):
-                frame = frames.get(dataset)
-                values = pd.Series() if frame is None else sample(part, frame, dataset)
-                where = f"on {dataset}: " if len(datasets) > 1 else ""
-                evidence.append((*p_values(part, values), values, (where, part)))
-                finished &= len(values) >= _seeds(part, dataset)
-        complete = bool(evidence) and all(len(values) for _, _, values, _ in evidence)
-        judged = complete and finished
-        rows.append(
-            {
-                "id": claim,
-                "rank": stated["rank"],
-                "support": max(s for s, _, _, _ in evidence) if judged else 1.0,
-                "refute": min(1.0, len(evidence) * min(r for _, r, _, _ in evidence))
-                if judged
-                else 1.0,
-                "evidence": evidence if complete else [],
-                "finished": finished,
-                "untestable": column == "embedded" and stated["untestable"],
-            }
-        )
-    for rank in {row["rank"] for row in rows}:
-        family = [row for row in rows if row["rank"] == rank]
-        for name in ("support", "refute"):
-            adjusted = holm([row[name] for row in family])
-            for row, p in zip(family, adjusted, strict=True):
-                row[name] = p
-    return pd.DataFrame([_judged(row) for row in rows]).set_index("id")[LEDGER]
+                values = sample(part, frames[dataset], dataset) if dataset in frames else []
+                words = (f"on {dataset}: " if len(datasets) > 1 else "") + _in_words(part)
+                evidence.append((*p_values(part, values), values, words))
+                if planned := PLANNED.get(dataset):
+                    least = min(planned.get(arm, 0) for arm in part.arms(dataset))
+                    finished &= len(values) >= least
+        row = {"id": claim, "rank": stated["rank"], "evidence": evidence, "n": 0, "part": ""}
+        row |= {"support": 1.0, "refute": 1.0, "verdict": "" if finished else "not finished"}
+        if not evidence or not all(len(values) for _, _, values, _ in evidence):
+            row["verdict"] = "not run"
+        elif finished:
+            row["support"] = max(s for s, *_ in evidence)
+            row["refute"] = min(1.0, len(evidence) * min(r for _, r, *_ in evidence))
+            if column == "embedded" and stated["untestable"]:
+                row["verdict"] = "not testable here"
+        rows.append(row)
+    table = pd.DataFrame(rows)
+    by_rank = table.groupby("rank")
+    for name in ("support", "refute"):
+        table[name] = by_rank[name].transform(lambda p: pd.Series(holm(p), p.index))
+    judged = [_judged(row) for row in table.to_dict("records")]
+    columns = ["id", "rank", "part", "n", "value", "low", "high", "support", "refute", "verdict"]
+    return pd.DataFrame(judged, columns=[*columns, "seeds_needed"]).set_index("id")
 
 
-def _seeds(part: Part, dataset: str) -> int:
-    """How many seeds of a part there are when all that are planned are trained; 0 if none are."""
-    known = PLANNED.get(dataset)
-    return min(known.get(arm, 0) for arm in part.arms(dataset)) if known else 0
-
-
-def _datasets(exhibit: str, frames: Iterable[str], column: str) -> Iterable[str]:
-    if column == "full":
-        return COLUMNS[exhibit]
-    if column == "photographs":
-        return photographs(exhibit)
-    if exhibit in ANALOGUE:
-        return [ANALOGUE[exhibit]]
-    return [dataset for dataset in frames if dataset not in ANALOGUE.values()]
-
-
-LEDGER = [
-    *("rank", "part", "n", "value", "low", "high", "support", "refute", "verdict", "seeds_needed"),
-]
+def _datasets(exhibit: str, frames: Iterable[str], column: str) -> list[str]:
+    of = EXHIBITS.get(exhibit, Exhibit())  # What is claimed of the cost is of no exhibit.
+    if column == "embedded":
+        others = [dataset for dataset in frames if dataset not in ANALOGUE.values()]
+        return [of.bundled] if of.bundled else others
+    return list(of.columns if column == "full" else of.photographs)
 
 
 def _judged(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the ledger with its verdict, and the part that decided it."""
-    evidence, finished, untestable = (
-        row.pop(name) for name in ("evidence", "finished", "untestable")
-    )
-    if untestable or not evidence:
-        unknown = dict.fromkeys(("value", "low", "high", "seeds_needed"), math.nan)
-        verdict = "not testable here" if evidence else "not run"
-        return row | unknown | {"n": 0, "verdict": verdict, "part": ""}
+    evidence = row["evidence"]
+    if row["verdict"] in ("not run", "not testable here"):
+        return row
     holds, fails = row["support"] < 1 - LEVEL, row["refute"] < 1 - LEVEL
-    verdict = "holds" if holds else "fails" if fails else "undecided"
-    verdict = verdict if finished else "not finished"
+    row["verdict"] = row["verdict"] or ("holds" if holds else "fails" if fails else "undecided")
     weakest = max(evidence, key=lambda found: found[0])
     clearest = min(evidence, key=lambda found: found[1])
-    *_, values, (where, part) = clearest if verdict == "fails" else weakest
+    *_, values, words = clearest if row["verdict"] == "fails" else weakest
     shown = estimate(values)
     row |= {"n": shown.n, "value": shown.mean, "low": shown.low, "high": shown.high}
-    open_ = verdict == "undecided" and not math.isnan(shown.p)
-    return row | {
-        "verdict": verdict,
-        "part": where + _in_words(part) if len(evidence) > 1 else "",
-        "seeds_needed": seeds_needed(shown.sd) if open_ else math.nan,
-    }
+    row["part"] = words if len(evidence) > 1 else ""
+    if row["verdict"] == "undecided" and not math.isnan(shown.p):
+        row["seeds_needed"] = seeds_needed(shown.sd)
+    return row
 
 
 def _in_words(part: Part) -> str:
-    said = []
-    for term in part.terms:
-        arm, _, column = term.partition("@")
-        said.append(label(arm) + (f" ({column.replace('_', ' ')})" if column else ""))
-    return " − ".join(said)
-
-
-# --------------------------------------------------------------------------------------------------
-# The paper's own numbers
+    arms = (term.partition("@") for term in part.terms)
+    return " − ".join(
+        label(arm) + (f" ({column.replace('_', ' ')})" if column else "") for arm, _, column in arms
+    )
 
 
 def in_print(statement: str) -> tuple[int, list[str]]:
