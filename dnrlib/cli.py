@@ -82,17 +82,17 @@ def parser(chosen: str | None = None) -> argparse.ArgumentParser:
     return top
 
 
+MANY = {"action": "append", "default": []}
+"""An option that may be repeated."""
+
+
 @command
 def run(command: argparse.ArgumentParser) -> None:
     """one run, from its longest prefix on disk"""
     command.set_defaults(do=_run)
     _settings(command)
-    command.add_argument(
-        "--profile",
-        type=Path,
-        metavar="FILE",
-        help="instead: write a Chrome trace of two short generations (.json or .json.gz)",
-    )
+    said = "instead: write a Chrome trace of two short generations (.json or .json.gz)"
+    command.add_argument("--profile", type=Path, metavar="FILE", help=said)
 
 
 @command
@@ -104,39 +104,21 @@ def study(command: argparse.ArgumentParser) -> None:
     _common(command)
     # An exhibit may have a bundled dataset of its own.
     command.set_defaults(do=_study, dataset=None)
-    command.add_argument(
-        "--method",
-        action="append",
-        default=[],
-        metavar="METHOD[+SETTING=VALUE...]",
-        help=f"may be repeated (default: {', '.join(MAIN)}); one of: {', '.join(METHODS)}",
+    said = f"may be repeated (default: {', '.join(MAIN)}); one of: {', '.join(METHODS)}"
+    command.add_argument("--method", **MANY, metavar="METHOD[+SETTING=VALUE...]", help=said)
+    analogues = ", ".join(f"{name} on {of}" for name, of in ANALOGUE.items())
+    said = (
+        "all that an exhibit compares and evaluates; may be repeated (without --dataset: "
+        f"{analogues}, all others on digits)"
     )
+    command.add_argument("--exhibit", **MANY, choices=tuple(ROWS), help=said)
+    said = f"evaluate the networks as an exhibit does: {', '.join(ANALOGUE)}; may be repeated"
     command.add_argument(
-        "--exhibit",
-        action="append",
-        default=[],
-        choices=tuple(ROWS),
-        help="all that an exhibit compares and evaluates; may be repeated (without --dataset: "
-        + ", ".join(f"{name} on {of}" for name, of in ANALOGUE.items())
-        + ", all others on digits)",
-    )
-    command.add_argument(
-        "--evaluate",
-        action="append",
-        default=[],
-        choices=tuple(ANALOGUE),
-        metavar="EXHIBIT",
-        help=f"evaluate the networks as an exhibit does: {', '.join(ANALOGUE)}; may be repeated",
+        "--evaluate", **MANY, choices=tuple(ANALOGUE), metavar="EXHIBIT", help=said
     )
     command.add_argument("--seeds", type=int, default=5, help="seeds 0..SEEDS-1 (default: 5)")
-    command.add_argument(
-        "--workers", type=int, default=0, help="runs at once (default: one per core, one on a GPU)"
-    )
-    command.add_argument(
-        "--publish",
-        action="store_true",
-        help="for maintainers: then copy the records to data/records",
-    )
+    said = "runs at once (default: one per core, one on a GPU)"
+    command.add_argument("--workers", type=int, default=0, help=said)
 
 
 @command
@@ -144,17 +126,11 @@ def page(command: argparse.ArgumentParser) -> None:
     """execute a notebook, one page per dataset"""
     command.set_defaults(do=_page)
     command.add_argument("notebook", type=Path)
+    said = "a dataset; may be repeated"
+    command.add_argument("--dataset", action="append", required=True, help=said)
+    said = "another parameter of the notebook; may be repeated"
     command.add_argument(
-        "--dataset", action="append", required=True, help="a dataset; may be repeated"
-    )
-    command.add_argument(
-        "-p",
-        "--parameter",
-        action="append",
-        nargs=2,
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="another parameter of the notebook; may be repeated",
+        *("-p", "--parameter"), **MANY, nargs=2, metavar=("NAME", "VALUE"), help=said
     )
     command.add_argument("--output", type=Path, help="folder for the pages (default: _build/pages)")
 
@@ -165,41 +141,35 @@ def data(command: argparse.ArgumentParser) -> None:
     actions = command.add_subparsers(required=True, metavar="ACTION")
     listed = actions.add_parser("list", help="every dataset, its size, terms, and state here")
     listed.set_defaults(do=_data_list)
-    prepare = actions.add_parser(
-        "prepare",
-        help="find, check, extract and decode the files of a dataset, once",
-        formatter_class=_Formatter,
-    )
+    said = "find, check, extract and decode the files of a dataset, once"
+    prepare = actions.add_parser("prepare", help=said, formatter_class=_Formatter)
     prepare.set_defaults(do=_data_prepare)
     prepare.add_argument("name", metavar="DATASET")
-    prepare.add_argument(
-        "--root", type=Path, help="folder of its archives (default: data/images/DATASET)"
-    )
-    prepare.add_argument(
-        "--download", action="store_true", help="fetch what is missing, where the source allows it"
-    )
-    prepare.add_argument(
-        "--skip-corrupt", action="store_true", help="of folder:PATH: leave out unreadable images"
-    )
+    said = "folder of its archives (default: data/images/DATASET)"
+    prepare.add_argument("--root", type=Path, help=said)
+    said = "fetch what is missing, where the source allows it"
+    prepare.add_argument("--download", action="store_true", help=said)
+    said = "of folder:PATH: leave out unreadable images"
+    prepare.add_argument("--skip-corrupt", action="store_true", help=said)
 
 
 @command
 def compare(command: argparse.ArgumentParser) -> None:
     """which method to use on a folder of your own images"""
     command.set_defaults(do=_compare)
-    command.add_argument("path", metavar="PATH", help="folder with a subfolder of images per class")
-    command.add_argument("--hours", type=float, default=2.0, help="time it may take (default: 2)")
-    command.add_argument("--size", type=int, help="pixels per side (default: by images and device)")
-    command.add_argument("--seeds", type=int, help="runs per method (default: as time allows)")
-    command.add_argument("--skip-corrupt", action="store_true", help="leave out unreadable images")
-    command.add_argument(
-        "--no-flip", action="store_true", help="do not mirror images (text, digits)"
+    add = command.add_argument
+    add("path", metavar="PATH", help="folder with a subfolder of images per class")
+    add(
+        "--hours", type=float, default=2.0, help="time for training (default: 2; one seed at least)"
     )
-    command.add_argument(
-        "--output", type=Path, help="folder of the report (default: PATH-compared)"
-    )
-    command.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+    add("--size", type=int, help="pixels per side (default: by images and device)")
+    add("--epochs", type=int, help="epochs per generation (default: by size)")
+    add("--seeds", type=int, default=5, help="most runs per method (default: 5)")
+    add("--skip-corrupt", action="store_true", help="leave out unreadable images")
+    add("--no-flip", action="store_true", help="do not mirror images (text, digits)")
+    add("--output", type=Path, help="folder of the report (default: PATH-compared)")
+    add("--workers", type=int, default=0, help="processes (default: one per core, one on a GPU)")
+    add("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
 
 
 @command
@@ -207,9 +177,8 @@ def export(command: argparse.ArgumentParser) -> None:
     """train one network and write it to a file that says how to use it"""
     command.set_defaults(do=_export)
     _settings(command)
-    command.add_argument(
-        "--output", type=Path, default=Path("model.pt"), help="the file (default: model.pt)"
-    )
+    said = "the file (default: model.pt)"
+    command.add_argument("--output", type=Path, default=Path("model.pt"), help=said)
 
 
 @command
@@ -234,13 +203,10 @@ class _Formatter(argparse.HelpFormatter):
 def _common(command: argparse.ArgumentParser) -> None:
     from .recipes import BUDGETS
 
-    command.add_argument(
-        "--dataset", default="digits", help="see: dnr data list; or folder:PATH (default: digits)"
-    )
-    command.add_argument(
-        "--budget", choices=BUDGETS, help="size of the recipe (default: follows from the dataset)"
-    )
-    command.add_argument(
+    add = command.add_argument
+    add("--dataset", default="digits", help="see: dnr data list; or folder:PATH (default: digits)")
+    add("--budget", choices=BUDGETS, help="size of the recipe (default: follows from the dataset)")
+    add(
         "--device", default="auto", help="auto, cpu, cuda or mps (default: auto, the best there is)"
     )
 
@@ -254,18 +220,14 @@ def _settings(command: argparse.ArgumentParser) -> None:
     command.description = (
         "Settings that are not given are those of the dataset's recipe; all are printed first."
     )
-    valid = NAMES | ONE_OF
     for spec in fields(Config):
-        if spec.name != "dataset":
-            said, names = spec.metadata["meaning"], valid.get(spec.name, ())
-            # Some meanings explain each choice.
-            said += "" if all(name in said for name in names) else f": {', '.join(names)}"
-            command.add_argument(
-                f"--{spec.name.replace('_', '-')}",
-                type=spec.type,
-                metavar=spec.type.__name__.upper(),
-                help=said,
-            )
+        if spec.name == "dataset":
+            continue
+        option, said = f"--{spec.name.replace('_', '-')}", spec.metadata["meaning"]
+        names = (NAMES | ONE_OF).get(spec.name, ())
+        # Some meanings explain each choice.
+        said += "" if all(name in said for name in names) else f": {', '.join(names)}"
+        command.add_argument(option, type=spec.type, metavar=spec.type.__name__.upper(), help=said)
 
 
 def _config(options: argparse.Namespace) -> Any:
@@ -301,23 +263,13 @@ def _run(options: argparse.Namespace) -> int:
         print(f"trace: {options.profile}; open it in chrome://tracing or ui.perfetto.dev")
         return 0
     found = run(config, device=options.device, report=_line)
-    print(_parts(found))
-    last = runs_root() / chain(config)[-1].key / "record.json"
-    print(f"record: {last}")
-    return 0
-
-
-def _parts(found: list[dict[str, Any]]) -> str:
-    """Where the time of these records went."""
     spent: Counter[str] = Counter()
     for record in found:
-        # Those of earlier versions do not say.
-        spent.update(record["timing"].get("parts", {}))
-    total = spent.total()
-    if not total:
-        return "of these records, nobody noted where their time went"
-    shares = [f"{name} {seconds / total:.1%}" for name, seconds in spent.most_common()]
-    return f"when they were made, {total:.1f} s: {', '.join(shares)}"
+        spent.update(record["timing"]["parts"])
+    shares = [f"{name} {seconds / spent.total():.1%}" for name, seconds in spent.most_common()]
+    print(f"when they were made, {spent.total():.1f} s: {', '.join(shares)}")
+    print(f"record: {runs_root() / chain(config)[-1].key / 'record.json'}")
+    return 0
 
 
 def _line(record: dict[str, Any]) -> None:
@@ -335,7 +287,6 @@ def _line(record: dict[str, Any]) -> None:
 
 
 def _study(options: argparse.Namespace) -> int:
-    from . import records
     from .evaluate.evaluations import EVALUATED
     from .frames import generations
     from .methods import MAIN
@@ -344,8 +295,8 @@ def _study(options: argparse.Namespace) -> int:
     from .stats import summary
     from .study import study
 
+    exhibits = options.exhibit + options.evaluate
     if options.dataset is None:
-        exhibits = options.exhibit + options.evaluate
         analogues = {ANALOGUE.get(exhibit, "digits") for exhibit in exhibits} or {"digits"}
         if len(analogues) > 1:
             raise UserError(
@@ -353,44 +304,21 @@ def _study(options: argparse.Namespace) -> int:
                 "study them one after the other, or give one with --dataset"
             )
         (options.dataset,) = analogues
-    chosen = options.method + [
-        arm for exhibit in options.exhibit for arm in arms(exhibit, options.dataset)
-    ]
-    configs = grid(options.dataset, dict.fromkeys(chosen or MAIN), options.seeds, options.budget)
-    evaluated = {
-        each: None
-        for exhibit in options.exhibit + options.evaluate
-        for each in evaluations_of(exhibit, options.dataset)
-    }
+    dataset = options.dataset
+    chosen = options.method + [arm for name in options.exhibit for arm in arms(name, dataset)]
+    evaluated = [each for name in exhibits for each in evaluations_of(name, dataset)]
     found = study(
-        configs,
+        grid(dataset, dict.fromkeys(chosen or MAIN), options.seeds, options.budget),
         published=False,
         workers=options.workers,
         device=options.device,
-        evaluations=tuple(evaluated),
+        evaluations=tuple(dict.fromkeys(evaluated)),
     )
     frame = generations(found)
     for column in ("test_accuracy", *EVALUATED):
         if frame[column].notna().any():
             print(f"\n{column} in %\n{summary(frame, column).round(2).to_string()}")
-    if options.publish:
-        refuse_publishing(found, options.budget)
-        for run in found:
-            records.publish(run.config.dataset, run.config.seed, run.records)
-        print(f"published {len(found)} runs to {records.PUBLISHED / options.dataset}")
     return 0
-
-
-def refuse_publishing(found: list[Any], budget: str | None) -> None:
-    """Raises `UserError` for runs (`study.Run`) that must not be published."""
-    from .recipes import RECIPES
-
-    if budget == "smoke":
-        raise UserError("runs of the smoke budget are not published")
-    if any(run.config.dataset not in RECIPES for run in found):
-        raise UserError("runs on a folder of one's own are not published: nobody could repeat them")
-    if any("+changes" in str(r["provenance"]["commit"]) for run in found for r in run.records):
-        raise UserError("runs of a changed checkout are not published: commit, and train anew")
 
 
 def _page(options: argparse.Namespace) -> int:
@@ -475,15 +403,20 @@ def _compare(options: argparse.Namespace) -> int:
     from .train import device_named
 
     path = Path(options.path).expanduser().resolve()
-    name = f"{folder.PREFIX}{path}"
-    native = folder.native(path)
+    name, native = f"{folder.PREFIX}{path}", folder.native(path)
     # A CPU has no time for photographs at 224 pixels.
-    size = options.size or (
-        min(native, 64) if device_named(options.device).type == "cpu" else native
-    )
+    on_cpu = device_named(options.device).type == "cpu"
+    size = options.size or (min(native, 64) if on_cpu else native)
     if size != native:
         name = f"{name}@{size}"
     _prepare_folder(name, options.skip_corrupt)
+    settings, usual = {}, recipe(name)
+    if options.no_flip:
+        settings["augment"] = UNFLIPPED[usual["augment"]]
+    if options.epochs is not None:
+        # The usual warm-up is meant for longer generations.
+        warmup = min(usual.get("warmup", 0), options.epochs // 10)
+        settings |= {"epochs": options.epochs, "warmup": warmup}
     output = options.output or path.with_name(f"{path.name}-compared")
     found = compared(
         name,
@@ -492,7 +425,7 @@ def _compare(options: argparse.Namespace) -> int:
         seeds=options.seeds,
         device=options.device,
         workers=options.workers,
-        settings={"augment": UNFLIPPED[recipe(name)["augment"]]} if options.no_flip else None,
+        settings=settings,
     )
     # The lowest seed: the best on the test images would look better than it is.
     export(found.config(found.choice.method), output / "model.pt", options.device)

@@ -17,6 +17,8 @@ from ..recipes import scope
 from ..stats import LEVEL, MARGIN, comparisons, estimate, summary
 
 MISSING = "–"
+LEAST_SEEDS = 3
+"""Figures, and the report on one's own images, give no interval of fewer seeds."""
 MEASURES = {
     "test_accuracy": "test accuracy",
     "mca": "accuracy on corrupted images",
