@@ -40,19 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
     # Pages are executed from the root of the checkout, wherever this command was called.
     os.environ["DNRLIB_RUNS"] = str(runs_root())
     try:
-        return options.do(options)
-    except OSError as error:
-        print(
-            f"dnr: {error}; check that this folder can be written to, or name another",
-            file=sys.stderr,
-        )
-        return 1
-    except UserError as error:
-        print(f"dnr: {error}", file=sys.stderr)
+        options.do(options)
+    except (UserError, OSError) as error:
+        mend = "; check that this folder can be written to, or name another"
+        print(f"dnr: {error}{mend if isinstance(error, OSError) else ''}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ndnr: stopped; what is finished is on disk, run it again to go on", file=sys.stderr)
         return 130
+    return 0
 
 
 COMMANDS: dict[str, Callable[[argparse.ArgumentParser], None]] = {}
@@ -206,9 +202,7 @@ def _common(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--dataset", default="digits", help="see: dnr data list; or folder:PATH (default: digits)")
     add("--budget", choices=BUDGETS, help="size of the recipe (default: follows from the dataset)")
-    add(
-        "--device", default="auto", help="auto, cpu, cuda or mps (default: auto, the best there is)"
-    )
+    add("--device", default="auto", help="auto (default: the best there is), cpu, cuda or mps")
 
 
 def _settings(command: argparse.ArgumentParser) -> None:
@@ -243,9 +237,8 @@ def _config(options: argparse.Namespace) -> Any:
     if options.method is not None:
         settings |= parse_arm(options.method)
     config = configure(options.dataset, options.budget, **settings)
-    print(
-        f"{config.method} on {config.dataset}, seed {config.seed}: {len(chain(config))} generations"
-    )
+    many = len(chain(config))
+    print(f"{config.method} on {config.dataset}, seed {config.seed}: {many} generations")
     listed = (f"{name}={value}" for name, value in vars(config).items())
     print(textwrap.indent("\n".join(_wrapped(", ".join(listed), 98)), "  "))
     if config.precision == "bf16" and not has_bf16(device_named(options.device)):
@@ -261,15 +254,15 @@ def _run(options: argparse.Namespace) -> int:
     if options.profile is not None:
         profile(config, options.profile, options.device)
         print(f"trace: {options.profile}; open it in chrome://tracing or ui.perfetto.dev")
-        return 0
+        return
     found = run(config, device=options.device, report=_line)
     spent: Counter[str] = Counter()
     for record in found:
-        spent.update(record["timing"]["parts"])
+        # Those of earlier versions do not say.
+        spent.update(record["timing"].get("parts", {}))
     shares = [f"{name} {seconds / spent.total():.1%}" for name, seconds in spent.most_common()]
     print(f"when they were made, {spent.total():.1f} s: {', '.join(shares)}")
     print(f"record: {runs_root() / chain(config)[-1].key / 'record.json'}")
-    return 0
 
 
 def _line(record: dict[str, Any]) -> None:
@@ -286,7 +279,7 @@ def _line(record: dict[str, Any]) -> None:
         print(f"   its mask keeps {kept:.1%}; without the rest, {result['masked_accuracy']:.2f} %")
 
 
-def _study(options: argparse.Namespace) -> int:
+def _study(options: argparse.Namespace) -> None:
     from .evaluate.evaluations import EVALUATED
     from .frames import generations
     from .methods import MAIN
@@ -318,10 +311,9 @@ def _study(options: argparse.Namespace) -> int:
     for column in ("test_accuracy", *EVALUATED):
         if frame[column].notna().any():
             print(f"\n{column} in %\n{summary(frame, column).round(2).to_string()}")
-    return 0
 
 
-def _page(options: argparse.Namespace) -> int:
+def _page(options: argparse.Namespace) -> None:
     from papermill.exceptions import PapermillExecutionError
 
     from .book.build import execute
@@ -346,7 +338,6 @@ def _page(options: argparse.Namespace) -> int:
     if failures:
         listed = "\n".join(f"  {dataset}: {error}" for dataset, error in failures.items())
         raise UserError(f"{len(failures)} of {len(options.dataset)} pages failed:\n{listed}")
-    return 0
 
 
 def _typed(value: str) -> str | int | float:
@@ -358,7 +349,7 @@ def _typed(value: str) -> str | int | float:
     return value
 
 
-def _data_list(options: argparse.Namespace) -> int:
+def _data_list(options: argparse.Namespace) -> None:
     from .datasets.catalogue import VIEWS
     from .datasets.digits import DATASETS
     from .datasets.official import overview
@@ -367,10 +358,9 @@ def _data_list(options: argparse.Namespace) -> int:
     made = ", ".join(f"{name} (of {of})" for name, (of, _) in VIEWS.items())
     print(f"\nmade of them: {made}\nbundled: {', '.join(DATASETS)}")
     print("your own images: folder:PATH, or folder:PATH@PIXELS")
-    return 0
 
 
-def _data_prepare(options: argparse.Namespace) -> int:
+def _data_prepare(options: argparse.Namespace) -> None:
     from .datasets import folder, official
 
     if options.name.startswith(folder.PREFIX):
@@ -381,7 +371,6 @@ def _data_prepare(options: argparse.Namespace) -> int:
         print(f"{options.name}: {len(known['classes'])} classes, {counted} images")
         for same in known.get("notes", {}).get("copies", []):
             print(f"in the original too, these are the same image: {' = '.join(same)}")
-    return 0
 
 
 def _prepare_folder(name: str, skip_corrupt: bool) -> None:
@@ -393,7 +382,7 @@ def _prepare_folder(name: str, skip_corrupt: bool) -> None:
     print(counts.to_string(), *problems, sep="\n", flush=True)
 
 
-def _compare(options: argparse.Namespace) -> int:
+def _compare(options: argparse.Namespace) -> None:
     from .compare.choice import compared
     from .compare.export import export
     from .compare.report import answer, write
@@ -432,22 +421,19 @@ def _compare(options: argparse.Namespace) -> int:
     page = write(output)
     said = answer(found).replace("**", "")
     print(f"\n{said}\n\nreport: {page}\nmodel: {output / 'model.pt'}")
-    return 0
 
 
-def _export(options: argparse.Namespace) -> int:
+def _export(options: argparse.Namespace) -> None:
     from .compare.export import export
 
     export(_config(options), options.output, options.device)
     print(f"network: {options.output}, and how to use it: {options.output.parent / 'use_model.py'}")
-    return 0
 
 
-def _book(options: argparse.Namespace) -> int:
+def _book(options: argparse.Namespace) -> None:
     from .book.build import build_book
 
     print(f"the book: {build_book()}")
-    return 0
 
 
 if __name__ == "__main__":

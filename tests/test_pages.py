@@ -222,28 +222,13 @@ def test_run_prints_a_line_per_generation_and_the_record(capsys):
     assert Path(said.split("record: ")[1].strip()).exists()
 
 
-def test_study_summarises_and_publishes(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "PUBLISHED", tmp_path / "published")
-    arguments = [
-        "study",
-        "--budget",
-        "smoke",
-        "--method",
-        "plain",
-        "--seeds",
-        "2",
-        "--workers",
-        "1",
-    ]
-    assert cli.main([*arguments, "--publish"]) == 1
-    said = capsys.readouterr()
-    assert "2 runs to train" in said.out
-    assert "runs of the smoke budget are not published" in said.err
-    monkeypatch.setattr(cli, "refuse_publishing", lambda found, budget: None)
-    assert cli.main([*arguments, "--publish"]) == 0
-    assert "published 2 runs" in capsys.readouterr().out
-    assert len(list((tmp_path / "published" / "digits").glob("*.jsonl.gz"))) == 2
-    assert cli.main(arguments) == 0
+def test_study_summarises(capsys):
+    words = "study --budget smoke --method plain --seeds 2 --workers 1"
+    assert cli.main(words.split()) == 0
+    said = capsys.readouterr().out
+    assert "2 runs to train" in said
+    assert "\ntest_accuracy in %\n" in said
+    assert cli.main(words.split()) == 0
     assert "nothing to train" in capsys.readouterr().out
 
 

@@ -34,11 +34,11 @@ def execute(
 ) -> None:
     """Executes a notebook with parameters and writes the page, which notes `made_of`; raises
     `UserError` for unknown parameters and papermill's error for a cell that fails."""
-    unknown = given.keys() - known_parameters(notebook)
-    if unknown:
+    known = known_parameters(notebook)
+    if unknown := given.keys() - known:
         raise UserError(
             f"{notebook.name} has no parameter {', '.join(sorted(unknown))}; it has: "
-            f"{', '.join(sorted(known_parameters(notebook)))}"
+            f"{', '.join(sorted(known))}"
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     # papermill saves as it goes: a page with an error in it must not be taken for a page.

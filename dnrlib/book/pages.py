@@ -21,9 +21,7 @@ from ..frames import generations
 from ..paper.claims import arms as stated_arms
 from ..paper.claims import claims, ledger
 from ..paper.exhibits import (
-    ALL_EXHIBITS,
     ANALOGUE,
-    EXHIBITS,
     PLANNED,
     ROWS,
     arms,
@@ -33,7 +31,7 @@ from ..paper.exhibits import (
 from ..recipes import BUDGETS, RECIPES, arm_of, configure, grid, parse_arm, scope
 from ..records import ROOT
 from ..study import Archive, Run, agreement, command
-from .tables import fenced, table, titled
+from .tables import fenced
 
 NOTEBOOKS = ROOT / "notebooks"
 BOOK = ROOT / "book"
@@ -128,40 +126,27 @@ def parameters(exhibit: str = "table1", **given: Any) -> Parameters:
     for a bad value, and the valid names for a name that papermill injected and the notebook does
     not have.
     """
-    unknown = _injected() - given.keys()
-    if unknown:
+    shell = get_ipython()
+    # papermill itself only warns of names that its cell assigns and the notebook does not have.
+    cells = (
+        [cell for cell in shell.user_ns["In"] if cell.startswith("# Parameters\n")] if shell else []
+    )
+    assigned = [node for cell in cells for node in ast.parse(cell).body]
+    names = {node.targets[0].id for node in assigned if isinstance(node, ast.Assign)}
+    if unknown := names - given.keys():
         raise UserError(
             f"unknown parameter {', '.join(sorted(unknown))}; this notebook has: {', '.join(given)}"
         )
     return Parameters(exhibit=exhibit, **given)
 
 
-def _injected() -> set[str]:
-    """The names that papermill's injected cell assigns; papermill itself only warns of unknown
-    ones."""
-    shell = get_ipython()
-    cells = [] if shell is None else shell.user_ns.get("In", [])
-    names = set()
-    for source in cells:
-        if source.startswith("# Parameters\n"):
-            for statement in ast.parse(source).body:
-                if isinstance(statement, ast.Assign):
-                    names |= {target.id for target in statement.targets}
-    return names
-
-
 def control(page: Parameters, arm: str) -> Parameters:
     """The parameters of a page for one arm on the 32-pixel control of its dataset; on that of the
     digits where there is none."""
     own = f"{page.dataset}-32"
+    name = own if own in RECIPES else "digits-32"
     budget = page.budget if page.budget == "smoke" else "auto"
-    return Parameters(
-        own if own in RECIPES else "digits-32",
-        budget=budget,
-        seeds=page.seeds,
-        methods=arm,
-        train=page.train,
-    )
+    return Parameters(name, budget=budget, seeds=page.seeds, methods=arm, train=page.train)
 
 
 def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
@@ -175,37 +160,30 @@ def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
     lines = [fenced(given, "sh"), ""]
     if not found:
         return Markdown("\n".join([*lines, "None of its runs is on disk."]))
+    shown = [(run, record) for run in found for record in run.records]
+    whence = ("package", "commit", "results", "torch", "device", "processor")
     made = Counter(
-        (
-            run.source,
-            *(
-                str(record["provenance"][name])
-                for name in ("package", "commit", "results", "torch", "device", "processor")
-            ),
-        )
-        for run in found
-        for record in run.records
+        (run.source, *(str(record["provenance"][name]) for name in whence)) for run, record in shown
     )
-    seconds = sum(
-        record["timing"]["seconds"]
-        for record in {
-            record["key"]: record for run in found for record in run.records if "timing" in record
-        }.values()
-    )
-    of_arm: dict[tuple, list[Config]] = {}
+    # Runs share records.
+    timed = {record["key"]: record for _, record in shown if "timing" in record}
+    seconds = sum(record["timing"]["seconds"] for record in timed.values())
+    # One command for the arms that have as many seeds.
+    last: dict[tuple, int] = {}
     for run in found:
-        of = (run.config.dataset, run.evaluations, run.arm)
-        of_arm.setdefault(of, []).append(run.config)
-    by_seeds: dict[tuple, list[Config]] = {}
-    for (dataset, evaluations, _), configs in of_arm.items():
-        last = max(config.seed for config in configs)
-        by_seeds.setdefault((dataset, evaluations, last), []).extend(configs)
+        of = run.config.dataset, run.evaluations, run.arm
+        last[of] = max(last.get(of, 0), run.config.seed)
+    alike: dict[tuple, list[Config]] = {}
+    for run in found:
+        of = run.config.dataset, run.evaluations, run.arm
+        alike.setdefault((*of[:2], last[of]), []).append(run.config)
+    commands = [command(configs, of[1]) for of, configs in alike.items()]
     work = "training and evaluation" if any(run.evaluations for run in found) else "training"
     lines += [
         f"This page shows {len(found)} runs; their {work} took {seconds / 60:.0f} minutes in "
         "all, one after the other. To train them yourself, from nothing and whatever is published:",
         "",
-        fenced("\n".join(command(of, each[1]) for each, of in by_seeds.items()), "sh"),
+        fenced("\n".join(commands), "sh"),
         "",
         "Their records:",
         "",
@@ -261,45 +239,9 @@ def _claimed_runs(dataset: str) -> Iterator[Run]:
 def find_evaluated(config: Config, archive: Archive) -> Run | None:
     """The finished run of a config with those evaluations of its dataset's exhibits that were made
     of it."""
-    wanted = {
-        each: None
-        for exhibit in made_for(config.dataset)
-        for each in evaluations_of(exhibit, config.dataset)
-    }
-    return archive.richest(config, wanted)
-
-
-def status() -> Markdown:
-    """Every exhibit of the DNR paper: how many of its arms were run, by the published records."""
-    datasets = sorted(path.name for path in records.PUBLISHED.iterdir() if path.is_dir())
-    found = {name: published_runs(name) for name in datasets}
-    there = {name: {run.arm for run in runs} for name, runs in found.items()}
-    rows = []
-    for exhibit in ALL_EXHIBITS:
-        notebook = EXHIBITS.get(exhibit)
-        pages = [page for page in contents() if page.partition("-")[0] == notebook]
-        counts: dict[str, list[str]] = {"embedded": [], "photographs": [], "full": []}
-        for page in pages:
-            dataset = page.partition("-")[2]
-            if dataset in there and exhibit in ROWS:
-                wanted = arms(exhibit, dataset)
-                number = sum(arm in there[dataset] for arm in wanted)
-                text = f"{dataset}: {number} of {len(wanted)} methods"
-                counts[scope(dataset)].append(text)
-        nothing = "nothing to train" if pages and exhibit not in ROWS else "not run"
-        rows.append(
-            [
-                titled(exhibit),
-                ", ".join(f"{{doc}}`{page.partition('-')[2] or page} <{page}>`" for page in pages)
-                or "not in this book yet",
-                *("; ".join(counted) or nothing for counted in counts.values()),
-            ]
-        )
-    header = ["exhibit", "page", "embedded analogue", "photographs", "the paper's setting"]
-    caption = "Exhibits of the DNR paper, and what of them was run, by the published records."
-    listed = table(header, rows, caption, "tbl-status", words=True).data
-    counted = "; ".join(f"{len(runs)} runs on {name}" for name, runs in found.items())
-    return Markdown(f"{listed}\n\nPublished are {counted or 'no runs'}.")
+    of = config.dataset
+    wanted = [each for exhibit in made_for(of) for each in evaluations_of(exhibit, of)]
+    return archive.richest(config, dict.fromkeys(wanted))
 
 
 def to_come(page: Parameters) -> Markdown:
@@ -311,16 +253,14 @@ def to_come(page: Parameters) -> Markdown:
         return Markdown("")
     done = Counter(run.arm for run in published_runs(page.dataset))
     missing = sum(seeds - done[arm] for arm, seeds in wanted.items())
-    text = (
+    still = (
+        f"**{missing} of them are still to come.** Until then means may change, and no claim is "
+        "judged."
+    )
+    return Markdown(
         "The number of seeds of each method was fixed before any was looked at: "
         f"{sum(wanted.values())} runs in all on this page. "
-    )
-    if not missing:
-        return Markdown(text + "All of them are published.")
-    return Markdown(
-        text
-        + f"**{missing} of them are still to come.** Until then means may change, and no claim "
-        "is judged."
+        f"{still if missing else 'All of them are published.'}"
     )
 
 
@@ -329,8 +269,8 @@ def claimed_arms(dataset: str) -> list[str]:
     listed = claims()
     if dataset in ANALOGUE.values() or scope(dataset) == "photographs":
         listed = listed[listed["exhibit"].isin(made_for(dataset))]
-    stated = [stated_arms(text, dataset) for text in listed[scope(dataset)] if text]
-    return list(dict.fromkeys(arm for listed in stated for arm in listed))
+    said = [text for text in listed[scope(dataset)] if text]
+    return list(dict.fromkeys(arm for text in said for arm in stated_arms(text, dataset)))
 
 
 def published_runs(dataset: str) -> list[Run]:

@@ -246,7 +246,8 @@ def _recorded(configs: Sequence[Config]) -> float:
     store = Store()
     wanted = {entry.key: entry for config in configs for entry in entries(config)}
     found = [store.read(entry) for entry in wanted.values()]
-    return sum(sum(record["timing"]["parts"].values()) for record in found if record)
+    # Records of earlier versions do not say.
+    return sum(sum(record["timing"].get("parts", {}).values()) for record in found if record)
 
 
 def _scores(runs: Sequence[Run], device: str) -> pd.DataFrame:

@@ -85,8 +85,8 @@ def answer(found: Comparison) -> str:
     else:
         parts[0] = f"**No winner; the cheapest of those not worse is {parts[0]}"
         parts.append(
-            f"(Not worse: its mean on the validation images is at most {MARGIN} points below that "
-            f"of {_named('long')}; {_over('long', 'plain', choice.longer)}.) {_open(found)}"
+            f"On the validation images {_over('long', 'plain', choice.longer)}; more than {MARGIN} "
+            f"points would count as worse. {_open(found)}"
         )
     if found.done < found.seeds:
         parts.append(
