@@ -8,7 +8,6 @@ import os
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -51,38 +50,10 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[argparse.ArgumentParser], None]] = {}
-"""By name, what gives a command its options; its docstring is the help."""
-
-
-def command(options: Callable[[argparse.ArgumentParser], None]) -> Callable:
-    """Registers a command by what gives it its options."""
-    COMMANDS[options.__name__] = options
-    return options
-
-
-def parser(chosen: str | None = None) -> argparse.ArgumentParser:
-    """The parser of all commands, with the options of the one that is chosen (None: of all)."""
-    top = argparse.ArgumentParser(
-        prog="dnr",
-        description="Dynamic Neural Regeneration and Knowledge Evolution, made checkable.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    top.add_argument("--version", action="version", version=f"dnrlib {__version__}")
-    commands = top.add_subparsers(required=True, metavar="COMMAND")
-    for name, options in COMMANDS.items():
-        one = commands.add_parser(name, help=options.__doc__, formatter_class=_Formatter)
-        if chosen in (name, None):
-            options(one)
-    return top
-
-
 MANY = {"action": "append", "default": []}
 """An option that may be repeated."""
 
 
-@command
 def run(command: argparse.ArgumentParser) -> None:
     """one run, from its longest prefix on disk"""
     command.set_defaults(do=_run)
@@ -91,7 +62,6 @@ def run(command: argparse.ArgumentParser) -> None:
     command.add_argument("--profile", type=Path, metavar="FILE", help=said)
 
 
-@command
 def study(command: argparse.ArgumentParser) -> None:
     """many runs in parallel, into your own runs folder"""
     from .methods import MAIN, METHODS
@@ -117,7 +87,6 @@ def study(command: argparse.ArgumentParser) -> None:
     command.add_argument("--workers", type=int, default=0, help=said)
 
 
-@command
 def page(command: argparse.ArgumentParser) -> None:
     """execute a notebook, one page per dataset"""
     command.set_defaults(do=_page)
@@ -131,7 +100,6 @@ def page(command: argparse.ArgumentParser) -> None:
     command.add_argument("--output", type=Path, help="folder for the pages (default: _build/pages)")
 
 
-@command
 def data(command: argparse.ArgumentParser) -> None:
     """datasets: what there is, and how to get it"""
     actions = command.add_subparsers(required=True, metavar="ACTION")
@@ -149,7 +117,6 @@ def data(command: argparse.ArgumentParser) -> None:
     prepare.add_argument("--skip-corrupt", action="store_true", help=said)
 
 
-@command
 def compare(command: argparse.ArgumentParser) -> None:
     """which method to use on a folder of your own images"""
     command.set_defaults(do=_compare)
@@ -168,7 +135,6 @@ def compare(command: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
 
 
-@command
 def export(command: argparse.ArgumentParser) -> None:
     """train one network and write it to a file that says how to use it"""
     command.set_defaults(do=_export)
@@ -177,10 +143,30 @@ def export(command: argparse.ArgumentParser) -> None:
     command.add_argument("--output", type=Path, default=Path("model.pt"), help=said)
 
 
-@command
 def book(command: argparse.ArgumentParser) -> None:
     """all pages and the book, without training"""
     command.set_defaults(do=_book)
+
+
+COMMANDS = {one.__name__: one for one in (run, study, page, data, compare, export, book)}
+"""By name, what gives a command its options; its docstring is the help."""
+
+
+def parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """The parser of all commands, with the options of the one that is chosen (None: of all)."""
+    top = argparse.ArgumentParser(
+        prog="dnr",
+        description="Dynamic Neural Regeneration and Knowledge Evolution, made checkable.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"dnrlib {__version__}")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    for name, options in COMMANDS.items():
+        one = commands.add_parser(name, help=options.__doc__, formatter_class=_Formatter)
+        if chosen in (name, None):
+            options(one)
+    return top
 
 
 def _wrapped(text: str, width: int) -> list[str]:
@@ -189,9 +175,6 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 class _Formatter(argparse.HelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32)
-
     def _split_lines(self, text: str, width: int) -> list[str]:
         return _wrapped(text, width)
 

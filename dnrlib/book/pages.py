@@ -22,7 +22,6 @@ from ..paper.claims import arms as stated_arms
 from ..paper.claims import claims, ledger
 from ..paper.exhibits import (
     ANALOGUE,
-    PLANNED,
     ROWS,
     arms,
     evaluations_of,
@@ -140,15 +139,6 @@ def parameters(exhibit: str = "table1", **given: Any) -> Parameters:
     return Parameters(exhibit=exhibit, **given)
 
 
-def control(page: Parameters, arm: str) -> Parameters:
-    """The parameters of a page for one arm on the 32-pixel control of its dataset; on that of the
-    digits where there is none."""
-    own = f"{page.dataset}-32"
-    name = own if own in RECIPES else "digits-32"
-    budget = page.budget if page.budget == "smoke" else "auto"
-    return Parameters(name, budget=budget, seeds=page.seeds, methods=arm, train=page.train)
-
-
 def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
     """The end of every page: the commands that make it, and where its runs came from."""
     dataset, methods = shlex.quote(page.dataset), shlex.quote(str(page.methods))
@@ -169,15 +159,15 @@ def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
     timed = {record["key"]: record for _, record in shown if "timing" in record}
     seconds = sum(record["timing"]["seconds"] for record in timed.values())
     # One command for the arms that have as many seeds.
-    last: dict[tuple, int] = {}
+    by_arm: dict[tuple, list[Config]] = {}
     for run in found:
         of = run.config.dataset, run.evaluations, run.arm
-        last[of] = max(last.get(of, 0), run.config.seed)
+        by_arm.setdefault(of, []).append(run.config)
     alike: dict[tuple, list[Config]] = {}
-    for run in found:
-        of = run.config.dataset, run.evaluations, run.arm
-        alike.setdefault((*of[:2], last[of]), []).append(run.config)
-    commands = [command(configs, of[1]) for of, configs in alike.items()]
+    for (of, evaluations, _), configs in by_arm.items():
+        last = max(config.seed for config in configs)
+        alike.setdefault((of, evaluations, last), []).extend(configs)
+    commands = [command(configs, evaluations) for (_, evaluations, _), configs in alike.items()]
     work = "training and evaluation" if any(run.evaluations for run in found) else "training"
     lines += [
         f"This page shows {len(found)} runs; their {work} took {seconds / 60:.0f} minutes in "
@@ -242,26 +232,6 @@ def find_evaluated(config: Config, archive: Archive) -> Run | None:
     of = config.dataset
     wanted = [each for exhibit in made_for(of) for each in evaluations_of(exhibit, of)]
     return archive.richest(config, dict.fromkeys(wanted))
-
-
-def to_come(page: Parameters) -> Markdown:
-    """On photographs, how many of the planned seeds of the page's arms are published; nothing to
-    say of other datasets."""
-    planned = PLANNED.get(page.dataset, {})
-    wanted = {arm: seeds for arm, seeds in planned.items() if arm in page.arms()}
-    if not wanted:
-        return Markdown("")
-    done = Counter(run.arm for run in published_runs(page.dataset))
-    missing = sum(seeds - done[arm] for arm, seeds in wanted.items())
-    still = (
-        f"**{missing} of them are still to come.** Until then means may change, and no claim is "
-        "judged."
-    )
-    return Markdown(
-        "The number of seeds of each method was fixed before any was looked at: "
-        f"{sum(wanted.values())} runs in all on this page. "
-        f"{still if missing else 'All of them are published.'}"
-    )
 
 
 def claimed_arms(dataset: str) -> list[str]:

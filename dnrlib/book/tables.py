@@ -200,22 +200,19 @@ def measured(row: Any) -> str:
 def printed_table(exhibit: str, name: str) -> Markdown:
     """The printed numbers of an exhibit of the DNR paper as they stand."""
     cells = exhibits.numbers("dnr", exhibit)
-    columns = list(dict.fromkeys(cells["column"]))
-    by_cell = {(row.row, row.column): spread(row.value, row.std) for row in cells.itertuples()}
-    rows = [
-        [row, *(by_cell.get((row, column), MISSING) for column in columns)]
-        for row in dict.fromkeys(cells["row"])
-    ]
-    return table(["", *columns], rows, f"As printed in {titled(exhibit)} of the paper.", name)
+    cells = cells.assign(text=[spread(row.value, row.std) for row in cells.itertuples()])
+    shown = cells.pivot(index="row", columns="column", values="text").fillna(MISSING)
+    shown = shown.loc[cells["row"].unique(), cells["column"].unique()].reset_index()
+    caption = f"As printed in {titled(exhibit)} of the paper."
+    return table(["", *shown.columns[1:]], shown.to_numpy().tolist(), caption, name)
 
 
 def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
     """The verdicts on the claims of an exhibit, or of a rank (`primary`), in words, and of what
     they are said."""
-    stated, lines = claims(), []
-    for claim, said in stated[
-        (stated["exhibit"] == exhibit) | (stated["rank"] == exhibit)
-    ].iterrows():
+    lines, own = [], claims()
+    own = own[(own["exhibit"] == exhibit) | (own["rank"] == exhibit)]
+    for claim, said in own.iterrows():
         if claim in verdicts.index:
             row = verdicts.loc[claim]
             text = f"- **{row.verdict.capitalize()}**: {said['words']}"

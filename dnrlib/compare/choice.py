@@ -16,16 +16,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import optimize, stats
 from tqdm.auto import tqdm
 
 from .. import UserError, records, train
 from ..book.tables import LEAST_SEEDS
 from ..config import Config
-from ..datasets.augment import evaluation_batches
 from ..datasets.catalogue import dataset, read
-from ..evaluate.evaluations import recalls
+from ..datasets.splits import Data
+from ..evaluate.evaluations import Predictions, recalls
 from ..frames import generations
 from ..recipes import configure
 from ..run import entries, finished, threads
@@ -251,33 +250,27 @@ def _recorded(configs: Sequence[Config]) -> float:
 
 
 def _scores(runs: Sequence[Run], device: str) -> pd.DataFrame:
-    """`Comparison.scores` of these runs."""
-    labels = read(runs[0].config.dataset)["test"].labels.numpy()
-    rows = []
+    """`Comparison.scores` of these runs, from their weights on disk; raises `DamagedFile`."""
+    name, rows = runs[0].config.dataset, []
+    test = read(name)["test"]
+    data, labels = Data(dataset(name), test, test), test.labels.numpy()
     for run_ in tqdm(runs, unit="network", desc="testing"):
-        predicted = predict(run_.config, device)
+        config = run_.config
+        with threads(config.threads):
+            found = Predictions().result(finished(config, device).model, data, config)
+        predicted = np.array(found["predicted"])
         last = [record for record in run_.records if record["kind"] == "generation"][-1]
         rows.append(
             {
-                "method": run_.config.method,
-                "seed": run_.config.seed,
+                "method": config.method,
+                "seed": config.seed,
                 "validation": last["result"]["test_accuracy"],
                 "test": 100 * float(np.mean(predicted == labels)),
                 "balanced": float(np.mean(recalls(labels, predicted))),
-                "predicted": predicted.tolist(),
+                "predicted": found["predicted"],
             }
         )
     return pd.DataFrame(rows)
-
-
-def predict(config: Config, device: str = "auto") -> np.ndarray:
-    """The labels that a finished run gives to the test images, from its weights on disk; raises
-    `DamagedFile` if they are not those of its record."""
-    model = finished(config, device).model
-    images = evaluation_batches(read(config.dataset)["test"], dataset(config.dataset))
-    with threads(config.threads):
-        found = train.outputs(model, images)
-        return torch.cat([logits.argmax(1).cpu() for logits, _ in found]).numpy()
 
 
 def save(output: Path, comparison: Comparison) -> None:
