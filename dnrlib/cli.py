@@ -70,34 +70,28 @@ def study(command: argparse.ArgumentParser) -> None:
     _common(command)
     # An exhibit may have a bundled dataset of its own.
     command.set_defaults(do=_study, dataset=None)
+    add, analogues = command.add_argument, ", ".join(ANALOGUE)
     said = f"may be repeated (default: {', '.join(MAIN)}); one of: {', '.join(METHODS)}"
-    command.add_argument("--method", **MANY, metavar="METHOD[+SETTING=VALUE...]", help=said)
-    analogues = ", ".join(f"{name} on {of}" for name, of in ANALOGUE.items())
-    said = (
-        "all that an exhibit compares and evaluates; may be repeated (without --dataset: "
-        f"{analogues}, all others on digits)"
-    )
-    command.add_argument("--exhibit", **MANY, choices=tuple(ROWS), help=said)
-    said = f"evaluate the networks as an exhibit does: {', '.join(ANALOGUE)}; may be repeated"
-    command.add_argument(
-        "--evaluate", **MANY, choices=tuple(ANALOGUE), metavar="EXHIBIT", help=said
-    )
-    command.add_argument("--seeds", type=int, default=5, help="seeds 0..SEEDS-1 (default: 5)")
+    add("--method", **MANY, metavar="METHOD[+SETTING=VALUE...]", help=said)
+    said = "all that an exhibit compares and evaluates; may be repeated (without --dataset: "
+    said += ", ".join(f"{name} on {of}" for name, of in ANALOGUE.items())
+    add("--exhibit", **MANY, choices=tuple(ROWS), help=f"{said}, all others on digits)")
+    said = f"evaluate the networks as an exhibit does: {analogues}; may be repeated"
+    add("--evaluate", **MANY, choices=tuple(ANALOGUE), metavar="EXHIBIT", help=said)
+    add("--seeds", type=int, default=5, help="seeds 0..SEEDS-1 (default: 5)")
     said = "runs at once (default: one per core, one on a GPU)"
-    command.add_argument("--workers", type=int, default=0, help=said)
+    add("--workers", type=int, default=0, help=said)
 
 
 def page(command: argparse.ArgumentParser) -> None:
     """execute a notebook, one page per dataset"""
     command.set_defaults(do=_page)
-    command.add_argument("notebook", type=Path)
-    said = "a dataset; may be repeated"
-    command.add_argument("--dataset", action="append", required=True, help=said)
+    add = command.add_argument
+    add("notebook", type=Path)
+    add("--dataset", action="append", required=True, help="a dataset; may be repeated")
     said = "another parameter of the notebook; may be repeated"
-    command.add_argument(
-        *("-p", "--parameter"), **MANY, nargs=2, metavar=("NAME", "VALUE"), help=said
-    )
-    command.add_argument("--output", type=Path, help="folder for the pages (default: _build/pages)")
+    add("-p", "--parameter", **MANY, nargs=2, metavar=("NAME", "VALUE"), help=said)
+    add("--output", type=Path, help="folder for the pages (default: _build/pages)")
 
 
 def data(command: argparse.ArgumentParser) -> None:
@@ -108,13 +102,11 @@ def data(command: argparse.ArgumentParser) -> None:
     said = "find, check, extract and decode the files of a dataset, once"
     prepare = actions.add_parser("prepare", help=said, formatter_class=_Formatter)
     prepare.set_defaults(do=_data_prepare)
-    prepare.add_argument("name", metavar="DATASET")
-    said = "folder of its archives (default: data/images/DATASET)"
-    prepare.add_argument("--root", type=Path, help=said)
-    said = "fetch what is missing, where the source allows it"
-    prepare.add_argument("--download", action="store_true", help=said)
-    said = "of folder:PATH: leave out unreadable images"
-    prepare.add_argument("--skip-corrupt", action="store_true", help=said)
+    add = prepare.add_argument
+    add("name", metavar="DATASET")
+    add("--root", type=Path, help="folder of its archives (default: data/images/DATASET)")
+    add("--download", action="store_true", help="fetch what is missing, where the source allows it")
+    add("--skip-corrupt", action="store_true", help="folder:PATH: leave out unreadable images")
 
 
 def compare(command: argparse.ArgumentParser) -> None:
@@ -122,9 +114,7 @@ def compare(command: argparse.ArgumentParser) -> None:
     command.set_defaults(do=_compare)
     add = command.add_argument
     add("path", metavar="PATH", help="folder with a subfolder of images per class")
-    add(
-        "--hours", type=float, default=2.0, help="time for training (default: 2; one seed at least)"
-    )
+    add("--hours", type=float, default=2.0, help="time, but for one seed at least (default: 2)")
     add("--size", type=int, help="pixels per side (default: by images and device)")
     add("--epochs", type=int, help="epochs per generation (default: by size)")
     add("--seeds", type=int, default=5, help="most runs per method (default: 5)")
@@ -313,8 +303,7 @@ def _page(options: argparse.Namespace) -> None:
         folder = options.output or ROOT / "_build" / "pages"
         output = folder / f"{options.notebook.stem}-{slug(dataset)}.ipynb"
         try:
-            chosen = given | {"dataset": dataset}
-            execute(options.notebook, output, chosen, progress=sys.stderr.isatty())
+            execute(options.notebook, output, given | {"dataset": dataset}, sys.stderr.isatty())
             print(f"{dataset}: {output}", flush=True)
         except PapermillExecutionError as error:
             failures[dataset] = f"{error.ename}: {error.evalue}"

@@ -127,13 +127,9 @@ def build_book() -> Path:
     pages = Parallel(n_jobs=min(os.cpu_count() or 1, 4), return_as="generator_unordered")(tasks)
     for _ in tqdm(pages, total=len(tasks), unit="page", desc="executing"):
         pass
-    done = subprocess.run(
-        [
-            *(str(Path(sys.executable).with_name("jupyter-book")), "build", "book"),
-            *("--config", "_config.yml", "--path-output", ".", "-W", "-n", "--keep-going"),
-        ],
-        cwd=ROOT,
-    )
+    program = str(Path(sys.executable).with_name("jupyter-book"))
+    options = ["--config", "_config.yml", "--path-output", ".", "-W", "-n", "--keep-going"]
+    done = subprocess.run([program, "build", "book", *options], cwd=ROOT)
     index = ROOT / "_build" / "html" / "index.html"
     if done.returncode or not index.exists():
         raise UserError("the book was not built; the warnings above are errors")

@@ -46,8 +46,7 @@ def colour(arm: str) -> str:
 def not_run(ax: Axes) -> Axes:
     """Axes that say that nothing was run."""
     ax.set_axis_off()
-    middle = {"ha": "center", "va": "center", "transform": ax.transAxes}
-    ax.text(0.5, 0.5, "not run", color="0.4", **middle)
+    ax.text(0.5, 0.5, "not run", color="0.4", ha="center", va="center", transform=ax.transAxes)
     return ax
 
 

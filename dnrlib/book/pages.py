@@ -37,10 +37,6 @@ BOOK = ROOT / "book"
 PAGES = BOOK / "pages"
 
 
-# --------------------------------------------------------------------------------------------------
-# Inside a notebook
-
-
 @dataclass(frozen=True)
 class Parameters:
     """The checked parameters of a notebook; the defaults stand for those that it does not have."""
@@ -126,11 +122,10 @@ def parameters(exhibit: str = "table1", **given: Any) -> Parameters:
     not have.
     """
     shell = get_ipython()
+    cells = shell.user_ns["In"] if shell else []
     # papermill itself only warns of names that its cell assigns and the notebook does not have.
-    cells = (
-        [cell for cell in shell.user_ns["In"] if cell.startswith("# Parameters\n")] if shell else []
-    )
-    assigned = [node for cell in cells for node in ast.parse(cell).body]
+    injected = [cell for cell in cells if cell.startswith("# Parameters\n")]
+    assigned = [node for cell in injected for node in ast.parse(cell).body]
     names = {node.targets[0].id for node in assigned if isinstance(node, ast.Assign)}
     if unknown := names - given.keys():
         raise UserError(
@@ -256,10 +251,9 @@ def published_runs(dataset: str) -> list[Run]:
 def contents() -> list[str]:
     """The generated pages that the table of contents names, in order."""
     toc = yaml.safe_load((BOOK / "_toc.yml").read_text())
-    named = [toc["root"]]
-    for part in toc["parts"]:
-        named += [chapter["file"] for chapter in part["chapters"]]
-    return [name.removeprefix("pages/") for name in named if name.startswith("pages/")]
+    named = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    pages = [name for name in (toc["root"], *named) if name.startswith("pages/")]
+    return [name.removeprefix("pages/") for name in pages]
 
 
 def source(page: str) -> tuple[Path, str | None]:

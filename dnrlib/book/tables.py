@@ -34,11 +34,7 @@ NOT_RUN = "*Not run.* The command that runs it stands at the end of this page."
 
 
 def table(
-    header: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    caption: str,
-    name: str,
-    words: bool = False,
+    header: Sequence[str], rows: Sequence[Sequence], caption: str, name: str, words: bool = False
 ) -> Markdown:
     """A MyST table, its first column left-aligned; the others too if they hold `words`. Cells and
     caption are Markdown; names from outside in them must be `escaped`."""
@@ -132,8 +128,7 @@ def accuracy_table(
     )
     if ours["n"].nunique() > 1:
         caption += " Rows of different n have different seeds: compare them by paired differences."
-    missing = [label(arm) for arm in listed if arm not in found.index]
-    if missing:
+    if missing := [label(arm) for arm in listed if arm not in found.index]:
         caption += f" Not run: {'; '.join(missing)}."
     # Fig. 3 and some others print no numbers.
     if columns := {name: of for name, of in exhibits.COLUMNS.get(exhibit, {}).items() if of}:

@@ -38,9 +38,6 @@ first. All but `plain` cost the same."""
 
 OTHERS = METHODS[2:]
 
-# --------------------------------------------------------------------------------------------------
-# The choice
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -113,10 +110,6 @@ def detectable(sd: float, n: int, level: float = LEVEL) -> float:
 
     # The shift is just above the critical value, and more so where that has few degrees of freedom.
     return optimize.brentq(lacking, 0, 2 * critical + 2) * sd / math.sqrt(n)
-
-
-# --------------------------------------------------------------------------------------------------
-# The comparison
 
 
 @dataclass(frozen=True)
@@ -225,15 +218,13 @@ def _trained(
         configs = [dataclasses.replace(base, method=method, seed=seed) for method in METHODS]
         used = earlier + time.monotonic() - start
         whole = all(Archive(published=False).find(config) for config in configs)
-        if seed and not whole:
-            expected = used * (seed + 1) / seed
-            if expected > 3600 * hours:
-                print(
-                    f"the time is up: {seed} of {seeds} seeds are done; the same command with "
-                    f"--hours {math.ceil(expected / 360) / 10} adds another",
-                    flush=True,
-                )
-                break
+        expected = used * (seed + 1) / max(seed, 1)
+        if seed and not whole and expected > 3600 * hours:
+            print(
+                f"the time is up: {seed} of {seeds} seeds are done; the same command with "
+                f"--hours {math.ceil(expected / 360) / 10} adds another"
+            )
+            break
         print(f"seed {seed + 1} of {seeds}; {timedelta(seconds=round(used))} used", flush=True)
         earlier += _recorded(configs) / at_once
         runs += study(configs, published=False, workers=workers, device=device)

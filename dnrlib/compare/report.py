@@ -68,26 +68,19 @@ def demonstrate(name: str, output: str) -> None:
     compared(name, Path(output), seeds=3, device="cpu", workers=1, settings=brief)
 
 
-# --------------------------------------------------------------------------------------------------
-# In words
-
-
 def answer(found: Comparison) -> str:
     """Which method to use, by how much it is better, or what could have been seen; in Markdown."""
     choice = found.choice
-    parts = [f"{_named(choice.method)}**: {in_short(found, choice.method)}."]
+    longer = choice.method == "long" and choice.longer.low > 0
     if choice.found:
-        parts[0] = f"**Use {parts[0]}"
-        parts.append(f"It is better than ordinary training of both lengths: {_leading(found)}.")
-    elif choice.longer.low > 0:
-        parts[0] = f"**Use {parts[0]}"
-        parts += [f"Training longer helps: {_over('long', 'plain', choice.longer)}.", _open(found)]
+        why = f"It is better than ordinary training of both lengths: {_leading(found)}."
     else:
-        parts[0] = f"**No winner; the cheapest of those not worse is {parts[0]}"
-        parts.append(
+        why = (
             f"On the validation images {_over('long', 'plain', choice.longer)}; more than {MARGIN} "
-            f"points would count as worse. {_open(found)}"
+            f"points count as worse. {_open(found)}"
         )
+    decided = "Use" if choice.found or longer else "No winner; the cheapest of those not worse is"
+    parts = [f"**{decided} {_named(choice.method)}**: {in_short(found, choice.method)}.", why]
     if found.done < found.seeds:
         parts.append(
             f"{found.seeds} seeds were wanted; the time was up after {found.done}, and more seeds "
@@ -176,9 +169,8 @@ def accuracies(values: Estimate) -> str:
 
 def in_short(found: Comparison, method: str) -> str:
     """What a method does with its epochs."""
-    generations, epochs = found.base.generations, found.base.epochs
-    total = generations * epochs
-    return IN_WORDS[method].format(generations=generations, epochs=epochs, total=total)
+    base = vars(found.base)
+    return IN_WORDS[method].format(**base, total=base["generations"] * base["epochs"])
 
 
 def majority(found: Comparison) -> float:
@@ -199,10 +191,6 @@ def export_command(found: Comparison) -> str:
     words = ["dnr", "export", "--dataset", config.dataset]
     words += ["--method", "+".join([config.method, *settings]), "--output", "model.pt"]
     return shlex.join(words)
-
-
-# --------------------------------------------------------------------------------------------------
-# As HTML
 
 
 def html_table(frame: pd.DataFrame, caption: str) -> HTML:
@@ -232,13 +220,9 @@ def as_html(page: nbformat.NotebookNode, title: str) -> str:
     from nbconvert import HTMLExporter
 
     page.metadata.pop("widgets", None)
-    page.cells = [
-        cell for cell in page.cells if "not-in-report" not in cell.metadata.get("tags", [])
-    ]
+    page.cells = [c for c in page.cells if "not-in-report" not in c.metadata.get("tags", [])]
     page.cells[0].source = f"# {escaped(title)}"
-    for cell in page.cells:
-        if cell.cell_type != "code":
-            continue
+    for cell in (c for c in page.cells if c.cell_type == "code"):
         cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
         if shown := cell.metadata.get("mystnb"):
             for output in cell.outputs:
