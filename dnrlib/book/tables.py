@@ -135,12 +135,12 @@ def accuracy_table(
         beside = beside_paper(ours, exhibit, dataset)
         # A sweep has no printed rows, but for the one method that it shares with the paper's table.
         if beside["paper"].notna().sum() > 1:
-            means = ", ".join(columns.values())
-            only = means if len(columns) == 1 else f"mean of {means}"
-            caption += f" Paper: {titled(exhibit)}, {columns.get(dataset, only)}."
+            mean = f"mean of {', '.join(columns.values())}"
+            printed = columns.get(dataset, mean if len(columns) > 1 else next(iter(columns)))
+            caption += f" Paper: {titled(exhibit)}, {printed}."
             header.append("paper")
-            for row, printed in zip(rows, beside.itertuples(), strict=True):
-                row.append(spread(printed.paper, printed.paper_std))
+            for row, theirs in zip(rows, beside.itertuples(), strict=True):
+                row.append(spread(theirs.paper, theirs.paper_std))
     return table(header, rows, caption, name)
 
 
