@@ -8,7 +8,6 @@ import os
 import sys
 import textwrap
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -40,29 +39,112 @@ def main(arguments: list[str] | None = None) -> int:
     # Pages are executed from the root of the checkout, wherever this command was called.
     os.environ["DNRLIB_RUNS"] = str(runs_root())
     try:
-        return options.do(options)
-    except OSError as error:
-        print(
-            f"dnr: {error}; check that this folder can be written to, or name another",
-            file=sys.stderr,
-        )
-        return 1
-    except UserError as error:
-        print(f"dnr: {error}", file=sys.stderr)
+        options.do(options)
+    except (UserError, OSError) as error:
+        mend = "; check that this folder can be written to, or name another"
+        print(f"dnr: {error}{mend if isinstance(error, OSError) else ''}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ndnr: stopped; what is finished is on disk, run it again to go on", file=sys.stderr)
         return 130
+    return 0
 
 
-COMMANDS: dict[str, Callable[[argparse.ArgumentParser], None]] = {}
+MANY = {"action": "append", "default": []}
+"""An option that may be repeated."""
+
+
+def run(command: argparse.ArgumentParser) -> None:
+    """one run, from its longest prefix on disk"""
+    command.set_defaults(do=_run)
+    _settings(command)
+    said = "instead: write a Chrome trace of two short generations (.json or .json.gz)"
+    command.add_argument("--profile", type=Path, metavar="FILE", help=said)
+
+
+def study(command: argparse.ArgumentParser) -> None:
+    """many runs in parallel, into your own runs folder"""
+    from .methods import MAIN, METHODS
+    from .paper.exhibits import ANALOGUE, EXHIBITS
+
+    _common(command)
+    # An exhibit may have a bundled dataset of its own.
+    command.set_defaults(do=_study, dataset=None)
+    add, analogues = command.add_argument, ", ".join(ANALOGUE)
+    said = f"may be repeated (default: {', '.join(MAIN)}); one of: {', '.join(METHODS)}"
+    add("--method", **MANY, metavar="METHOD[+SETTING=VALUE...]", help=said)
+    said = "all that an exhibit compares and evaluates; may be repeated (without --dataset: "
+    said += ", ".join(f"{name} on {of}" for name, of in ANALOGUE.items())
+    add(
+        "--exhibit",
+        **MANY,
+        choices=[n for n, each in EXHIBITS.items() if each.arms],
+        help=f"{said}, all others on digits)",
+    )
+    said = f"evaluate the networks as an exhibit does: {analogues}; may be repeated"
+    add("--evaluate", **MANY, choices=tuple(ANALOGUE), metavar="EXHIBIT", help=said)
+    add("--seeds", type=int, default=5, help="seeds 0..SEEDS-1 (default: 5)")
+    said = "runs at once (default: one per core, one on a GPU)"
+    add("--workers", type=int, default=0, help=said)
+
+
+def page(command: argparse.ArgumentParser) -> None:
+    """execute a notebook, one page per dataset"""
+    command.set_defaults(do=_page)
+    add = command.add_argument
+    add("notebook", type=Path)
+    add("--dataset", action="append", required=True, help="a dataset; may be repeated")
+    said = "another parameter of the notebook; may be repeated"
+    add("-p", "--parameter", **MANY, nargs=2, metavar=("NAME", "VALUE"), help=said)
+    add("--output", type=Path, help="folder for the pages (default: _build/pages)")
+
+
+def data(command: argparse.ArgumentParser) -> None:
+    """datasets: what there is, and how to get it"""
+    actions = command.add_subparsers(required=True, metavar="ACTION")
+    listed = actions.add_parser("list", help="every dataset, its size, terms, and state here")
+    listed.set_defaults(do=_data_list)
+    said = "find, check, extract and decode the files of a dataset, once"
+    prepare = actions.add_parser("prepare", help=said, formatter_class=_Formatter)
+    prepare.set_defaults(do=_data_prepare)
+    add = prepare.add_argument
+    add("name", metavar="DATASET")
+    add("--root", type=Path, help="folder of its archives (default: data/images/DATASET)")
+    add("--download", action="store_true", help="fetch what is missing, where the source allows it")
+    add("--skip-corrupt", action="store_true", help="folder:PATH: leave out unreadable images")
+
+
+def compare(command: argparse.ArgumentParser) -> None:
+    """which method to use on a folder of your own images"""
+    command.set_defaults(do=_compare)
+    add = command.add_argument
+    add("path", metavar="PATH", help="folder with a subfolder of images per class")
+    add("--hours", type=float, default=2.0, help="time, but for one seed at least (default: 2)")
+    add("--size", type=int, help="pixels per side (default: by images and device)")
+    add("--epochs", type=int, help="epochs per generation (default: by size)")
+    add("--seeds", type=int, default=5, help="most runs per method (default: 5)")
+    add("--skip-corrupt", action="store_true", help="leave out unreadable images")
+    add("--no-flip", action="store_true", help="do not mirror images (text, digits)")
+    add("--output", type=Path, help="folder of the report (default: PATH-compared)")
+    add("--workers", type=int, default=0, help="processes (default: one per core, one on a GPU)")
+    add("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
+
+
+def export(command: argparse.ArgumentParser) -> None:
+    """train one network and write it to a file that says how to use it"""
+    command.set_defaults(do=_export)
+    _settings(command)
+    said = "the file (default: model.pt)"
+    command.add_argument("--output", type=Path, default=Path("model.pt"), help=said)
+
+
+def book(command: argparse.ArgumentParser) -> None:
+    """all pages and the book, without training"""
+    command.set_defaults(do=_book)
+
+
+COMMANDS = {one.__name__: one for one in (run, study, page, data, compare, export, book)}
 """By name, what gives a command its options; its docstring is the help."""
-
-
-def command(options: Callable[[argparse.ArgumentParser], None]) -> Callable:
-    """Registers a command by what gives it its options."""
-    COMMANDS[options.__name__] = options
-    return options
 
 
 def parser(chosen: str | None = None) -> argparse.ArgumentParser:
@@ -82,151 +164,12 @@ def parser(chosen: str | None = None) -> argparse.ArgumentParser:
     return top
 
 
-@command
-def run(command: argparse.ArgumentParser) -> None:
-    """one run, from its longest prefix on disk"""
-    command.set_defaults(do=_run)
-    _settings(command)
-    command.add_argument(
-        "--profile",
-        type=Path,
-        metavar="FILE",
-        help="instead: write a Chrome trace of two short generations (.json or .json.gz)",
-    )
-
-
-@command
-def study(command: argparse.ArgumentParser) -> None:
-    """many runs in parallel, into your own runs folder"""
-    from .methods import MAIN, METHODS
-    from .paper.exhibits import ANALOGUE, EXHIBITS
-
-    _common(command)
-    # An exhibit may have a bundled dataset of its own.
-    command.set_defaults(do=_study, dataset=None)
-    command.add_argument(
-        "--method",
-        action="append",
-        default=[],
-        metavar="METHOD[+SETTING=VALUE...]",
-        help=f"may be repeated (default: {', '.join(MAIN)}); one of: {', '.join(METHODS)}",
-    )
-    command.add_argument(
-        "--exhibit",
-        action="append",
-        default=[],
-        choices=[name for name, each in EXHIBITS.items() if each.arms],
-        help="all that an exhibit compares and evaluates; may be repeated (without --dataset: "
-        + ", ".join(f"{name} on {of}" for name, of in ANALOGUE.items())
-        + ", all others on digits)",
-    )
-    command.add_argument(
-        "--evaluate",
-        action="append",
-        default=[],
-        choices=tuple(ANALOGUE),
-        metavar="EXHIBIT",
-        help=f"evaluate the networks as an exhibit does: {', '.join(ANALOGUE)}; may be repeated",
-    )
-    command.add_argument("--seeds", type=int, default=5, help="seeds 0..SEEDS-1 (default: 5)")
-    command.add_argument(
-        "--workers", type=int, default=0, help="runs at once (default: one per core, one on a GPU)"
-    )
-    command.add_argument(
-        "--publish",
-        action="store_true",
-        help="for maintainers: then copy the records to data/records",
-    )
-
-
-@command
-def page(command: argparse.ArgumentParser) -> None:
-    """execute a notebook, one page per dataset"""
-    command.set_defaults(do=_page)
-    command.add_argument("notebook", type=Path)
-    command.add_argument(
-        "--dataset", action="append", required=True, help="a dataset; may be repeated"
-    )
-    command.add_argument(
-        "-p",
-        "--parameter",
-        action="append",
-        nargs=2,
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="another parameter of the notebook; may be repeated",
-    )
-    command.add_argument("--output", type=Path, help="folder for the pages (default: _build/pages)")
-
-
-@command
-def data(command: argparse.ArgumentParser) -> None:
-    """datasets: what there is, and how to get it"""
-    actions = command.add_subparsers(required=True, metavar="ACTION")
-    listed = actions.add_parser("list", help="every dataset, its size, terms, and state here")
-    listed.set_defaults(do=_data_list)
-    prepare = actions.add_parser(
-        "prepare",
-        help="find, check, extract and decode the files of a dataset, once",
-        formatter_class=_Formatter,
-    )
-    prepare.set_defaults(do=_data_prepare)
-    prepare.add_argument("name", metavar="DATASET")
-    prepare.add_argument(
-        "--root", type=Path, help="folder of its archives (default: data/images/DATASET)"
-    )
-    prepare.add_argument(
-        "--download", action="store_true", help="fetch what is missing, where the source allows it"
-    )
-    prepare.add_argument(
-        "--skip-corrupt", action="store_true", help="of folder:PATH: leave out unreadable images"
-    )
-
-
-@command
-def compare(command: argparse.ArgumentParser) -> None:
-    """which method to use on a folder of your own images"""
-    command.set_defaults(do=_compare)
-    command.add_argument("path", metavar="PATH", help="folder with a subfolder of images per class")
-    command.add_argument("--hours", type=float, default=2.0, help="time it may take (default: 2)")
-    command.add_argument("--size", type=int, help="pixels per side (default: by images and device)")
-    command.add_argument("--seeds", type=int, help="runs per method (default: as time allows)")
-    command.add_argument("--skip-corrupt", action="store_true", help="leave out unreadable images")
-    command.add_argument(
-        "--no-flip", action="store_true", help="do not mirror images (text, digits)"
-    )
-    command.add_argument(
-        "--output", type=Path, help="folder of the report (default: PATH-compared)"
-    )
-    command.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
-
-
-@command
-def export(command: argparse.ArgumentParser) -> None:
-    """train one network and write it to a file that says how to use it"""
-    command.set_defaults(do=_export)
-    _settings(command)
-    command.add_argument(
-        "--output", type=Path, default=Path("model.pt"), help="the file (default: model.pt)"
-    )
-
-
-@command
-def book(command: argparse.ArgumentParser) -> None:
-    """all pages and the book, without training"""
-    command.set_defaults(do=_book)
-
-
 def _wrapped(text: str, width: int) -> list[str]:
     """Lines of a text, with names whole, which have hyphens."""
     return textwrap.wrap(text, width, break_on_hyphens=False, break_long_words=False)
 
 
 class _Formatter(argparse.HelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32)
-
     def _split_lines(self, text: str, width: int) -> list[str]:
         return _wrapped(text, width)
 
@@ -234,15 +177,10 @@ class _Formatter(argparse.HelpFormatter):
 def _common(command: argparse.ArgumentParser) -> None:
     from .recipes import BUDGETS
 
-    command.add_argument(
-        "--dataset", default="digits", help="see: dnr data list; or folder:PATH (default: digits)"
-    )
-    command.add_argument(
-        "--budget", choices=BUDGETS, help="size of the recipe (default: follows from the dataset)"
-    )
-    command.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda or mps (default: auto, the best there is)"
-    )
+    add = command.add_argument
+    add("--dataset", default="digits", help="see: dnr data list; or folder:PATH (default: digits)")
+    add("--budget", choices=BUDGETS, help="size of the recipe (default: follows from the dataset)")
+    add("--device", default="auto", help="auto (default: the best there is), cpu, cuda or mps")
 
 
 def _settings(command: argparse.ArgumentParser) -> None:
@@ -254,18 +192,14 @@ def _settings(command: argparse.ArgumentParser) -> None:
     command.description = (
         "Settings that are not given are those of the dataset's recipe; all are printed first."
     )
-    valid = NAMES | ONE_OF
     for spec in fields(Config):
-        if spec.name != "dataset":
-            said, names = spec.metadata["meaning"], valid.get(spec.name, ())
-            # Some meanings explain each choice.
-            said += "" if all(name in said for name in names) else f": {', '.join(names)}"
-            command.add_argument(
-                f"--{spec.name.replace('_', '-')}",
-                type=spec.type,
-                metavar=spec.type.__name__.upper(),
-                help=said,
-            )
+        if spec.name == "dataset":
+            continue
+        option, said = f"--{spec.name.replace('_', '-')}", spec.metadata["meaning"]
+        names = (NAMES | ONE_OF).get(spec.name, ())
+        # Some meanings explain each choice.
+        said += "" if all(name in said for name in names) else f": {', '.join(names)}"
+        command.add_argument(option, type=spec.type, metavar=spec.type.__name__.upper(), help=said)
 
 
 def _config(options: argparse.Namespace) -> Any:
@@ -281,9 +215,8 @@ def _config(options: argparse.Namespace) -> Any:
     if options.method is not None:
         settings |= parse_arm(options.method)
     config = configure(options.dataset, options.budget, **settings)
-    print(
-        f"{config.method} on {config.dataset}, seed {config.seed}: {len(chain(config))} generations"
-    )
+    many = len(chain(config))
+    print(f"{config.method} on {config.dataset}, seed {config.seed}: {many} generations")
     listed = (f"{name}={value}" for name, value in vars(config).items())
     print(textwrap.indent("\n".join(_wrapped(", ".join(listed), 98)), "  "))
     if config.precision == "bf16" and not has_bf16(device_named(options.device)):
@@ -299,25 +232,15 @@ def _run(options: argparse.Namespace) -> int:
     if options.profile is not None:
         profile(config, options.profile, options.device)
         print(f"trace: {options.profile}; open it in chrome://tracing or ui.perfetto.dev")
-        return 0
+        return
     found = run(config, device=options.device, report=_line)
-    print(_parts(found))
-    last = runs_root() / chain(config)[-1].key / "record.json"
-    print(f"record: {last}")
-    return 0
-
-
-def _parts(found: list[dict[str, Any]]) -> str:
-    """Where the time of these records went."""
     spent: Counter[str] = Counter()
     for record in found:
         # Those of earlier versions do not say.
         spent.update(record["timing"].get("parts", {}))
-    total = spent.total()
-    if not total:
-        return "of these records, nobody noted where their time went"
-    shares = [f"{name} {seconds / total:.1%}" for name, seconds in spent.most_common()]
-    return f"when they were made, {total:.1f} s: {', '.join(shares)}"
+    shares = [f"{name} {seconds / spent.total():.1%}" for name, seconds in spent.most_common()]
+    print(f"when they were made, {spent.total():.1f} s: {', '.join(shares)}")
+    print(f"record: {runs_root() / chain(config)[-1].key / 'record.json'}")
 
 
 def _line(record: dict[str, Any]) -> None:
@@ -334,8 +257,7 @@ def _line(record: dict[str, Any]) -> None:
         print(f"   its mask keeps {kept:.1%}; without the rest, {result['masked_accuracy']:.2f} %")
 
 
-def _study(options: argparse.Namespace) -> int:
-    from . import records
+def _study(options: argparse.Namespace) -> None:
     from .evaluate.evaluations import EVALUATED
     from .frames import generations
     from .methods import MAIN
@@ -344,8 +266,8 @@ def _study(options: argparse.Namespace) -> int:
     from .stats import summary
     from .study import study
 
+    exhibits = options.exhibit + options.evaluate
     if options.dataset is None:
-        exhibits = options.exhibit + options.evaluate
         analogues = {ANALOGUE.get(exhibit, "digits") for exhibit in exhibits} or {"digits"}
         if len(analogues) > 1:
             raise UserError(
@@ -353,47 +275,23 @@ def _study(options: argparse.Namespace) -> int:
                 "study them one after the other, or give one with --dataset"
             )
         (options.dataset,) = analogues
-    chosen = options.method + [
-        arm for exhibit in options.exhibit for arm in arms(exhibit, options.dataset)
-    ]
-    configs = grid(options.dataset, dict.fromkeys(chosen or MAIN), options.seeds, options.budget)
-    evaluated = {
-        each: None
-        for exhibit in options.exhibit + options.evaluate
-        for each in evaluations_of(exhibit, options.dataset)
-    }
+    dataset = options.dataset
+    chosen = options.method + [arm for name in options.exhibit for arm in arms(name, dataset)]
+    evaluated = [each for name in exhibits for each in evaluations_of(name, dataset)]
     found = study(
-        configs,
+        grid(dataset, dict.fromkeys(chosen or MAIN), options.seeds, options.budget),
         published=False,
         workers=options.workers,
         device=options.device,
-        evaluations=tuple(evaluated),
+        evaluations=tuple(dict.fromkeys(evaluated)),
     )
     frame = generations(found)
     for column in ("test_accuracy", *EVALUATED):
         if frame[column].notna().any():
             print(f"\n{column} in %\n{summary(frame, column).round(2).to_string()}")
-    if options.publish:
-        refuse_publishing(found, options.budget)
-        for run in found:
-            records.publish(run.config.dataset, run.config.seed, run.records)
-        print(f"published {len(found)} runs to {records.PUBLISHED / options.dataset}")
-    return 0
 
 
-def refuse_publishing(found: list[Any], budget: str | None) -> None:
-    """Raises `UserError` for runs (`study.Run`) that must not be published."""
-    from .recipes import RECIPES
-
-    if budget == "smoke":
-        raise UserError("runs of the smoke budget are not published")
-    if any(run.config.dataset not in RECIPES for run in found):
-        raise UserError("runs on a folder of one's own are not published: nobody could repeat them")
-    if any("+changes" in str(r["provenance"]["commit"]) for run in found for r in run.records):
-        raise UserError("runs of a changed checkout are not published: commit, and train anew")
-
-
-def _page(options: argparse.Namespace) -> int:
+def _page(options: argparse.Namespace) -> None:
     from papermill.exceptions import PapermillExecutionError
 
     from .book.build import execute
@@ -410,15 +308,13 @@ def _page(options: argparse.Namespace) -> int:
         folder = options.output or ROOT / "_build" / "pages"
         output = folder / f"{options.notebook.stem}-{slug(dataset)}.ipynb"
         try:
-            chosen = given | {"dataset": dataset}
-            execute(options.notebook, output, chosen, progress=sys.stderr.isatty())
+            execute(options.notebook, output, given | {"dataset": dataset}, sys.stderr.isatty())
             print(f"{dataset}: {output}", flush=True)
         except PapermillExecutionError as error:
             failures[dataset] = f"{error.ename}: {error.evalue}"
     if failures:
         listed = "\n".join(f"  {dataset}: {error}" for dataset, error in failures.items())
         raise UserError(f"{len(failures)} of {len(options.dataset)} pages failed:\n{listed}")
-    return 0
 
 
 def _typed(value: str) -> str | int | float:
@@ -430,7 +326,7 @@ def _typed(value: str) -> str | int | float:
     return value
 
 
-def _data_list(options: argparse.Namespace) -> int:
+def _data_list(options: argparse.Namespace) -> None:
     from .datasets.catalogue import VIEWS
     from .datasets.digits import DATASETS
     from .datasets.official import overview
@@ -439,10 +335,9 @@ def _data_list(options: argparse.Namespace) -> int:
     made = ", ".join(f"{name} (of {of})" for name, (of, _) in VIEWS.items())
     print(f"\nmade of them: {made}\nbundled: {', '.join(DATASETS)}")
     print("your own images: folder:PATH, or folder:PATH@PIXELS")
-    return 0
 
 
-def _data_prepare(options: argparse.Namespace) -> int:
+def _data_prepare(options: argparse.Namespace) -> None:
     from .datasets import folder, official
 
     if options.name.startswith(folder.PREFIX):
@@ -453,7 +348,6 @@ def _data_prepare(options: argparse.Namespace) -> int:
         print(f"{options.name}: {len(known['classes'])} classes, {counted} images")
         for same in known.get("notes", {}).get("copies", []):
             print(f"in the original too, these are the same image: {' = '.join(same)}")
-    return 0
 
 
 def _prepare_folder(name: str, skip_corrupt: bool) -> None:
@@ -465,7 +359,7 @@ def _prepare_folder(name: str, skip_corrupt: bool) -> None:
     print(counts.to_string(), *problems, sep="\n", flush=True)
 
 
-def _compare(options: argparse.Namespace) -> int:
+def _compare(options: argparse.Namespace) -> None:
     from .compare.choice import compared
     from .compare.export import export
     from .compare.report import answer, write
@@ -475,15 +369,20 @@ def _compare(options: argparse.Namespace) -> int:
     from .train import device_named
 
     path = Path(options.path).expanduser().resolve()
-    name = f"{folder.PREFIX}{path}"
-    native = folder.native(path)
+    name, native = f"{folder.PREFIX}{path}", folder.native(path)
     # A CPU has no time for photographs at 224 pixels.
-    size = options.size or (
-        min(native, 64) if device_named(options.device).type == "cpu" else native
-    )
+    on_cpu = device_named(options.device).type == "cpu"
+    size = options.size or (min(native, 64) if on_cpu else native)
     if size != native:
         name = f"{name}@{size}"
     _prepare_folder(name, options.skip_corrupt)
+    settings, usual = {}, recipe(name)
+    if options.no_flip:
+        settings["augment"] = UNFLIPPED[usual["augment"]]
+    if options.epochs is not None:
+        # The usual warm-up is meant for longer generations.
+        warmup = min(usual.get("warmup", 0), options.epochs // 10)
+        settings |= {"epochs": options.epochs, "warmup": warmup}
     output = options.output or path.with_name(f"{path.name}-compared")
     found = compared(
         name,
@@ -492,29 +391,26 @@ def _compare(options: argparse.Namespace) -> int:
         seeds=options.seeds,
         device=options.device,
         workers=options.workers,
-        settings={"augment": UNFLIPPED[recipe(name)["augment"]]} if options.no_flip else None,
+        settings=settings,
     )
     # The lowest seed: the best on the test images would look better than it is.
     export(found.config(found.choice.method), output / "model.pt", options.device)
     page = write(output)
     said = answer(found).replace("**", "")
     print(f"\n{said}\n\nreport: {page}\nmodel: {output / 'model.pt'}")
-    return 0
 
 
-def _export(options: argparse.Namespace) -> int:
+def _export(options: argparse.Namespace) -> None:
     from .compare.export import export
 
     export(_config(options), options.output, options.device)
     print(f"network: {options.output}, and how to use it: {options.output.parent / 'use_model.py'}")
-    return 0
 
 
-def _book(options: argparse.Namespace) -> int:
+def _book(options: argparse.Namespace) -> None:
     from .book.build import build_book
 
     print(f"the book: {build_book()}")
-    return 0
 
 
 if __name__ == "__main__":

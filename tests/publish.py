@@ -12,11 +12,10 @@ What is published is listed in `tests/test_published.py`, what is planned in `pa
 
 import argparse
 
-from dnrlib import records
-from dnrlib.cli import refuse_publishing
+from dnrlib import UserError, records
 from dnrlib.paper.exhibits import PLANNED
-from dnrlib.recipes import arm_of, grid
-from dnrlib.study import Archive, study
+from dnrlib.recipes import RECIPES, arm_of, grid
+from dnrlib.study import Archive, Run, study
 from tests.test_published import SEEDS, evaluated
 
 
@@ -46,9 +45,17 @@ def main() -> None:
         for (seeds, evaluations), arms in alike.items():
             found = study(grid(dataset, arms, seeds), published=False, evaluations=evaluations)
             if options.publish:
-                refuse_publishing(found, None)
+                refuse_publishing(found)
                 for run in found:
                     records.publish(dataset, run.config.seed, run.records)
+
+
+def refuse_publishing(found: list[Run]) -> None:
+    """Raises `UserError` for runs that must not be published."""
+    if any(run.config.dataset not in RECIPES for run in found):
+        raise UserError("runs on a folder of one's own are not published: nobody could repeat them")
+    if any("+changes" in str(r["provenance"]["commit"]) for run in found for r in run.records):
+        raise UserError("runs of a changed checkout are not published: commit, and train anew")
 
 
 def go_on(dataset: str, workers: int) -> None:
@@ -70,7 +77,7 @@ def go_on(dataset: str, workers: int) -> None:
                     if Archive(own=False).find(config, evaluations) is None
                 ]
                 found = study(missing, published=False, workers=workers, evaluations=evaluations)
-                refuse_publishing(found, None)
+                refuse_publishing(found)
                 for run in found:
                     records.publish(dataset, run.config.seed, run.records)
 

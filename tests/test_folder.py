@@ -19,6 +19,7 @@ from dnrlib.recipes import configure
 from dnrlib.run import chain
 from dnrlib.study import Run
 from tests import POSIX
+from tests.publish import refuse_publishing
 
 
 def image(path, number, size=(12, 10)):
@@ -333,4 +334,4 @@ def test_a_folder_called_like_a_published_dataset_has_nothing_published(tmp_path
 def test_runs_on_a_folder_are_not_published(tmp_path):
     config = configure(build(tmp_path / "mine", {"cat": 4, "dog": 4}))
     with pytest.raises(UserError, match="nobody could repeat them"):
-        cli.refuse_publishing([Run(config, [], "runs")], None)
+        refuse_publishing([Run(config, [], "runs")])

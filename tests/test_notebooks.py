@@ -8,8 +8,8 @@ import nbformat
 import pytest
 
 from dnrlib.book.build import gate, known_parameters
-from dnrlib.book.pages import EXHIBITS, NOTEBOOKS, contents, source
-from dnrlib.paper.exhibits import discrepancies
+from dnrlib.book.pages import NOTEBOOKS, contents, source
+from dnrlib.paper.exhibits import EXHIBITS, discrepancies
 from dnrlib.recipes import RECIPES
 
 COMMITTED = sorted(NOTEBOOKS.glob("*.ipynb"))

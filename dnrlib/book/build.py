@@ -34,11 +34,11 @@ def execute(
 ) -> None:
     """Executes a notebook with parameters and writes the page, which notes `made_of`; raises
     `UserError` for unknown parameters and papermill's error for a cell that fails."""
-    unknown = given.keys() - known_parameters(notebook)
-    if unknown:
+    known = known_parameters(notebook)
+    if unknown := given.keys() - known:
         raise UserError(
             f"{notebook.name} has no parameter {', '.join(sorted(unknown))}; it has: "
-            f"{', '.join(sorted(known_parameters(notebook)))}"
+            f"{', '.join(sorted(known))}"
         )
     output.parent.mkdir(parents=True, exist_ok=True)
     # papermill saves as it goes: a page with an error in it must not be taken for a page.
@@ -127,13 +127,9 @@ def build_book() -> Path:
     pages = Parallel(n_jobs=min(os.cpu_count() or 1, 4), return_as="generator_unordered")(tasks)
     for _ in tqdm(pages, total=len(tasks), unit="page", desc="executing"):
         pass
-    done = subprocess.run(
-        [
-            *(str(Path(sys.executable).with_name("jupyter-book")), "build", "book"),
-            *("--config", "_config.yml", "--path-output", ".", "-W", "-n", "--keep-going"),
-        ],
-        cwd=ROOT,
-    )
+    program = str(Path(sys.executable).with_name("jupyter-book"))
+    options = ["--config", "_config.yml", "--path-output", ".", "-W", "-n", "--keep-going"]
+    done = subprocess.run([program, "build", "book", *options], cwd=ROOT)
     index = ROOT / "_build" / "html" / "index.html"
     if done.returncode or not index.exists():
         raise UserError("the book was not built; the warnings above are errors")

@@ -11,7 +11,7 @@ from scipy import stats
 
 from ..methods import label
 from ..stats import LEVEL, MARGIN, comparisons
-from .tables import MEASURES
+from .tables import LEAST_SEEDS, MEASURES
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, for the methods that are
 # compared most; the others are told apart by their labels too.
@@ -43,26 +43,20 @@ def colour(arm: str) -> str:
     return COLOURS[arm.partition("+")[0]]
 
 
-def axes(ax: Axes | None, width: float = 7, height: float = 4) -> Axes:
-    """The given axes, or new ones of a size in inches."""
-    return plt.subplots(figsize=(width, height), layout="constrained")[1] if ax is None else ax
-
-
 def not_run(ax: Axes) -> Axes:
     """Axes that say that nothing was run."""
     ax.set_axis_off()
-    middle = {"ha": "center", "va": "center", "transform": ax.transAxes}
-    ax.text(0.5, 0.5, "not run", color="0.4", **middle)
+    ax.text(0.5, 0.5, "not run", color="0.4", ha="center", va="center", transform=ax.transAxes)
     return ax
 
 
-def curves(frame: pd.DataFrame, methods: Sequence[str], ax: Axes | None = None) -> Axes:
+def curves(frame: pd.DataFrame, methods: Sequence[str]) -> Axes:
     """Mean test accuracy after each generation with its 95 % interval over seeds (DNR Fig. 3).
 
     The long baseline is drawn dashed: before its last epoch its learning rate has not come down,
     so only its last point compares with the others.
     """
-    ax = axes(ax)
+    ax = plt.subplots(figsize=(7, 4), layout="constrained")[1]
     if frame.empty:
         return not_run(ax)
     for method in methods:
@@ -77,7 +71,7 @@ def curves(frame: pd.DataFrame, methods: Sequence[str], ax: Axes | None = None) 
             markersize=3,
             label=label(method),
         )
-        if (n > 1).all():
+        if (n >= LEAST_SEEDS).all():
             half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * part.std(ddof=1) / np.sqrt(n)
             ax.fill_between(
                 mean.index, mean - half, mean + half, color=colour(method), alpha=0.15, lw=0
@@ -90,14 +84,11 @@ def curves(frame: pd.DataFrame, methods: Sequence[str], ax: Axes | None = None) 
 
 
 def differences(
-    frame: pd.DataFrame,
-    pairs: list[tuple[str, str]],
-    ax: Axes | None = None,
-    column: str = "test_accuracy",
+    frame: pd.DataFrame, pairs: list[tuple[str, str]], column: str = "test_accuracy"
 ) -> Axes:
     """Paired differences with their intervals; the band is the margin of equivalence."""
     compared = comparisons(frame, pairs, column)
-    ax = axes(ax, height=1 + 0.5 * len(compared))
+    ax = plt.subplots(figsize=(7, 1 + 0.5 * len(compared)), layout="constrained")[1]
     if compared.empty:
         return not_run(ax)
     ax.axvspan(-MARGIN, MARGIN, color="0.9", lw=0)
@@ -105,7 +96,8 @@ def differences(
     one_reference = len({b for _, b in pairs}) == 1
     for position, row in enumerate(compared.itertuples()):
         paint = colour(row.a if one_reference else row.b)
-        ax.plot([row.low, row.high], [position] * 2, color=paint, lw=2)
+        if row.n >= LEAST_SEEDS:
+            ax.plot([row.low, row.high], [position] * 2, color=paint, lw=2)
         ax.plot(row.difference, position, "o", color=paint)
     names = [f"{label(row.a)} − {label(row.b)}" for row in compared.itertuples()]
     ax.set_yticks(range(len(compared)), names)

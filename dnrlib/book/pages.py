@@ -23,7 +23,6 @@ from ..paper.claims import claims, ledger
 from ..paper.exhibits import (
     ANALOGUE,
     EXHIBITS,
-    PLANNED,
     arms,
     evaluations_of,
     made_for,
@@ -31,15 +30,11 @@ from ..paper.exhibits import (
 from ..recipes import BUDGETS, RECIPES, arm_of, configure, grid, parse_arm, scope
 from ..records import ROOT
 from ..study import Archive, Run, agreement, command
-from .tables import fenced, table, titled
+from .tables import fenced
 
 NOTEBOOKS = ROOT / "notebooks"
 BOOK = ROOT / "book"
 PAGES = BOOK / "pages"
-
-
-# --------------------------------------------------------------------------------------------------
-# Inside a notebook
 
 
 @dataclass(frozen=True)
@@ -126,40 +121,17 @@ def parameters(exhibit: str = "table1", **given: Any) -> Parameters:
     for a bad value, and the valid names for a name that papermill injected and the notebook does
     not have.
     """
-    unknown = _injected() - given.keys()
-    if unknown:
+    shell = get_ipython()
+    cells = shell.user_ns["In"] if shell else []
+    # papermill itself only warns of names that its cell assigns and the notebook does not have.
+    injected = [cell for cell in cells if cell.startswith("# Parameters\n")]
+    assigned = [node for cell in injected for node in ast.parse(cell).body]
+    names = {node.targets[0].id for node in assigned if isinstance(node, ast.Assign)}
+    if unknown := names - given.keys():
         raise UserError(
             f"unknown parameter {', '.join(sorted(unknown))}; this notebook has: {', '.join(given)}"
         )
     return Parameters(exhibit=exhibit, **given)
-
-
-def _injected() -> set[str]:
-    """The names that papermill's injected cell assigns; papermill itself only warns of unknown
-    ones."""
-    shell = get_ipython()
-    cells = [] if shell is None else shell.user_ns.get("In", [])
-    names = set()
-    for source in cells:
-        if source.startswith("# Parameters\n"):
-            for statement in ast.parse(source).body:
-                if isinstance(statement, ast.Assign):
-                    names |= {target.id for target in statement.targets}
-    return names
-
-
-def control(page: Parameters, arm: str) -> Parameters:
-    """The parameters of a page for one arm on the 32-pixel control of its dataset; on that of the
-    digits where there is none."""
-    own = f"{page.dataset}-32"
-    budget = page.budget if page.budget == "smoke" else "auto"
-    return Parameters(
-        own if own in RECIPES else "digits-32",
-        budget=budget,
-        seeds=page.seeds,
-        methods=arm,
-        train=page.train,
-    )
 
 
 def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
@@ -173,37 +145,30 @@ def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
     lines = [fenced(given, "sh"), ""]
     if not found:
         return Markdown("\n".join([*lines, "None of its runs is on disk."]))
+    shown = [(run, record) for run in found for record in run.records]
+    whence = ("package", "commit", "results", "torch", "device", "processor")
     made = Counter(
-        (
-            run.source,
-            *(
-                str(record["provenance"][name])
-                for name in ("package", "commit", "results", "torch", "device", "processor")
-            ),
-        )
-        for run in found
-        for record in run.records
+        (run.source, *(str(record["provenance"][name]) for name in whence)) for run, record in shown
     )
-    seconds = sum(
-        record["timing"]["seconds"]
-        for record in {
-            record["key"]: record for run in found for record in run.records if "timing" in record
-        }.values()
-    )
-    of_arm: dict[tuple, list[Config]] = {}
+    # Runs share records.
+    timed = {record["key"]: record for _, record in shown if "timing" in record}
+    seconds = sum(record["timing"]["seconds"] for record in timed.values())
+    # One command for the arms that have as many seeds.
+    by_arm: dict[tuple, list[Config]] = {}
     for run in found:
-        of = (run.config.dataset, run.evaluations, run.arm)
-        of_arm.setdefault(of, []).append(run.config)
-    by_seeds: dict[tuple, list[Config]] = {}
-    for (dataset, evaluations, _), configs in of_arm.items():
+        of = run.config.dataset, run.evaluations, run.arm
+        by_arm.setdefault(of, []).append(run.config)
+    alike: dict[tuple, list[Config]] = {}
+    for (of, evaluations, _), configs in by_arm.items():
         last = max(config.seed for config in configs)
-        by_seeds.setdefault((dataset, evaluations, last), []).extend(configs)
+        alike.setdefault((of, evaluations, last), []).extend(configs)
+    commands = [command(configs, evaluations) for (_, evaluations, _), configs in alike.items()]
     work = "training and evaluation" if any(run.evaluations for run in found) else "training"
     lines += [
         f"This page shows {len(found)} runs; their {work} took {seconds / 60:.0f} minutes in "
         "all, one after the other. To train them yourself, from nothing and whatever is published:",
         "",
-        fenced("\n".join(command(of, each[1]) for each, of in by_seeds.items()), "sh"),
+        fenced("\n".join(commands), "sh"),
         "",
         "Their records:",
         "",
@@ -259,69 +224,9 @@ def _claimed_runs(dataset: str) -> Iterator[Run]:
 def find_evaluated(config: Config, archive: Archive) -> Run | None:
     """The finished run of a config with those evaluations of its dataset's exhibits that were made
     of it."""
-    wanted = {
-        each: None
-        for exhibit in made_for(config.dataset)
-        for each in evaluations_of(exhibit, config.dataset)
-    }
-    return archive.richest(config, wanted)
-
-
-def status() -> Markdown:
-    """Every exhibit of the DNR paper: how many of its arms were run, by the published records."""
-    datasets = sorted(path.name for path in records.PUBLISHED.iterdir() if path.is_dir())
-    found = {name: published_runs(name) for name in datasets}
-    there = {name: {run.arm for run in runs} for name, runs in found.items()}
-    rows = []
-    for exhibit in [*(f"table{n}" for n in range(1, 11)), *(f"fig{n}" for n in range(2, 8))]:
-        known = EXHIBITS[exhibit]
-        pages = [
-            page for page in contents() if page.partition("-")[0] == (known.notebook or exhibit)
-        ]
-        counts: dict[str, list[str]] = {"embedded": [], "photographs": [], "full": []}
-        for page in pages:
-            dataset = page.partition("-")[2]
-            if dataset in there and known.arms:
-                wanted = arms(exhibit, dataset)
-                number = sum(arm in there[dataset] for arm in wanted)
-                text = f"{dataset}: {number} of {len(wanted)} methods"
-                counts[scope(dataset)].append(text)
-        nothing = "nothing to train" if pages and not known.arms else "not run"
-        rows.append(
-            [
-                titled(exhibit),
-                ", ".join(f"{{doc}}`{page.partition('-')[2] or page} <{page}>`" for page in pages)
-                or "not in this book yet",
-                *("; ".join(counted) or nothing for counted in counts.values()),
-            ]
-        )
-    header = ["exhibit", "page", "embedded analogue", "photographs", "the paper's setting"]
-    caption = "Exhibits of the DNR paper, and what of them was run, by the published records."
-    listed = table(header, rows, caption, "tbl-status", words=True).data
-    counted = "; ".join(f"{len(runs)} runs on {name}" for name, runs in found.items())
-    return Markdown(f"{listed}\n\nPublished are {counted or 'no runs'}.")
-
-
-def to_come(page: Parameters) -> Markdown:
-    """On photographs, how many of the planned seeds of the page's arms are published; nothing to
-    say of other datasets."""
-    planned = PLANNED.get(page.dataset, {})
-    wanted = {arm: seeds for arm, seeds in planned.items() if arm in page.arms()}
-    if not wanted:
-        return Markdown("")
-    done = Counter(run.arm for run in published_runs(page.dataset))
-    missing = sum(seeds - done[arm] for arm, seeds in wanted.items())
-    text = (
-        "The number of seeds of each method was fixed before any was looked at: "
-        f"{sum(wanted.values())} runs in all on this page. "
-    )
-    if not missing:
-        return Markdown(text + "All of them are published.")
-    return Markdown(
-        text
-        + f"**{missing} of them are still to come.** Until then means may change, and no claim "
-        "is judged."
-    )
+    of = config.dataset
+    wanted = [each for exhibit in made_for(of) for each in evaluations_of(exhibit, of)]
+    return archive.richest(config, dict.fromkeys(wanted))
 
 
 def claimed_arms(dataset: str) -> list[str]:
@@ -329,8 +234,8 @@ def claimed_arms(dataset: str) -> list[str]:
     listed = claims()
     if dataset in ANALOGUE.values() or scope(dataset) == "photographs":
         listed = listed[listed["exhibit"].isin(made_for(dataset))]
-    stated = [stated_arms(text, dataset) for text in listed[scope(dataset)] if text]
-    return list(dict.fromkeys(arm for listed in stated for arm in listed))
+    said = [text for text in listed[scope(dataset)] if text]
+    return list(dict.fromkeys(arm for text in said for arm in stated_arms(text, dataset)))
 
 
 def published_runs(dataset: str) -> list[Run]:
@@ -346,10 +251,9 @@ def published_runs(dataset: str) -> list[Run]:
 def contents() -> list[str]:
     """The generated pages that the table of contents names, in order."""
     toc = yaml.safe_load((BOOK / "_toc.yml").read_text())
-    named = [toc["root"]]
-    for part in toc["parts"]:
-        named += [chapter["file"] for chapter in part["chapters"]]
-    return [name.removeprefix("pages/") for name in named if name.startswith("pages/")]
+    named = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    pages = [name for name in (toc["root"], *named) if name.startswith("pages/")]
+    return [name.removeprefix("pages/") for name in pages]
 
 
 def source(page: str) -> tuple[Path, str | None]:

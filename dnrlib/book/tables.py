@@ -17,6 +17,8 @@ from ..recipes import scope
 from ..stats import LEVEL, MARGIN, comparisons, estimate, summary
 
 MISSING = "–"
+LEAST_SEEDS = 3
+"""Figures, and the report on one's own images, give no interval of fewer seeds."""
 MEASURES = {
     "test_accuracy": "test accuracy",
     "mca": "accuracy on corrupted images",
@@ -32,21 +34,14 @@ NOT_RUN = "*Not run.* The command that runs it stands at the end of this page."
 
 
 def table(
-    header: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    caption: str,
-    name: str,
-    words: bool = False,
+    header: Sequence[str], rows: Sequence[Sequence], caption: str, name: str, words: bool = False
 ) -> Markdown:
     """A MyST table, its first column left-aligned; the others too if they hold `words`. Cells and
     caption are Markdown; names from outside in them must be `escaped`."""
     if not rows:
         return Markdown(NOT_RUN)
-    lines = [
-        "| " + " | ".join(header) + " |",
-        "|:---" + ("|:---" if words else "|---:") * (len(header) - 1) + "|",
-    ]
-    lines += ["| " + " | ".join(str(cell) for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (header, *rows)]
+    lines.insert(1, "|:---" + ("|:---" if words else "|---:") * (len(header) - 1) + "|")
     # The name of a folder may be part of it.
     name = re.sub(r"[^A-Za-z0-9-]+", "-", name)
     return Markdown(f":::{{table}} {caption}\n:name: {name}\n\n" + "\n".join(lines) + "\n:::")
@@ -133,22 +128,19 @@ def accuracy_table(
     )
     if ours["n"].nunique() > 1:
         caption += " Rows of different n have different seeds: compare them by paired differences."
-    missing = [label(arm) for arm in listed if arm not in found.index]
-    if missing:
+    if missing := [label(arm) for arm in listed if arm not in found.index]:
         caption += f" Not run: {'; '.join(missing)}."
     # Fig. 3 and some others print no numbers.
-    columns = {name: of for name, of in exhibits.EXHIBITS[exhibit].columns.items() if of}
-    beside = beside_paper(ours, exhibit, dataset) if columns else ours.assign(paper=math.nan)
-    # A sweep has no printed rows, but for the one method that it shares with the paper's table.
-    if beside["paper"].notna().sum() > 1:
-        if dataset in columns or len(columns) == 1:
-            of = columns.get(dataset, next(iter(columns)))
-        else:
-            of = f"mean of {', '.join(columns.values())}"
-        caption += f" Paper: {titled(exhibit)}, {of}."
-        header.append("paper")
-        for row, (_, printed_) in zip(rows, beside.iterrows(), strict=True):
-            row.append(spread(printed_.paper, printed_.paper_std))
+    if columns := {name: of for name, of in exhibits.EXHIBITS[exhibit].columns.items() if of}:
+        beside = beside_paper(ours, exhibit, dataset)
+        # A sweep has no printed rows, but for the one method that it shares with the paper's table.
+        if beside["paper"].notna().sum() > 1:
+            mean = f"mean of {', '.join(columns.values())}"
+            printed = columns.get(dataset, mean if len(columns) > 1 else next(iter(columns)))
+            caption += f" Paper: {titled(exhibit)}, {printed}."
+            header.append("paper")
+            for row, theirs in zip(rows, beside.itertuples(), strict=True):
+                row.append(spread(theirs.paper, theirs.paper_std))
     return table(header, rows, caption, name)
 
 
@@ -163,6 +155,10 @@ def comparison_table(
     frame: pd.DataFrame, pairs: list[tuple[str, str]], name: str, column: str = "test_accuracy"
 ) -> Markdown:
     """Paired differences between methods, with verdicts."""
+    found = comparisons(frame, pairs, column)
+    if column.endswith("_drop"):
+        words = {"better": "loses more", "worse": "loses less"}
+        found["verdict"] = found["verdict"].replace(words, regex=True)
     rows = [
         [
             f"{label(row.a)} − {label(row.b)}",
@@ -170,10 +166,10 @@ def comparison_table(
             number(row.difference, sign=True),
             interval(row.low, row.high, sign=True),
             f"{row.p:.2g}" if row.n > 1 else MISSING,
-            _of_losses(row.verdict) if column.endswith("_drop") else row.verdict,
+            row.verdict,
             number(row.seeds_needed, 0),
         ]
-        for row in comparisons(frame, pairs, column).itertuples()
+        for row in found.itertuples()
     ]
     caption = (
         f"Differences of {MEASURES[column]} in points, paired by seed, with {LEVEL:.0%} intervals; "
@@ -183,10 +179,6 @@ def comparison_table(
     )
     header = ["difference", "n", "mean", "interval", "p", "verdict", "seeds needed"]
     return table(header, rows, caption, name)
-
-
-def _of_losses(verdict: str) -> str:
-    return verdict.replace("better", "loses more").replace("worse", "loses less")
 
 
 def measured(row: Any) -> str:
@@ -203,31 +195,27 @@ def measured(row: Any) -> str:
 def printed_table(exhibit: str, name: str) -> Markdown:
     """The printed numbers of an exhibit of the DNR paper as they stand."""
     cells = exhibits.numbers("dnr", exhibit)
-    columns = list(dict.fromkeys(cells["column"]))
-    by_cell = {(row.row, row.column): spread(row.value, row.std) for row in cells.itertuples()}
-    rows = [
-        [row, *(by_cell.get((row, column), MISSING) for column in columns)]
-        for row in dict.fromkeys(cells["row"])
-    ]
-    return table(["", *columns], rows, f"As printed in {titled(exhibit)} of the paper.", name)
+    cells = cells.assign(text=[spread(row.value, row.std) for row in cells.itertuples()])
+    shown = cells.pivot(index="row", columns="column", values="text").fillna(MISSING)
+    shown = shown.loc[cells["row"].unique(), cells["column"].unique()].reset_index()
+    caption = f"As printed in {titled(exhibit)} of the paper."
+    return table(["", *shown.columns[1:]], shown.to_numpy().tolist(), caption, name)
 
 
 def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
     """The verdicts on the claims of an exhibit, or of a rank (`primary`), in words, and of what
     they are said."""
-    own = claims()[(claims()["exhibit"] == exhibit) | (claims()["rank"] == exhibit)]
-    lines = []
-    for claim, stated in own.iterrows():
-        if claim not in verdicts.index:
-            lines.append(f"- *No statement on our runs:* {stated['words']} {stated['note']}")
-            continue
-        row = verdicts.loc[claim]
-        word = row.verdict.capitalize()
-        lines.append(f"- **{word}**: {stated['words']}")
-        if row.n:
-            lines[-1] += f" ({measured(row)}.)"
-        if stated["note"]:
-            lines[-1] += f" {stated['note']}"
+    lines, own = [], claims()
+    own = own[(own["exhibit"] == exhibit) | (own["rank"] == exhibit)]
+    for claim, said in own.iterrows():
+        if claim in verdicts.index:
+            row = verdicts.loc[claim]
+            text = f"- **{row.verdict.capitalize()}**: {said['words']}"
+            text += f" ({measured(row)}.)" if row.n else ""
+            text += f" {said['note']}" if said["note"] else ""
+        else:
+            text = f"- *No statement on our runs:* {said['words']} {said['note']}"
+        lines.append(text)
     if scope(dataset) == "embedded":
         lines.append(
             f"\nThis is said of {escaped(dataset)} with a narrow network. It neither confirms nor "

@@ -74,9 +74,9 @@ class Model:
         return sorted(zip(self.labels, shares, strict=True), key=lambda pair: -pair[1])
 
 
-def export(config: Config, output: Path, device: str = "auto") -> dict[str, Any]:
+def export(config: Config, output: Path, device: str = "auto") -> None:
     """Writes the network at the end of a run to a file, training what of the run is missing; and
-    beside it `use_model.py`, which uses it. Returns what was written:
+    beside it `use_model.py`, which uses it. The file holds:
 
     `state_dict` (on the CPU), `labels` (class names in the order of the outputs), `preprocessing`,
     `network` (what `load_model` builds it from), `config`, `provenance`, `format` and `seal` (the
@@ -84,14 +84,13 @@ def export(config: Config, output: Path, device: str = "auto") -> dict[str, Any]
     reads it.
     """
     found = run(config, device=device)
-    model = finished(config, device).model
-    about = dataset(config.dataset)
+    state, about = finished(config, device).state(), dataset(config.dataset)
     last = [record for record in found if record["kind"] == "generation"][-1]
+    # As on disk: torch's version, for one, is not a plain string before.
+    provenance = json.loads(json.dumps(last["provenance"]))
     written = {
         "format": FORMAT,
-        "state_dict": {
-            name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()
-        },
+        "state_dict": {name: value.contiguous() for name, value in state.items()},
         "labels": list(about.classes),
         "preprocessing": {
             "resize": int(read(config.dataset)["train"].images.shape[-1]),
@@ -101,16 +100,11 @@ def export(config: Config, output: Path, device: str = "auto") -> dict[str, Any]
             "channels": about.channels,
         },
         "network": {
-            "model": config.model,
-            "width": config.width,
-            "stem": config.stem,
-            "classes": len(about.classes),
-            "channels": about.channels,
+            **{name: getattr(config, name) for name in ("model", "width", "stem")},
+            **{"classes": len(about.classes), "channels": about.channels},
         },
         "config": dict(vars(config)),
-        # As on disk: torch's version, for one, is not a plain string before.
-        "provenance": json.loads(json.dumps(last["provenance"]))
-        | {"key": last["key"], "images": about.fingerprint},
+        "provenance": provenance | {"key": last["key"], "images": about.fingerprint},
     }
     written["seal"] = _seal(written)
     file = io.BytesIO()
@@ -118,7 +112,6 @@ def export(config: Config, output: Path, device: str = "auto") -> dict[str, Any]
     records.write(output, file.getvalue())
     snippet = SNIPPET.format(model=output.name)
     records.write(output.with_name("use_model.py"), snippet.encode())
-    return written
 
 
 def load_model(path: str | Path) -> Model:
@@ -156,7 +149,7 @@ def _model(stored: dict[str, Any], path: str | Path) -> Model:
         )
     if stored["seal"] != _seal(stored):
         raise UserError(f"{path} is damaged (it does not fit its seal); export it again")
-    how, state = stored["network"], stored["state_dict"]
+    how, state, labels = stored["network"], stored["state_dict"], stored["labels"]
     if how["model"] not in models.MODELS or how["stem"] not in models.STEMS:
         raise UserError(
             f"{path} holds the network {how['model']} with stem {how['stem']}; this version knows "
@@ -171,19 +164,18 @@ def _model(stored: dict[str, Any], path: str | Path) -> Model:
     network = models.network(*shape)
     models.load_state(network, state)
     network.eval().to(memory_format=torch.channels_last)
-    model = Model(network, tuple(stored["labels"]), stored["preprocessing"])
+    model = Model(network, tuple(labels), stored["preprocessing"])
     size, crop = (model.preprocessing[name] for name in ("resize", "crop"))
     with torch.inference_mode():
         inputs = model.prepared(np.zeros((size, size, 3), np.uint8))
         outputs = network(inputs)
-    fits = (
+    if (
         all(value.dtype == state[name].dtype for name, value in network.state_dict().items())
-        and type(stored["labels"]) is list
-        and all(type(label) is str for label in model.labels)
+        and type(labels) is list
+        and all(type(label) is str for label in labels)
         and inputs.shape == (1, how["channels"], crop, crop)
-        and outputs.shape == (1, len(model.labels))
+        and outputs.shape == (1, len(labels))
         and outputs.isfinite().all()
-    )
-    if not fits:
-        raise UserError(f"{path} cannot be used: its parts do not fit each other; export it again")
-    return model
+    ):
+        return model
+    raise UserError(f"{path} cannot be used: its parts do not fit each other; export it again")

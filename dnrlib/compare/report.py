@@ -15,12 +15,12 @@ from IPython.display import HTML
 from .. import UserError, records
 from ..book.build import execute
 from ..book.pages import NOTEBOOKS
-from ..book.tables import escaped, interval, number
+from ..book.tables import LEAST_SEEDS, escaped, interval, number
 from ..datasets.catalogue import dataset, read
 from ..methods import label
 from ..recipes import configure
-from ..stats import LEVEL, Estimate, estimate
-from .choice import Comparison, above, compared, load
+from ..stats import LEVEL, MARGIN, Estimate
+from .choice import OTHERS, Comparison, compared, estimated, load
 
 _AGAIN = "{generations} trainings of {epochs} epochs, each from the weights of the one before"
 IN_WORDS = {
@@ -38,10 +38,8 @@ body { font: 1rem/1.55 system-ui, sans-serif; color: #1b1b1b; background: #fff; 
 h1 { font-size: 1.7rem; line-height: 1.25; } h2 { font-size: 1.25rem; margin-top: 2.2rem; }
 table { border-collapse: collapse; margin: .3rem 0 .8rem; }
 .caption { margin: 1rem 0 0; color: #444; font-size: .93rem; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: right;
+th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left;
   overflow-wrap: normal; vertical-align: top; }
-th:first-child, td:first-child, .words th, .words td { text-align: left; }
-tr.chosen td { background: #f2f6fb; }
 img { max-width: 100%; height: auto; } pre { white-space: pre-wrap; background: #f5f5f5;
   padding: .7rem; } code { font-size: .9em; }
 summary { cursor: pointer; }
@@ -66,35 +64,27 @@ def opened(comparison: str, name: str = "digits") -> Comparison:
 
 def demonstrate(name: str, output: str) -> None:
     """A comparison of tiny networks on a bundled dataset, in seconds."""
-    compared(name, Path(output), hours=1, device="cpu", workers=1, designs=[(3, 2, 6)])
-
-
-# --------------------------------------------------------------------------------------------------
-# In words
+    brief = {"generations": 2, "epochs": 6}
+    compared(name, Path(output), seeds=3, device="cpu", workers=1, settings=brief)
 
 
 def answer(found: Comparison) -> str:
     """Which method to use, by how much it is better, or what could have been seen; in Markdown."""
     choice = found.choice
-    n = choice.over_long.n
-    parts = [f"**Use {_named(choice.method)}**: {in_short(found, choice.method)}."]
-    if n < 2:
-        parts.append(
-            "With one seed nothing can be compared: this is ordinary training, as it did best."
-        )
-    elif choice.found:
-        parts.append(
-            f"On the validation images it was better than ordinary training of the same length, "
-            f"{_named('long')}, by {_points(choice.over_long)}, and better than a single "
-            f"generation of it, {_named('plain')}, by {_points(choice.over_plain)}; n = {n} seeds, "
-            f"intervals corrected for having picked the best of {choice.compared} methods."
-        )
+    longer = choice.method == "long" and choice.longer.low > 0
+    if choice.found:
+        why = f"It is better than ordinary training of both lengths: {_leading(found)}."
     else:
-        parts += _not_found(found)
-    if found.done < found.plan.seeds:
+        why = (
+            f"On the validation images {_over('long', 'plain', choice.longer)}; more than {MARGIN} "
+            f"points count as worse. {_open(found)}"
+        )
+    decided = "Use" if choice.found or longer else "No winner; the cheapest of those not worse is"
+    parts = [f"**{decided} {_named(choice.method)}**: {in_short(found, choice.method)}.", why]
+    if found.done < found.seeds:
         parts.append(
-            f"Planned were {found.plan.seeds} seeds; the time was up after {found.done}, and more "
-            "seeds may change this."
+            f"{found.seeds} seeds were wanted; the time was up after {found.done}, and more seeds "
+            "may change this."
         )
     paragraphs = [" ".join(parts), _on_test(found)]
     if found.demonstration:
@@ -103,66 +93,55 @@ def answer(found: Comparison) -> str:
     return "\n\n".join(paragraphs)
 
 
-def _not_found(found: Comparison) -> list[str]:
-    """That no difference was found, and how large it would have had to be, in sentences."""
+def _leading(found: Comparison) -> str:
+    """How far the best of the others is ahead on the validation images."""
     choice = found.choice
-    best, n = _named(choice.leader), choice.over_long.n
-    corrected = f"(n = {n} seeds, corrected for having picked the best of {choice.compared})"
-    verdict = "so it is worse" if choice.over_long.high < 0 else "which may be chance"
-    lacking = (
-        f"{best}, the best of the others, differs from ordinary training of the same length, "
-        f"{_named('long')}, by {_points(choice.over_long)} on the validation images {corrected}, "
-        f"{verdict}."
+    return (
+        f"on the validation images {_over(choice.leader, 'long', choice.over_long)}, and "
+        f"{_over(choice.leader, 'plain', choice.over_plain)} (n = {found.done} seeds; intervals "
+        f"corrected for having picked the best of {len(OTHERS)})"
     )
-    if choice.over_long.low > 0:
-        lacking = (
-            f"{best}, the best of the others, was ahead of {_named('long')} on the validation "
-            f"images, but over {_named('plain')} its gain is {_points(choice.over_plain)} "
-            f"{corrected}, which may be chance."
-        )
-    parts = [f"No difference was found that speaks for another method: {lacking}"]
-    if choice.method == "long":
-        parts.append(
-            f"Training longer {'did help' if above(choice.longer) else 'may have helped'}: "
-            f"{_named('long')} was better than {_named('plain')} by {_points(choice.longer)}."
-        )
-    scores = found.scores[found.scores["method"] == "long"]
+
+
+def _open(found: Comparison) -> str:
+    """That no difference was found, and how large it would have had to be, in sentences."""
+    if found.done < LEAST_SEEDS:
+        return f"Nothing can be decided with fewer than {LEAST_SEEDS} seeds; give it more --hours."
+    choice, best = found.choice, found.scores.groupby("method")["validation"].mean()["long"]
+    lacking = (
+        "No difference was found that speaks for another method. The best of the others, which "
+        f"would have to be above 0 in both: {_leading(found)}."
+    )
     if math.isnan(choice.detectable):
-        parts.append("The seeds do not differ, so what could have been seen is unknown.")
-    elif choice.detectable > 100 - scores["validation"].mean():
-        parts.append(
-            "The seeds differ so much that hardly any difference could have been found: this "
-            "needs more seeds, or more validation images."
+        return f"{lacking} The seeds do not differ, so what could have been seen is unknown."
+    if choice.detectable > 100 - best:
+        return (
+            f"{lacking} The seeds differ so much that hardly any difference could have been found: "
+            "this needs more seeds, or more validation images."
         )
-    else:
-        parts.append(
-            f"A difference of {number(choice.detectable, 1)} points would have been found with "
-            "80 % power; a smaller one may be there."
-        )
-    return parts
+    return (
+        f"{lacking} A difference of {number(choice.detectable, 1)} points would have been found "
+        "with 80 % power; a smaller one may be there."
+    )
 
 
 def _on_test(found: Comparison) -> str:
     """How the advised method does on the test images."""
-    method, wide = found.choice.method, found.scores.pivot(index="seed", columns="method")["test"]
-    here = estimate(wide[method])
-    over = {
-        other: estimate(wide[method] - wide[other])
-        for other in ("long", "plain")
-        if other != method
-    }
+    method = found.choice.method
+    wide = found.scores.pivot(index="seed", columns="method", values="test")
+    here = estimated(wide[method])
+    over = {of: estimated(wide[method] - wide[of]) for of in ("long", "plain") if of != method}
     text = (
         f"On the {len(read(found.base.dataset)['test'])} test images, which no choice has seen, "
         f"{_named(method)} recognises **{number(here.mean, 1)} %**"
     )
-    text += f" ({LEVEL:.0%} interval {accuracies(here)})" if here.n > 1 else ""
-    for other, difference in over.items():
-        text += f"; {_points(difference)} against {_named(other)}"
+    text += "" if math.isnan(here.low) else f" ({LEVEL:.0%} interval {accuracies(here)})"
+    text += "".join(f"; {_points(points)} against {_named(of)}" for of, points in over.items())
     text += f". Always naming the commonest class would be right in {number(majority(found), 1)} %."
     if found.choice.found and not over["long"].low > 0:
         text += (
             f" The test images alone do not confirm the difference to {_named('long')}: its "
-            "interval there contains 0."
+            "interval there does not lie above 0."
         )
     return text
 
@@ -171,11 +150,15 @@ def _named(method: str) -> str:
     return "the long baseline (LB)" if method == "long" else label(method)
 
 
+def _over(method: str, other: str, difference: Estimate) -> str:
+    return f"{_named(method)} minus {_named(other)} is {_points(difference)}"
+
+
 def _points(difference: Estimate) -> str:
-    return (
-        f"{number(difference.mean, sign=True)} points "
-        f"{interval(difference.low, difference.high, sign=True)}"
-    )
+    text = f"{number(difference.mean, sign=True)} points"
+    if math.isnan(difference.low):
+        return text
+    return f"{text} {interval(difference.low, difference.high, sign=True)}"
 
 
 def accuracies(values: Estimate) -> str:
@@ -186,8 +169,8 @@ def accuracies(values: Estimate) -> str:
 
 def in_short(found: Comparison, method: str) -> str:
     """What a method does with its epochs."""
-    total = found.plan.generations * found.plan.epochs
-    return IN_WORDS[method].format(**vars(found.plan), total=total)
+    base = vars(found.base)
+    return IN_WORDS[method].format(**base, total=base["generations"] * base["epochs"])
 
 
 def majority(found: Comparison) -> float:
@@ -199,7 +182,7 @@ def majority(found: Comparison) -> float:
 def export_command(found: Comparison) -> str:
     """The command that trains the network of the advised method again and writes it to a file."""
     config = found.config(found.choice.method)
-    recipe = configure(config.dataset, method=config.method, seed=config.seed)
+    recipe = configure(config.dataset, method=config.method)
     settings = [
         f"{name}={value}"
         for name, value in vars(config).items()
@@ -210,30 +193,14 @@ def export_command(found: Comparison) -> str:
     return shlex.join(words)
 
 
-# --------------------------------------------------------------------------------------------------
-# As HTML
-
-
-def html_table(
-    frame: pd.DataFrame, caption: str, words: bool = False, marked: int | None = None
-) -> HTML:
+def html_table(frame: pd.DataFrame, caption: str) -> HTML:
     """A frame without its index as a table that scrolls where it is too wide, under its caption;
-    everything in it is escaped. Cells that hold `words` may wrap; one row may be `marked`."""
-
-    def line(cells: tuple, tag: str) -> str:
-        return "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells)
-
-    # Some styles stand here, for the page is also part of the book, which has a style of its own.
-    body = "".join(
-        f"<tr{' class=chosen style=font-weight:600' if at == marked else ''}>{line(row, 'td')}</tr>"
-        for at, row in enumerate(frame.itertuples(index=False, name=None))
-    )
-    if not words:
-        body = body.replace("</td><td>", "</td><td style=white-space:nowrap>")
+    everything in it is escaped."""
+    with pd.option_context("display.max_colwidth", None):
+        table = frame.to_html(index=False, border=0, classes="table", justify="left")
+    # A style stands here, for the page is also part of the book, which has a style of its own.
     return HTML(
-        f"<p class=caption>{html.escape(caption)}</p>"
-        f"<div style=overflow-x:auto><table class='table{' words' if words else ''}'>"
-        f"<thead><tr>{line(frame.columns, 'th')}</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<p class=caption>{html.escape(caption)}</p><div style=overflow-x:auto>{table}</div>"
     )
 
 
@@ -253,19 +220,13 @@ def as_html(page: nbformat.NotebookNode, title: str) -> str:
     from nbconvert import HTMLExporter
 
     page.metadata.pop("widgets", None)
-    page.cells = [
-        cell for cell in page.cells if "not-in-report" not in cell.metadata.get("tags", [])
-    ]
+    page.cells = [c for c in page.cells if "not-in-report" not in c.metadata.get("tags", [])]
     page.cells[0].source = f"# {escaped(title)}"
-    for cell in page.cells:
-        if cell.cell_type != "code":
-            continue
+    for cell in (c for c in page.cells if c.cell_type == "code"):
         cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
-        shown = cell.metadata.get("mystnb")
-        for output in cell.outputs if shown else ():
-            if "image/png" in output.get("data", {}):
+        if shown := cell.metadata.get("mystnb"):
+            for output in cell.outputs:
                 output.metadata["image/png"] = {"alt": shown["image"]["alt"]}
-        if shown:
             words = html.escape(shown["figure"]["caption"])
             said = {"text/html": f"<p class='caption'>{words}</p>"}
             cell.outputs.append(nbformat.v4.new_output("display_data", said))
