@@ -1,4 +1,4 @@
-"""Many runs, one tidy data frame: find or train them, in parallel, and put them side by side."""
+"""Many runs: find them on disk, or train them, in parallel."""
 
 import functools
 import os
@@ -11,9 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import pandas as pd
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
@@ -27,7 +25,6 @@ from .paper.exhibits import arms as paper_arms
 from .recipes import arm_of, configure, idle, parse_arm
 from .records import Record
 from .run import chain, check_descent, entries, parent_digests, run
-from .stats import estimate
 from .store import Entry, Store
 from .train import device_named
 
@@ -51,6 +48,11 @@ class Run:
     def arm(self) -> str:
         """Method and settings that differ from the dataset's recipe, as `recipes.arm_of`."""
         return arm_of(self.config)
+
+    @property
+    def last(self) -> Record:
+        """The record of the last generation."""
+        return [record for record in self.records if record["kind"] == "generation"][-1]
 
 
 class Archive:
@@ -335,69 +337,3 @@ def seconds_per_epoch(config: Config) -> float | None:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
-
-
-# --------------------------------------------------------------------------------------------------
-# Published against own
-
-
-def agreement(shown: Iterable[Run]) -> str:
-    """One sentence: whether the user's own runs agree with the published ones, of those `shown`.
-
-    On the same processor and torch every weight must agree bit for bit. Elsewhere training is
-    chaotic in the last bits, and the paired difference of the final accuracies is judged by its
-    95 % interval. The sentence says which of the two was judged.
-    """
-    pairs, any_own = [], False
-    published, own = Archive(own=False), Archive(published=False)
-    for each in shown:
-        ours = own.find(each.config, each.evaluations)
-        theirs = published.find(each.config, each.evaluations)
-        any_own |= ours is not None
-        if ours is not None and theirs is not None:
-            pairs.append((theirs, ours))
-    if not pairs:
-        if any_own:
-            return "These runs are your own; no published ones of their kind compare with them."
-        return "None of these runs was trained on this machine; those shown are published."
-    same_place = all(
-        a["provenance"][name] == b["provenance"][name]
-        for theirs, ours in pairs
-        for a, b in zip(theirs.records, ours.records, strict=True)
-        for name in ("processor", "torch", "threads")
-    )
-    if same_place:
-        same = sum(_results(a) == _results(b) for a, b in pairs)
-        verdict = "all agree" if same == len(pairs) else f"{len(pairs) - same} DIFFER"
-        return (
-            f"{len(pairs)} of these runs were trained on this machine too, with the same processor "
-            f"and torch as the published ones; compared bit for bit, {verdict}."
-        )
-    by_seed = pd.DataFrame(
-        {
-            "seed": a.config.seed,
-            "difference": _final(b) - _final(a),
-        }
-        for a, b in pairs
-    )
-    result = estimate(by_seed.groupby("seed")["difference"].mean())
-    text = (
-        f"{len(pairs)} of these runs were trained on this machine too, with another processor or "
-        f"torch than the published ones, where the last bits of a training cannot agree. Judged by "
-        f"the difference of final accuracies (own minus published, mean per seed): "
-        f"{result.mean:+.2f} points, n = {result.n} seeds"
-    )
-    if result.n < 2:
-        return text + "; an interval needs at least two."
-    agree = result.low <= 0 <= result.high
-    return f"{text}, 95 % interval {result.low:+.2f} to {result.high:+.2f}: " + (
-        "no difference was found." if agree else "they DIFFER."
-    )
-
-
-def _results(run_: Run) -> list[dict[str, Any]]:
-    return [record["result"] for record in run_.records]
-
-
-def _final(run_: Run) -> float:
-    return [r for r in run_.records if r["kind"] == "generation"][-1]["result"]["test_accuracy"]

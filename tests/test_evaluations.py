@@ -15,6 +15,7 @@ from sklearn import metrics
 from torch import nn
 
 from dnrlib import UserError, cli, frames, records, study, train
+from dnrlib.book.agreement import agreement
 from dnrlib.book.pages import Parameters, find_evaluated, reproduce
 from dnrlib.config import canonical
 from dnrlib.datasets import catalogue, layouts, official
@@ -42,7 +43,7 @@ from dnrlib.paper.exhibits import ANALOGUE, arms, evaluations_of
 from dnrlib.recipes import configure, grid
 from dnrlib.run import chain, finished, run
 from dnrlib.streams import stream
-from dnrlib.study import Archive, Run, agreement
+from dnrlib.study import Archive, Run
 from tests import trees
 from tests.test_study import publish, published, results  # noqa: F401
 

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from dnrlib import UserError, cli, recipes, records, study
+from dnrlib.book.agreement import agreement
 from dnrlib.datasets import digits
 from dnrlib.evaluate.evaluations import Attack, Predictions
 from dnrlib.frames import generations, layers
@@ -23,7 +24,7 @@ from dnrlib.paper import exhibits
 from dnrlib.paper.exhibits import evaluations_of
 from dnrlib.recipes import RECIPES, arm_of, configure, grid
 from dnrlib.run import chain, run
-from dnrlib.study import Archive, StudyFailed, agreement
+from dnrlib.study import Archive, StudyFailed
 from tests import POSIX
 from tests import publish as tests_publish
 

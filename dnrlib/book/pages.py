@@ -29,7 +29,8 @@ from ..paper.exhibits import (
 )
 from ..recipes import BUDGETS, RECIPES, arm_of, configure, grid, parse_arm, scope
 from ..records import ROOT
-from ..study import Archive, Run, agreement, command
+from ..study import Archive, Run, command
+from .agreement import agreement
 from .tables import fenced
 
 NOTEBOOKS = ROOT / "notebooks"

@@ -250,12 +250,11 @@ def _scores(runs: Sequence[Run], device: str) -> pd.DataFrame:
         with threads(config.threads):
             found = Predictions().result(finished(config, device).model, data, config)
         predicted = np.array(found["predicted"])
-        last = [record for record in run_.records if record["kind"] == "generation"][-1]
         rows.append(
             {
                 "method": config.method,
                 "seed": config.seed,
-                "validation": last["result"]["test_accuracy"],
+                "validation": run_.last["result"]["test_accuracy"],
                 "test": 100 * float(np.mean(predicted == labels)),
                 "balanced": float(np.mean(recalls(labels, predicted))),
                 "predicted": found["predicted"],
