@@ -132,6 +132,14 @@ EXHIBITS = {
         rows={"dnr+probe=2": "128", "dnr+probe=128": "128", "dnr": "0.2|D|"},
         columns={"aircraft": "Aircraft", "cub200": "CUB"},
     ),
+    "table8": Exhibit(
+        arms=_FIVE_ARMS,
+        rows={"tune": "Baseline (f3)", "dnr": "DNR (f3)"},
+        columns={"papila": "", "papila-binary": ""},
+        bundled="digits-binary",
+        photographs=(),
+        evaluations=lambda dataset: (Predictions(),),
+    ),
     "table9": Exhibit(
         arms="dnr dnr+generations=20 dnr+generations=30 "
         "long long+generations=20 long+generations=30",
@@ -177,14 +185,6 @@ EXHIBITS = {
         columns={"cifar10-imbalanced": ""},
         bundled="digits-imbalanced",
         photographs=("cifar10-few-imbalanced",),
-        evaluations=lambda dataset: (Predictions(),),
-    ),
-    "table8": Exhibit(
-        arms=_FIVE_ARMS,
-        rows={"tune": "Baseline (f3)", "dnr": "DNR (f3)"},
-        columns={"papila": "", "papila-binary": ""},
-        bundled="digits-binary",
-        photographs=(),
         evaluations=lambda dataset: (Predictions(),),
     ),
     "normalisation": Exhibit(
