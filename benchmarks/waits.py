@@ -103,7 +103,8 @@ def main() -> None:
                     found[name].append(took)
         result["seconds"][what] = {name: about[name] for name in ("clock", "bound")} | found
         print(what, result["seconds"][what], flush=True)
-        (RESULTS / "waits.json").write_text(json.dumps(result, indent=1) + "\n")
+    # At the end, for pages of the book are made of this file too.
+    (RESULTS / "waits.json").write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
