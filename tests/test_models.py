@@ -23,13 +23,13 @@ from tests.test_train import smooth
 
 @pytest.mark.parametrize("name", MODELS)
 def test_at_width_64_the_network_is_torchvisions(name):
-    about = {"num_classes": 7} | MODELS[name].options
-    theirs = getattr(torchvision.models, name)(**about).double().eval()
-    ours = network(name, classes=7, channels=3, width=64, stem="7x7").double().eval()
-    ours.load_state_dict(theirs.state_dict())
-    images = torch.randn(2, 3, 64, 64, generator=stream(0, 0, "test")).double()
-    with torch.inference_mode():
-        torch.testing.assert_close(ours(images), theirs(images))
+    """Layer by layer, with all settings that layers print."""
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, name)(num_classes=7, **MODELS[name].options)
+        ours = network(name, classes=7, channels=3, width=64, stem="7x7")
+    assert str(ours) == str(theirs)
+    for mine, other in zip(ours.named_parameters(), theirs.named_parameters(), strict=True):
+        assert (mine[0], mine[1].shape) == (other[0], other[1].shape)
 
 
 @pytest.mark.parametrize("name", MODELS)
