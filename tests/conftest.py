@@ -82,6 +82,7 @@ def hold(monkeypatch):
             monkeypatch.setattr(torchvision.Flowers102, "_file_dict", files)
         if name == "cifar10-few":
             monkeypatch.setattr(layouts, "FEW", {"train": 3, "tuning": 1})
+            monkeypatch.setattr(layouts, "WHOLE", {"train": {5, 4}, "test": {2}})
         if name in ("cifar10", "cifar10-few", "cifar100"):
             kind = getattr(torchvision, name.removesuffix("-few").upper())
             folder = tree.root / kind.base_folder

@@ -368,6 +368,10 @@ BROKEN = {
         lambda root: (root / trees.FLOWERS_64 / "flowers/image_00002.jpg").unlink(),
         r"image_00002\.jpg does not exist, though .*setid\.mat lists it \(1 of 3",
     ),
+    "flower102-64: an image too many": (
+        lambda root: (root / trees.FLOWERS_64 / "flowers/image_00009.jpg").write_bytes(b""),
+        r"image_00009\.jpg is none of the 8 images",
+    ),
     "flower102-64: a damaged image": (
         lambda root: flip(root / trees.FLOWERS_64 / "flowers/image_00006.jpg"),
         r"has train images or labels that are not the published ones",
@@ -540,6 +544,10 @@ BROKEN = {
         lambda root: short_sheet(root, "od", **{"#105": 3}),
         r"patient_data_od\.xlsx gives patient 105 the diagnosis 3",
     ),
+    "papila: a patient is listed twice": (
+        lambda root: short_sheet(root, "od", **{"#105": 0, "105": 0}),
+        r"patient_data_od\.xlsx lists patient 105 twice",
+    ),
     "papila: a sheet without its column": (
         lambda root: (root / PAPILA / "ClinicalData/patient_data_os.xlsx").write_bytes(
             trees.spreadsheet({"#002": 0}, column="Verdict")
@@ -572,16 +580,16 @@ BROKEN = {
 
 
 FOLDERS = {
-    "two images are missing": (
-        lambda root, all_of_it: [some(root / "train/cat").unlink() for _ in range(2)],
-        r"gives (9 tuning|29 train) images instead of",
+    "an image is missing": (
+        lambda root, all_of_it: some(root / "train/cat").unlink(),
+        r"train/cat holds \d images instead of [45]:",
     ),
     "an image too many": (
         lambda root, all_of_it: [
             (root / f"test/dog/{n}.png").write_bytes(some(root / "test/dog").read_bytes())
             for n in "xy"
         ],
-        r"gives 22 test images instead of 20",
+        r"test/dog holds 4 images instead of 2",
     ),
     "a damaged image": (
         lambda root, all_of_it: some(root / "test/ship").write_bytes(b"\x89PNG"),
@@ -597,7 +605,11 @@ FOLDERS = {
     ),
     "a class is missing": (
         lambda root, all_of_it: (root / "test/bird").rename(root / "test/.bird"),
-        r"gives 18 test images instead of 20",
+        r"test does not hold a folder for each of the 10 classes \(bird\)",
+    ),
+    "a class too many": (
+        lambda root, all_of_it: (root / "train/cow").mkdir(),
+        r"train does not hold a folder for each of the 10 classes \(cow\)",
     ),
 }
 

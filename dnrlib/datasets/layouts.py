@@ -131,6 +131,8 @@ cifar10, cifar100 = partial(_cifar, "CIFAR10"), partial(_cifar, "CIFAR100")
 
 FEW = {"train": 400, "tuning": 100}
 """Images of each class in a pool of the few-image CIFAR-10."""
+WHOLE = {"train": {5000, sum(FEW.values())}, "test": {1000}}
+"""Images of each class in CIFAR-10, and in the folders of just the few."""
 
 
 def cifar10_few(base: Path, names: tuple[str, ...]) -> Listing:
@@ -154,12 +156,21 @@ def cifar10_few(base: Path, names: tuple[str, ...]) -> Listing:
 
 def _class_folders(base: Path, names: tuple[str, ...]) -> dict[str, list[Picture]]:
     """CIFAR-10 as PNG files in `train/CLASS` and `test/CLASS`, all or just the few."""
-    pools: dict[str, list[Picture]] = {"train": [], "test": []}
-    for pool, pictures in pools.items():
+    pools: dict[str, list[Picture]] = {}
+    for pool, counts in WHOLE.items():
+        folder, pools[pool] = base / pool, []
+        if strange := {entry.name for entry in folder.glob("[!.]*")} ^ set(names):
+            listed = ", ".join(sorted(strange)[:3])
+            raise wrong(folder, f"does not hold a folder for each of the 10 classes ({listed})")
         for label, name in enumerate(names):
-            for file in sorted((base / pool / name).glob("[!.]*")):
+            files = sorted((folder / name).glob("[!.]*"))
+            if len(files) not in counts:
+                wanted = " or ".join(map(str, sorted(counts)))
+                raise wrong(folder / name, f"holds {len(files)} images instead of {wanted}")
+            counts = {len(files)}
+            for file in files:
                 with _reading(file):
-                    pictures.append(Picture(pixels(file, 32), label))
+                    pools[pool].append(Picture(pixels(file, 32), label))
     return pools
 
 
@@ -176,6 +187,9 @@ def flower102_64(base: Path, names: tuple[str, ...]) -> Listing:
     }
     (labels,) = _mat(base / "imagelabels.mat", "labels")
     parts = _mat(base / "setid.mat", "trnid", "valid", "tstid")
+    known = {f"image_{number:05d}.jpg" for number in range(1, len(labels) + 1)}
+    if strange := sorted(found.keys() - known):
+        raise wrong(found[strange[0]], f"is none of the {len(known)} images")
     pools = {}
     for pool, numbers in zip(("train", "tuning", "test"), parts, strict=True):
         files = [f"image_{number:05d}.jpg" for number in numbers]
@@ -299,5 +313,7 @@ def _diagnoses(path: Path) -> dict[str, int]:
         if number := re.fullmatch(r"#?(\d+)", str(row[0]).strip()):
             if row[column] not in (0, 1, 2):
                 raise wrong(path, f"gives patient {number[1]} the diagnosis {row[column]!r}")
+            if number[1] in found:
+                raise wrong(path, f"lists patient {number[1]} twice")
             found[number[1]] = int(row[column])
     return found
