@@ -84,16 +84,19 @@ def commit(checkout: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("before", type=Path, help="checkout of an earlier commit")
-    checkouts = {"before": parser.parse_args().before.resolve(), "now": records.ROOT}
-    for checkout in checkouts.values():
-        for folder in (checkout / "_build", checkout / "book" / "pages"):
-            shutil.rmtree(folder, ignore_errors=True)
-    result = {
-        "machine": records.provenance(torch.device("cpu"), 1) | {"cores": os.cpu_count()},
-        "commits": {name: commit(checkout) for name, checkout in checkouts.items()},
-        "seconds": {},
-    }
-    for what, about in WAITS.items():
+    parser.add_argument("--only", choices=WAITS, help="measure this again, and keep the rest")
+    options = parser.parse_args()
+    checkouts = {"before": options.before.resolve(), "now": records.ROOT}
+    result: dict[str, Any] = {"seconds": {}}
+    if options.only:
+        result = json.loads((RESULTS / "waits.json").read_text())
+    else:
+        for checkout in checkouts.values():
+            for folder in (checkout / "_build", checkout / "book" / "pages"):
+                shutil.rmtree(folder, ignore_errors=True)
+    result["machine"] = records.provenance(torch.device("cpu"), 1) | {"cores": os.cpu_count()}
+    result["commits"] = {name: commit(checkout) for name, checkout in checkouts.items()}
+    for what, about in WAITS.items() if not options.only else [(options.only, WAITS[options.only])]:
         found: dict[str, list] = {name: [] for name in checkouts}
         # The first round of a quick command compiles what it imports.
         for number in range(about.get("rounds", 0) + 1):
