@@ -282,18 +282,22 @@ def processes(config: Config, number: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--only", choices=SETTINGS, help="one setting, beside what was measured")
     options = parser.parse_args()
     device = train.device_named(options.device)
     if device.type == "cpu" and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     precision = "bf16" if train.has_bf16(device) else "fp32"
-    result = {
-        "machine": records.provenance(device, 1),
-        "cores": os.cpu_count(),
-        "generations": {},
-    }
+    machine = records.provenance(device, 1)
+    path = RESULTS / f"generation-{slug(machine['processor'])}.json"
+    result: dict[str, Any] = {"generations": {}}
+    if options.only and path.exists():
+        result = json.loads(path.read_text())
+    result |= {"machine": machine, "cores": os.cpu_count()}
     with tempfile.TemporaryDirectory() as temporary:
         for number, (name, setting) in enumerate(SETTINGS.items()):
+            if options.only not in (None, name):
+                continue
             folder = Path(temporary, str(number))
             os.environ["DNRLIB_DATA"] = str(folder / "decoded")
             folder.mkdir()
@@ -312,9 +316,9 @@ def main() -> None:
                 result.setdefault("images_per_second", {})[name] = steps(config, device, 9) | {
                     f"{n} processes": [processes(config, n) for _ in range(3)] for n in (1, 2, 4)
                 }
-        result["images"] = alone(of_images, Path(temporary))
+        if not options.only:
+            result["images"] = alone(of_images, Path(temporary))
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"generation-{slug(result['machine']['processor'])}.json"
     path.write_text(json.dumps(rounded(result), indent=1) + "\n")
     for name, found in result["generations"].items():
         medians = {of: round(statistics.median(took), 3) for of, took in found["seconds"].items()}
