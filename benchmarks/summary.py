@@ -77,15 +77,21 @@ def summary(result: Result) -> tuple[str, Result]:
     machine, measured = result["machine"], result["generations"]
     precision = "bf16" if f"{LARGE}, bf16" in measured else "fp32"
     used = {LARGE: precision, SMALL: precision, FLOWERS: "fp32", BUNDLED: "fp32"}
-    # Flowers' recipe came later than the first results.
     named = {setting: f"{setting}, {number}" for setting, number in used.items()}
     found = {setting: measured[name] for setting, name in named.items() if name in measured}
-    by_generations = dict(enumerate(itertools.accumulate(found[BUNDLED]["seconds"]["dnrlib"]), 1))
-    by_images = {int(n): statistics.median(took) for n, took in result["images"].items()}
-    seconds = {"generations": by_generations, "images": dict(sorted(by_images.items()))}
-    rounds = once(found[LARGE]) | on_cuda(result.get("images_per_second", {}).get(LARGE, {}))
-    for setting in named:
-        rounds |= beside(setting, found.get(setting, {"seconds": {}}))
+    # A machine may have measured some of all this.
+    rounds = dict.fromkeys(pd.read_csv(RESULTS.parent / "goals.csv")["what"], pd.Series())
+    rounds |= on_cuda(result.get("images_per_second", {}).get(LARGE, {}))
+    rounds |= once(found[LARGE]) if LARGE in found else {}
+    for setting, of in found.items():
+        rounds |= beside(setting, of)
+    seconds: dict[str, dict[int, float]] = {}
+    if BUNDLED in found:
+        by_generations = itertools.accumulate(found[BUNDLED]["seconds"]["dnrlib"])
+        seconds["generations"] = dict(enumerate(by_generations, 1))
+    if images := result.get("images"):
+        by_images = {int(n): statistics.median(took) for n, took in images.items()}
+        seconds["images"] = dict(sorted(by_images.items()))
     for more, points in seconds.items():
         rounds[f"more {more}: off the line"] = pd.Series(line(points, points.values())[2])
     cores = "" if machine["device"] == "cuda" else ", one core"
