@@ -130,7 +130,14 @@ def recipe(dataset: str) -> dict[str, Any]:
     return next((FOLDER[most] for most in FOLDER if size <= most), FOLDER[256])
 
 
-TUNED: dict[str, dict[str, dict[str, float]]] = {}
+TUNED: dict[str, dict[str, dict[str, float]]] = {
+    "flower102-64": {
+        "long": {"weight_decay": 0.02, "lr": 0.03},
+        "tune": {"weight_decay": 0.005, "lr": 0.1},
+        "ke": {"weight_decay": 0.005, "lr": 0.1},
+        "dnr": {"weight_decay": 0.005, "lr": 0.1},
+    }
+}
 """By dataset and method, the settings of the arm `METHOD+tuned`: learning rate and weight decay
 with the highest accuracy on the tuning pool, out of one grid for all methods (`data/tuning`)."""
 

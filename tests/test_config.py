@@ -12,7 +12,7 @@ from dnrlib.config import Config, canonical, meanings
 from dnrlib.datasets.digits import DATASETS
 from dnrlib.losses import Distilled
 from dnrlib.methods import MAIN, METHODS, Generation, label, plan
-from dnrlib.recipes import RECIPES, arm_of, configure, grid, parse_arm
+from dnrlib.recipes import PHOTOGRAPHS, RECIPES, arm_of, configure, grid, parse_arm
 from dnrlib.released import ReleasedMagnitude, ReleasedSnip
 from dnrlib.rules import (
     Birth,
@@ -33,6 +33,8 @@ from dnrlib.rules import (
 )
 from dnrlib.run import _chain, chain
 from dnrlib.train import learning_rate
+from tests.tune import ARMS as TUNED_ARMS
+from tests.tune import CELLS, measured
 
 
 def schedule(name, **settings):
@@ -270,6 +272,16 @@ def test_a_tuned_arm_has_the_settings_that_were_chosen_for_its_method(monkeypatc
             grid("digits-hard", [arm], 1)
     with pytest.raises(UserError, match="dnr was not tuned on digits; these methods were: long"):
         grid("digits", ["dnr+tuned"], 1)
+
+
+def test_tuned_settings_are_the_best_of_the_grid():
+    """Of each method the cell with the highest accuracy, once all cells are measured."""
+    for dataset in PHOTOGRAPHS[:2]:
+        grid = measured(dataset).query("seed == 1000")
+        best = grid.loc[grid.groupby("arm")["accuracy"].idxmax()].set_index("arm")
+        settings = best[["weight_decay", "lr"]].to_dict("index")
+        complete = len(grid) == len(CELLS) * len(TUNED_ARMS)
+        assert recipes.TUNED.get(dataset, {}) == (settings if complete else {})
 
 
 def test_an_arm_names_only_what_differs_from_the_recipe_by_name():
