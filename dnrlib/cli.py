@@ -224,7 +224,7 @@ def _config(options: argparse.Namespace) -> Any:
     return config
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace) -> None:
     from .records import runs_root
     from .run import chain, profile, run
 

@@ -152,8 +152,8 @@ def lw(config: Config) -> Iterator[Generation]:
 @method("LW (released)")
 def lw_released(config: Config) -> Iterator[Generation]:
     """LW as the released DNR code runs it by its documented command (D19): over eight generations
-    it goes through the four stages of a ResNet18, or through the sixteen blocks and the classifier
-    of any other network, and neither rescales nor normalises."""
+    it goes through the four stages of a ResNet18, or through the blocks and the classifier of any
+    other network (sixteen of a ResNet50), and neither rescales nor normalises."""
     yield Generation()
     stages = [f"layer{stage}" for stage in (1, 2, 3, 4)]
     others = [*network(config).blocks, network(config).head]

@@ -110,7 +110,7 @@ CRITERIA: dict[str, Callable[[Config], Saliency]] = {
 # What is kept
 
 
-class Keep:
+class Keep(Protocol):
     """A rule that says what the next generation inherits."""
 
     samples = False
@@ -118,7 +118,6 @@ class Keep:
 
     def mask(self, parent: Parent) -> tuple[Mask, Mask]:
         """The mask, and where its saliency is exactly zero (empty for rules without saliency)."""
-        raise NotImplementedError
 
 
 @stored("Everything")
