@@ -41,6 +41,7 @@ WAITS: dict[str, dict[str, Any]] = {
     "the fast tests": {
         "command": [*PYTEST, "--dist", "loadscope", "-m", "not slow"],
         "clock": "wall",
+        # `make test` as a whole, with the notebooks: three minutes.
         "bound": 100,
     },
 }
@@ -94,8 +95,8 @@ def main() -> None:
         for checkout in checkouts.values():
             for folder in (checkout / "_build", checkout / "book" / "pages"):
                 shutil.rmtree(folder, ignore_errors=True)
+    commits = {name: commit(checkout) for name, checkout in checkouts.items()}
     result["machine"] = records.provenance(torch.device("cpu"), 1) | {"cores": os.cpu_count()}
-    result["commits"] = {name: commit(checkout) for name, checkout in checkouts.items()}
     for what, about in WAITS.items() if not options.only else [(options.only, WAITS[options.only])]:
         found: dict[str, list] = {name: [] for name in checkouts}
         # The first round of a quick command compiles what it imports.
@@ -105,6 +106,7 @@ def main() -> None:
                 if number or "rounds" not in about:
                     found[name].append(took)
         result["seconds"][what] = {name: about[name] for name in ("clock", "bound")} | found
+        result["seconds"][what]["commits"] = commits
         print(what, result["seconds"][what], flush=True)
     # At the end, for pages of the book are made of this file too.
     (RESULTS / "waits.json").write_text(json.dumps(result, indent=1) + "\n")
