@@ -65,12 +65,12 @@ def run(command: argparse.ArgumentParser) -> None:
 def study(command: argparse.ArgumentParser) -> None:
     """many runs in parallel, into your own runs folder"""
     from .methods import MAIN, METHODS
-    from .paper.exhibits import ANALOGUE, EXHIBITS
+    from .paper.exhibits import ANALOGUE, EVALUATING, EXHIBITS
 
     _common(command)
     # An exhibit may have a bundled dataset of its own.
     command.set_defaults(do=_study, dataset=None)
-    add, analogues = command.add_argument, ", ".join(ANALOGUE)
+    add = command.add_argument
     said = f"may be repeated (default: {', '.join(MAIN)}); one of: {', '.join(METHODS)}"
     add("--method", **MANY, metavar="METHOD[+SETTING=VALUE...]", help=said)
     said = "all that an exhibit compares and evaluates; may be repeated (without --dataset: "
@@ -81,8 +81,8 @@ def study(command: argparse.ArgumentParser) -> None:
         choices=[n for n, each in EXHIBITS.items() if each.arms],
         help=f"{said}, all others on digits)",
     )
-    said = f"evaluate the networks as an exhibit does: {analogues}; may be repeated"
-    add("--evaluate", **MANY, choices=tuple(ANALOGUE), metavar="EXHIBIT", help=said)
+    said = f"evaluate the networks as an exhibit does: {', '.join(EVALUATING)}; may be repeated"
+    add("--evaluate", **MANY, choices=EVALUATING, metavar="EXHIBIT", help=said)
     add("--seeds", type=int, default=5, help="seeds 0..SEEDS-1 (default: 5)")
     said = "runs at once (default: one per core, one on a GPU)"
     add("--workers", type=int, default=0, help=said)

@@ -18,25 +18,27 @@ RESULTS_VERSION = 1
 """Raised with any change that alters a number; it is part of every key."""
 
 
-def knob(default: Any, part: str, meaning: str) -> Any:
+def knob(default: Any, part: str, meaning: str, *, late: bool = False) -> Any:
     """A dataclass field with its meaning and the part of a chain's key that it enters.
 
     `root` fields enter the first link of the chain, `training` fields every link, `plan` fields
-    only through the stages that the method makes of them.
+    only through the stages that the method makes of them. A `late` field was added when records
+    had been published: keys have it where it is not at its default.
     """
-    return field(default=default, metadata={"part": part, "meaning": meaning})
+    return field(default=default, metadata={"part": part, "meaning": meaning, "late": late})
 
 
 AT_LEAST = {
     **dict.fromkeys(("per_class", "warmup", "lr", "weight_decay", "seed"), 0),
-    **dict.fromkeys(("width", "generations", "epochs", "batch", "threads"), 1),
+    **dict.fromkeys(("width", "generations", "epochs", "batch", "threads", "parts"), 1),
+    "members": 2,
 }
 ONE_OF = {
     "pool": ("test", "tuning"),
     "schedule": ("cosine", "step"),
     "precision": ("fp32", "bf16"),
 }
-SHARES = ("keep", "split_rate", "momentum", "smoothing")
+SHARES = ("keep", "split_rate", "momentum", "smoothing", "noise")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +106,13 @@ class Config(Settings):
     split_rate: float = knob(
         0.8, "plan", "KE's s_r: KELS keeps this share of filters and channels, WELS of weights"
     )
+    members: int = knob(3, "plan", "networks of an ensemble")
+    parts: int = knob(
+        1, "plan", "parts in which the training images arrive, one after the other over the run"
+    )
+    noise: float = knob(
+        0.0, "root", "share of training labels that name another class, 0..1", late=True
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,8 +124,11 @@ class Config(Settings):
             raise UserError(f"warmup={self.warmup} must be smaller than epochs={self.epochs}")
 
     def part(self, name: str) -> dict[str, Any]:
-        """The fields of one part of the key (`root`, `training` or `plan`), by name."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["part"] == name}
+        """What one part of the key (`root`, `training` or `plan`) is made of, by name."""
+        chosen = [spec for spec in fields(self) if spec.metadata["part"] == name]
+        values = {spec.name: getattr(self, spec.name) for spec in chosen}
+        late = {spec.name: spec.default for spec in chosen if spec.metadata["late"]}
+        return {n: value for n, value in values.items() if n not in late or value != late[n]}
 
 
 def not_one_of(name: str, value: Any, valid: Any) -> str:

@@ -19,6 +19,24 @@ class Labels:
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
 
 
+@stored("Cosine")
+class Cosine:
+    """The cosine loss with cross-entropy (Barz and Denzler, 2020): one minus the cosine between
+    outputs and unit vector of the label, plus `weight` times the cross-entropy of the outputs at
+    length 1; mean over the batch, without smoothing. The paper has a second classifier for the
+    cross-entropy; here it is of the same outputs."""
+
+    needs_parent = False
+    weight: float = 0.1
+
+    def loss(
+        self, logits: Tensor, labels: Tensor, inputs: Tensor, parent: nn.Module, smoothing: float
+    ) -> Tensor:
+        unit = F.normalize(logits)
+        cosine = unit.gather(1, labels[:, None]).mean()
+        return 1 - cosine + self.weight * F.cross_entropy(unit, labels)
+
+
 @stored("Distilled")
 class Distilled:
     """The parent's outputs and the labels (born-again networks; Furlanello et al., 2018):
@@ -45,3 +63,6 @@ class Distilled:
         divergence /= logits.numel() if self.reduction == "mean" else len(logits)
         by_labels = F.cross_entropy(logits, labels, label_smoothing=smoothing)
         return self.alpha * self.temperature**2 * divergence + (1 - self.alpha) * by_labels
+
+
+Task = Labels | Cosine | Distilled

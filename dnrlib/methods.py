@@ -5,10 +5,12 @@ kept, learns from `task` and is trained for `epochs`. A plan exists as data befo
 reading this file top to bottom is reading the literature.
 """
 
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from .config import Config, stored
-from .losses import Distilled, Labels
+from .losses import Cosine, Distilled, Labels, Task
 from .masks import Mask
 from .models import MODELS, Network
 from .reinit import reinitialise
@@ -48,12 +50,18 @@ class Generation:
     """Length of the training in units of `Config.epochs`; its schedule runs once over all of it."""
     inherit: AsIs | Rescaled = AsIs()
     """What happens to the kept weights."""
-    task: Labels | Distilled = Labels()
+    task: Task = Labels()
     """What is learnt from."""
     hold: bool = False
     """Whether the reset weights are held at zero during the training (sparse phases)."""
     peak: float = 1.0
     """Peak learning rate in units of `Config.lr`; below 1 there is no warm-up."""
+    average: float = 0.0
+    """Decay of the moving average of the weights that the training ends with; 0: none."""
+    mix: bool = False
+    """Whether images are mixed with CutMix."""
+    images: float = 1.0
+    """The share of the training images of each class that have arrived."""
 
     def length(self, config: Config) -> int:
         """The number of epochs of this stage, at least one."""
@@ -193,6 +201,38 @@ def tune(config: Config) -> Iterator[Generation]:
 
 
 # --------------------------------------------------------------------------------------------------
+# What else the same budget buys
+
+
+@method("ensemble")
+def ensemble(config: Config) -> Iterator[Generation]:
+    """Networks that are trained one after the other, each for its share of the epochs, and whose
+    probabilities are averaged: its accuracy is what `evaluations.AveragedAccuracy` finds."""
+    share = config.generations / config.members
+    yield Generation(epochs=share)
+    for _ in range(config.members - 1):
+        yield Generation(ResetFrom(network(config).first, "state"), Birth(), epochs=share)
+
+
+@method("LB, EMA")
+def long_ema(config: Config) -> Iterator[Generation]:
+    """The long baseline with an exponential moving average of its weights."""
+    yield Generation(epochs=float(config.generations), average=0.999)
+
+
+@method("LB, CutMix")
+def long_cutmix(config: Config) -> Iterator[Generation]:
+    """The long baseline with CutMix (Yun et al., 2019)."""
+    yield Generation(epochs=float(config.generations), mix=True)
+
+
+@method("LB, cosine loss")
+def long_cosine(config: Config) -> Iterator[Generation]:
+    """The long baseline with the cosine loss and cross-entropy (Barz and Denzler, 2020)."""
+    yield Generation(epochs=float(config.generations), task=Cosine())
+
+
+# --------------------------------------------------------------------------------------------------
 # Knowledge Evolution
 
 
@@ -271,6 +311,9 @@ def label(arm: str) -> str:
 def _in_words(name: str, value: str) -> str:
     return {
         "tuned": "tuned",
+        "noise": f"wrong labels {value}",
+        "parts": f"data in {value} parts",
+        "members": f"of {value}",
         "generations": f"f{value}",
         "smoothing": "CE" if value == "0" else f"smoothing {value}",
         "per_class": "all images" if value == "0" else f"{value} per class",
@@ -281,8 +324,16 @@ def _in_words(name: str, value: str) -> str:
 
 
 def plan(config: Config) -> list[Generation]:
-    """The stages of a run, in order."""
-    return list(METHODS[config.method](config))
+    """The stages of a run, in order. Images that come in `Config.parts` arrive at equal intervals;
+    a method of one stage waits for them all."""
+    stages = list(METHODS[config.method](config))
+    if config.parts == 1:
+        return stages
+    parts, many = config.parts, len(stages)
+    return [
+        replace(stage, images=math.ceil(number * parts / many) / parts)
+        for number, stage in enumerate(stages, 1)
+    ]
 
 
 def budget(config: Config) -> int:

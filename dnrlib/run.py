@@ -20,7 +20,7 @@ from .config import RESULTS_VERSION, Config, canonical, digest
 from .datasets.augment import Training, evaluation_batches
 from .datasets.catalogue import dataset, load
 from .datasets.splits import Data, Split
-from .evaluate.evaluations import Evaluation
+from .evaluate.evaluations import Averaged, Evaluation
 from .graphs import Replayed
 from .masks import Mask
 from .methods import Generation, plan
@@ -208,9 +208,10 @@ class Trainee:
         """The state dict, on the CPU."""
         return {name: value.cpu() for name, value in self.model.state_dict().items()}
 
-    def parent(self, generation: int) -> Parent:
-        """What the mask after a generation may be computed from."""
-        return Parent(self.model, self.data, self.config, generation)
+    def parent(self, generation: int, images: float) -> Parent:
+        """What the mask after a generation may be computed from, when the share `images` of the
+        training images has arrived."""
+        return Parent(self.model, self.data.arrived(images), self.config, generation)
 
     def measure(self, split: Split) -> tuple[float, float]:
         """Accuracy in % and loss on a split; raises `UserError` for a network that has diverged."""
@@ -223,11 +224,12 @@ class Trainee:
         """Resets what `mask` does not keep and trains one generation; returns what came out of it,
         and `seconds` and `images_per_second`."""
         stage, epochs, ancestor = link.stage, link.stage.length(self.config), None
+        data = self.data.arrived(stage.images)
         with clock.part("switch"):
             if stage.task.needs_parent:
                 ancestor = copy.deepcopy(self.model).eval()
             if mask:
-                stage.begin(self.parent(link.generation - 1), mask)
+                stage.begin(self.parent(link.generation - 1, stage.images), mask)
         with clock.part("evaluation"):
             birth, _ = self.measure(self.data.evaluation)
         trace: list[float] = []
@@ -243,19 +245,20 @@ class Trainee:
 
         trained = train.train(
             self.model,
-            Training(self.data, self.config, link.generation),
+            Training(data, self.config, link.generation, stage.mix),
             epochs,
             self.config,
             peak=stage.peak,
             step=self.step_of(stage),
             parent=ancestor,
             held=mask if stage.hold else None,
+            average=stage.average,
             clock=clock,
             after=after,
         )
         accuracy, loss = measured[-1]
         with clock.part("evaluation"):
-            train_accuracy, train_loss = self.measure(self.data.train)
+            train_accuracy, train_loss = self.measure(data.train)
         result = {
             "birth_accuracy": birth,
             "test_accuracy": accuracy,
@@ -382,7 +385,7 @@ class Walk:
         clock = Clock(self.trainee.device)
         with clock.part("files"):
             trainee = self.open(position)
-        parent = trainee.parent(link.generation)
+        parent = trainee.parent(link.generation, link.stage.images)
         with clock.part("switch"):
             mask, zero = link.keep.mask(parent)
         result = {
@@ -411,15 +414,23 @@ class Walk:
             },
         )
 
+    def averaged(self) -> Averaged:
+        """The networks after all generations as one."""
+        networks = []
+        for link in self.links:
+            networks.append(models.build(self.config))
+            models.load_state(networks[-1], self.store.weights(link.trained))
+        return Averaged(networks).to(self.trainee.device)
+
     def evaluation(self, evaluation: Evaluation) -> Record:
-        """The record of an evaluation of the last network, read or measured."""
+        """The record of an evaluation, read or measured."""
         link = self.links[-1]
         record = self.store.read(link.evaluated(evaluation))
         if record is not None:
             return record
-        trainee = self.open(len(self.links) - 1)
         start = time.perf_counter()
-        result = evaluation.result(trainee.model, trainee.data, self.config)
+        model = self.averaged() if evaluation.averaged else self.open(len(self.links) - 1).model
+        result = evaluation.result(model, self.trainee.data, self.config)
         return self.store.write(
             link.evaluated(evaluation),
             {

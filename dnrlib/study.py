@@ -256,12 +256,12 @@ def _train(
                 for config in phase
             ]
             for number, (config, keys, error) in enumerate(_finished(tasks, workers), 1):
+                done = [todo.pop(key) for key in keys if key in todo]
                 running = min(workers, len(phase) - number)
-                bar.set_postfix_str(f"{number}/{len(phase)} runs done, {running} running")
-                for key in keys:
-                    if key in todo:
-                        at, link = todo.pop(key)
-                        bar.update(link.stage.length(at))
+                said = f"{number}/{len(phase)} runs done, {running} running"
+                # All at once: of steps that follow each other closely tqdm shows only the first.
+                bar.set_postfix_str(said, refresh=False)
+                bar.update(sum(link.stage.length(at) for at, link in done))
                 if error is not None:
                     failures[f"{config.dataset} {arm_of(config)} seed {config.seed}"] = error
     if failures:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from . import UserError
 from .clock import Clock
 from .config import Settings
-from .losses import Distilled, Labels
+from .losses import Labels, Task
 from .masks import Batches, Mask, on
 
 
@@ -61,7 +61,7 @@ class Step:
     Made once for a network and a task, and restarted for every generation.
     """
 
-    def __init__(self, model: nn.Module, task: Labels | Distilled, settings: Settings) -> None:
+    def __init__(self, model: nn.Module, task: Task, settings: Settings) -> None:
         self.model = model
         self.task = task
         self.settings = settings
@@ -105,6 +105,27 @@ class Step:
             weight *= kept
 
 
+class MovingAverage:
+    """The exponential moving average of a network's weights and running statistics, of decay
+    `decay`, or (1 + n) / (10 + n) at step n where that is smaller."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.current = [v for v in model.state_dict().values() if v.is_floating_point()]
+        self.mean = [value.clone() for value in self.current]
+        self.decay = decay
+        self.steps = 0
+
+    def update(self) -> None:
+        """Takes in the network as it is after a step."""
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self.mean, self.current, 1 - decay)
+
+    def apply(self) -> None:
+        """Makes the network its average."""
+        torch._foreach_copy_(self.current, self.mean)
+
+
 def train(
     model: nn.Module,
     batches: Batches,
@@ -115,6 +136,7 @@ def train(
     step: Step | None = None,
     parent: nn.Module | None = None,
     held: Mask | None = None,
+    average: float = 0.0,
     clock: Clock | None = None,
     after: Callable[[int], None] = lambda epoch: None,
 ) -> dict[str, Any]:
@@ -127,8 +149,9 @@ def train(
     `peak` scales their learning rate. `after` is called with the number of every epoch, from 1.
     `step` is the training step of this network, which knows its task (without one it learns from
     labels); `parent` is the network that a distillation learns from, and weights outside the mask
-    `held` stay at zero; `clock` is told where the time goes. Raises `UserError` for no epoch, and
-    if the loss stops being finite.
+    `held` stay at zero; with `average` the network becomes its `MovingAverage` of that decay at
+    the end; `clock` is told where the time goes. Raises `UserError` for no epoch, and if the loss
+    stops being finite.
     """
     if epochs < 1:
         raise UserError(f"epochs={epochs!r} must be at least 1")
@@ -136,6 +159,7 @@ def train(
     step = step or Step(model, Labels(), settings)
     clock = clock or Clock(step.device)
     step.restart(parent, held or {})
+    averaged = MovingAverage(model, average) if average else None
     curve, seconds, images = [], 0.0, 0
     for epoch in range(epochs):
         start, seen = time.perf_counter(), 0
@@ -149,6 +173,8 @@ def train(
                 loss = step.learn(inputs, labels)
             with clock.part("optimiser"):
                 step.update()
+                if averaged:
+                    averaged.update()
             total += loss * len(labels)
             seen += len(labels)
         # The one place per epoch where the host waits for the device.
@@ -162,6 +188,8 @@ def train(
             )
         curve.append(mean)
         images += seen
+        if averaged and epoch == epochs - 1:
+            averaged.apply()
         after(epoch + 1)
     return {"curve": curve, "seconds": seconds, "images": images}
 

@@ -10,9 +10,9 @@ import pytest
 from dnrlib import UserError, recipes
 from dnrlib.config import Config, canonical, meanings
 from dnrlib.datasets.digits import DATASETS
-from dnrlib.losses import Distilled
+from dnrlib.losses import Cosine, Distilled
 from dnrlib.methods import MAIN, METHODS, Generation, label, plan
-from dnrlib.recipes import PHOTOGRAPHS, RECIPES, arm_of, configure, grid, parse_arm
+from dnrlib.recipes import RECIPES, arm_of, configure, grid, parse_arm
 from dnrlib.released import ReleasedMagnitude, ReleasedSnip
 from dnrlib.rules import (
     Birth,
@@ -33,8 +33,7 @@ from dnrlib.rules import (
 )
 from dnrlib.run import _chain, chain
 from dnrlib.train import learning_rate
-from tests.tune import ARMS as TUNED_ARMS
-from tests.tune import CELLS, measured
+from tests import tune
 
 
 def schedule(name, **settings):
@@ -103,8 +102,9 @@ def test_recipes_say_what_the_paper_says():
 
 
 def test_every_setting_enters_the_key_in_exactly_one_way():
-    parts = [Config().part(name) for name in ("root", "training", "plan")]
+    parts = [Config(noise=0.5).part(name) for name in ("root", "training", "plan")]
     assert sum(len(part) for part in parts) == len(dataclasses.fields(Config))
+    assert "noise" not in Config().part("root"), "what was added late is left out at its default"
     assert all(meanings().values())
 
 
@@ -158,6 +158,8 @@ def test_a_key_depends_on_every_setting_that_matters():
         "criterion": "fisher",
         "scope": "layer",
         "probe": 0.3,
+        "noise": 0.2,
+        "parts": 2,
     }
     keys = {
         chain(configure("digits", **{"method": "dnr", name: v}))[-1].key
@@ -169,6 +171,8 @@ def test_a_key_depends_on_every_setting_that_matters():
     assert untouched == base, "KE's split rate is nothing to DNR"
     tuned = [chain(configure("digits", method="tune", keep=keep))[-1].key for keep in (0.5, 0.8)]
     assert tuned[0] == tuned[1], "nor is the share kept to fine-tuning"
+    many = [chain(configure("digits", method="ensemble", members=k))[0].key for k in (2, 3)]
+    assert many[0] != many[1]
 
 
 def test_results_version_is_in_every_key(monkeypatch):
@@ -196,6 +200,10 @@ def test_plans_by_hand():
         "long": [Generation(epochs=3.0)],
         "lw": [first, *lw],
         "lw-released": [first, *stages],
+        "ensemble": [first, *2 * [Generation(*reborn)]],
+        "long-ema": [Generation(epochs=3.0, average=0.999)],
+        "long-cutmix": [Generation(epochs=3.0, mix=True)],
+        "long-cosine": [Generation(epochs=3.0, task=Cosine(0.1))],
     }
     children = {
         "tune": again,
@@ -217,6 +225,24 @@ def test_plans_by_hand():
     assert METHODS.keys() == expected.keys()
     for method, listed in expected.items():
         assert plan(dataclasses.replace(config, method=method)) == listed, method
+    ten = configure("digits", method="ensemble", members=10)
+    assert {stage.epochs for stage in plan(ten)} == {1.0}
+    assert {stage.length(ten) for stage in plan(ten)} == {30}
+
+
+@pytest.mark.parametrize(
+    ("method", "parts", "shares"),
+    [
+        ("tune", 2, [1 / 2, 1 / 2, 1, 1]),
+        ("dnr", 4, [1 / 4, 1 / 2, 3 / 4, 1]),
+        ("tune", 3, [1 / 3, 2 / 3, 1, 1]),
+        ("long", 2, [1]),
+        ("tune", 1, [1, 1, 1, 1]),
+    ],
+)
+def test_images_in_parts_arrive_at_equal_intervals(method, parts, shares):
+    stages = plan(configure("digits", method=method, parts=parts, generations=4))
+    assert [stage.images for stage in stages] == shares
 
 
 @pytest.mark.parametrize(
@@ -276,12 +302,7 @@ def test_a_tuned_arm_has_the_settings_that_were_chosen_for_its_method(monkeypatc
 
 def test_tuned_settings_are_the_best_of_the_grid():
     """Of each method the cell with the highest accuracy, once all cells are measured."""
-    for dataset in PHOTOGRAPHS[:2]:
-        grid = measured(dataset).query("seed == 1000")
-        best = grid.loc[grid.groupby("arm")["accuracy"].idxmax()].set_index("arm")
-        settings = best[["weight_decay", "lr"]].to_dict("index")
-        complete = len(grid) == len(CELLS) * len(TUNED_ARMS)
-        assert recipes.TUNED.get(dataset, {}) == (settings if complete else {})
+    assert {d: best for d in tune.CELLS if (best := tune.best(d))} == recipes.TUNED
 
 
 def test_an_arm_names_only_what_differs_from_the_recipe_by_name():

@@ -11,6 +11,7 @@ from PIL import Image
 from scipy.stats import ks_2samp
 from sklearn.datasets import load_digits, load_sample_images
 from torchvision.transforms import CenterCrop, RandomResizedCrop
+from torchvision.transforms.v2 import CutMix, TrivialAugmentWide
 
 from dnrlib import UserError
 from dnrlib.datasets import catalogue, digits, official
@@ -18,7 +19,10 @@ from dnrlib.datasets.augment import (
     AUGMENTATIONS,
     Crop,
     ResizedCrop,
+    Training,
+    Trivial,
     batches,
+    cut_mix,
     normalised,
     resize_batch,
     resize_each,
@@ -251,6 +255,108 @@ def test_augmentation_keeps_shape_and_type_and_follows_its_stream(name):
     assert once.dtype == torch.uint8
     assert torch.equal(once, again)
     assert torch.equal(once, other) is (name == "none")
+
+
+def test_trivial_augment_is_torchvisions():
+    """Operation by operation and strength by strength. Ours has the strengths in double precision,
+    which moves a few pixels by one grey level; translations and thresholds that it would move by a
+    whole pixel or grey level are passed over."""
+    oracle, (image,) = TrivialAugmentWide(), photographs(1)
+    space, ours = oracle._AUGMENTATION_SPACE, Trivial(Crop(0, flip=False)).operations()
+    assert len(space) == len(ours)
+    for (name, (strengths, signed)), operation in zip(space.items(), ours, strict=True):
+        listed = strengths(31, 256, 256)
+        for number, sign in itertools.product(range(31), (1, -1)):
+            strength = 0.0 if listed is None else float(listed[number])
+            if name.startswith("Translate") and int(strength) != int(32 * (number / 30)):
+                continue
+            if name == "Solarize" and np.ceil(255 * strength) != np.ceil(255 * (1 - number / 30)):
+                continue
+            theirs = oracle._apply_image_or_video_transform(
+                image,
+                name,
+                sign * strength if signed else strength,
+                oracle.interpolation,
+                oracle._fill,
+            )
+            away = (operation(image, sign * number / 30).int() - theirs.int()).abs()
+            assert away.max() <= 1, (name, number)
+            assert (away > 0).float().mean() < 0.1, (name, number)
+
+
+def test_trivial_augment_draws_every_operation_and_strength_alike(monkeypatch):
+    drawn = []
+    recorded = [lambda image, s, n=n: drawn.append((n, s)) or image for n in range(14)]
+    monkeypatch.setattr(Trivial, "operations", lambda self: recorded)
+    images = torch.zeros(6000, 1, 2, 2, dtype=torch.uint8)
+    Trivial(Crop(0, flip=False))(images, stream(0, 0, "test"))
+    numbers, strengths = zip(*drawn, strict=True)
+    assert np.bincount(numbers) / 6000 == pytest.approx(1 / 14, abs=0.02)
+    signed, counts = np.unique(np.round(30 * np.array(strengths)), return_counts=True)
+    assert signed.tolist() == list(range(-30, 31))
+    assert counts[signed != 0] / 6000 == pytest.approx(1 / 62, abs=0.01)
+
+
+def test_cut_mix_is_torchvisions(monkeypatch):
+    """The same boxes give the same images and labels, at any size and place."""
+    images, labels = torch.rand(5, 3, 12, 8), torch.arange(5)
+    shares = []
+    for seed in range(200):
+        mixed, named = cut_mix(images, labels, 6, stream(seed, 0, "test"))
+        share = named[0, 4].item()
+        inside = (mixed != images).any(1)[0].nonzero()
+        box = [0, 0, 0, 0]
+        if len(inside):
+            (top, left), (bottom, right) = inside.amin(0), inside.amax(0) + 1
+            box = left, top, right, bottom
+        oracle = CutMix(num_classes=6)
+        given = {"box": box, "lam_adjusted": 1 - share, "batch_size": 5, "labels": labels}
+        torch.testing.assert_close(oracle.transform(images, given), mixed, rtol=0, atol=0)
+        torch.testing.assert_close(oracle._mixup_label(labels, lam=1 - share), named)
+        assert share == pytest.approx(len(inside) / 96)
+        shares.append(share)
+    assert min(shares) == 0 or min(shares) < 0.01
+    # A box in the middle covers a uniform share; those that reach over an edge cover less.
+    assert 0.2 < np.mean(shares) < 0.4
+    assert max(shares) > 0.7
+
+
+def test_mixed_images_are_trained_on_with_mixed_labels():
+    config = configure("digits", augment="none")
+    data = load(config)
+    plain, mixed = (list(Training(data, config, 1, mix)) for mix in (False, True))
+    for (images, labels), (changed, named) in zip(plain, mixed, strict=True):
+        assert changed.shape == images.shape
+        assert named.sum(1).tolist() == pytest.approx(len(labels) * [1.0])
+        assert torch.equal(named.gather(1, labels[:, None])[:, 0] > 0, torch.ones(50) > 0)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.4, 1.0])
+def test_wrong_labels_are_an_exact_share_of_the_training_images(share):
+    clean, noisy = (load(configure("digits", noise=noise, seed=3)) for noise in (0.0, share))
+    assert torch.equal(clean.train.images, noisy.train.images)
+    assert torch.equal(clean.evaluation.labels, noisy.evaluation.labels)
+    wrong = clean.train.labels != noisy.train.labels
+    assert int(wrong.sum()) == round(100 * share)
+    assert set(noisy.train.labels.tolist()) <= set(range(10))
+    again = load(configure("digits", noise=share, seed=3)).train.labels
+    assert torch.equal(noisy.train.labels, again)
+    if share == 1:
+        away = (noisy.train.labels - clean.train.labels) % 10
+        assert set(away.tolist()) == set(range(1, 10)), "every other class is drawn"
+
+
+def test_what_has_arrived_is_the_first_part_of_each_class():
+    whole = load(configure("digits-imbalanced"))
+    half = whole.arrived(0.5)
+    counts = torch.bincount(whole.train.labels)
+    assert torch.equal(torch.bincount(half.train.labels), -(-counts // 2))
+    for label in range(10):
+        here, there = (d.train.images[d.train.labels == label] for d in (half, whole))
+        assert torch.equal(here, there[: len(here)])
+    assert whole.arrived(1) is whole
+    assert torch.bincount(whole.arrived(1e-6).train.labels).tolist() == [1] * 10
+    assert half.evaluation is whole.evaluation
 
 
 def photographs(n):

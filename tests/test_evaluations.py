@@ -19,7 +19,8 @@ from dnrlib.book.agreement import agreement
 from dnrlib.book.pages import Parameters, find_evaluated, reproduce
 from dnrlib.config import canonical
 from dnrlib.datasets import catalogue, layouts, official
-from dnrlib.datasets.augment import as_pixels, evaluation_batches
+from dnrlib.datasets.augment import as_pixels, evaluation_batches, normalised
+from dnrlib.datasets.catalogue import load
 from dnrlib.datasets.splits import Split
 from dnrlib.evaluate import corruptions, evaluations
 from dnrlib.evaluate.corruptions import CORRUPTIONS
@@ -29,6 +30,7 @@ from dnrlib.evaluate.evaluations import (
     FIGURE,
     HARDER,
     Attack,
+    AveragedAccuracy,
     Corruptions,
     Predictions,
     attack,
@@ -38,10 +40,11 @@ from dnrlib.evaluate.evaluations import (
     recalls,
 )
 from dnrlib.frames import clinical_frame, generations
-from dnrlib.models import build
+from dnrlib.models import build, load_state
 from dnrlib.paper.exhibits import ANALOGUE, arms, evaluations_of
 from dnrlib.recipes import configure, grid
 from dnrlib.run import chain, finished, run
+from dnrlib.store import Store
 from dnrlib.streams import stream
 from dnrlib.study import Archive, Run
 from tests import trees
@@ -692,6 +695,28 @@ def test_what_each_exhibit_evaluates():
     assert page.evaluations == evaluations_of("fig6", "digits-colour")
 
 
+@pytest.mark.parametrize("method", ["ensemble", "lw"])
+def test_averaged_networks_by_hand(tiny, tmp_path, method):
+    """From the weights on disk and in double precision; those of LW get layers on the way."""
+    config = tiny(method=method, generations=4, epochs=2)
+    found = run(config, tmp_path, evaluations=[AveragedAccuracy()])
+    result, data, total = found[-1]["result"], load(config), 0
+    for link in chain(config):
+        model = build(config)
+        load_state(model, Store(tmp_path).weights(link.trained))
+        inputs = normalised(data.evaluation.images, data.dataset).double()
+        total = total + model.double().eval()(inputs).softmax(1)
+    named, networks = total.argmax(1), len(chain(config))
+    assert networks == (3 if method == "ensemble" else 4)
+    accuracy = 100 * (named == data.evaluation.labels).double().mean().item()
+    chosen = (total / networks).gather(1, data.evaluation.labels[:, None])
+    assert result["networks"] == networks
+    assert result["accuracy"] == pytest.approx(accuracy, abs=0.3)
+    assert result["loss"] == pytest.approx(-chosen.log().mean().item(), rel=1e-4)
+    frame = generations([Run(config, found, "runs")])
+    assert frame["averaged"].tolist()[-1] == result["accuracy"]
+
+
 def test_every_measure_is_a_column(tiny):
     said = measures(
         [
@@ -699,6 +724,7 @@ def test_every_measure_is_a_column(tiny):
             noted(Corruptions(0, False), {"clean": 9, "accuracy": corrupted_accuracies(0)}),
             noted(Attack(FIGURE + BEYOND), {"accuracy": [1] * 9}),
             noted(Predictions(), {"labels": [0, 1], "predicted": [0, 1]}),
+            noted(AveragedAccuracy(), {"accuracy": 1}),
         ]
     )
     assert set(said) == set(EVALUATED) <= set(generations([]).columns)

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from dnrlib import models, records, run, train
+from dnrlib.datasets import augment
 from dnrlib.datasets.augment import Training
 from dnrlib.datasets.catalogue import load
-from dnrlib.losses import Distilled, Labels
+from dnrlib.losses import Cosine, Distilled, Labels
 from dnrlib.masks import prunable
 from dnrlib.methods import METHODS, plan
 from dnrlib.models import birth, build, normalise_after
@@ -289,6 +290,34 @@ def test_distillation_by_hand(reduction, divided):
     assert teacher.grad is None
 
 
+def test_the_cosine_loss_by_hand():
+    """Of two images and two classes: 1 - cosine, and a tenth of the cross-entropy at length 1."""
+    outputs = torch.tensor([[3.0, 4.0], [-5.0, 12.0]], dtype=torch.float64)
+    loss = Cosine().loss(outputs, torch.tensor([0, 1]), outputs, None, 0.1)
+    units = np.array([[0.6, 0.8], [-5 / 13, 12 / 13]])
+    entropies = np.log(np.exp(units).sum(1)) - [0.6, 12 / 13]
+    assert loss.item() == pytest.approx(((0.4 + 1 / 13) + 0.1 * entropies.sum()) / 2, rel=1e-12)
+
+
+def test_what_has_not_arrived_is_not_looked_at(tiny, monkeypatch):
+    """With images in two parts: nor trained on, nor in a probe."""
+    config = tiny(method="dnr", parts=2, generations=4, augment="none", probe=1.0)
+    half = {image.tobytes() for image in load(config).arrived(0.5).train.images.numpy()}
+    whole = {image.tobytes() for image in load(config).train.images.numpy()}
+    seen, as_it_is = [], augment.batches
+
+    def watched(split, *rest):
+        seen.append({image.tobytes() for image in split.images.numpy()})
+        return as_it_is(split, *rest)
+
+    monkeypatch.setattr("dnrlib.datasets.augment.batches", watched)
+    monkeypatch.setattr("dnrlib.rules.batches", watched)
+    run.run(config)
+    ours = [images for images in seen if images <= whole]
+    # Per generation: the training, its accuracy on what it was trained on, the probe and another.
+    assert ours == 8 * [half] + 8 * [whole]
+
+
 def test_distillation_enters_the_training(tiny):
     """The first step of a child from the same birth, with and without its parent."""
     config, data = tiny(batch=40, augment="none"), load(tiny())
@@ -394,7 +423,8 @@ def test_every_method_runs_on_every_network(tiny, model):
         config = tiny(model=model, method=method, width=8, generations=2, lr=0.01, augment="none")
         found = run.run(config)
         assert len([r for r in found if r["kind"] == "generation"]) == len(plan(config))
+        reborn = ("ban", "ban-lineage", "ensemble", "shrink-perturb")
         for record in found:
-            if record["kind"] == "mask" and method not in ("ban", "ban-lineage", "shrink-perturb"):
+            if record["kind"] == "mask" and method not in reborn:
                 kept = sum(record["result"]["kept"].values())
                 assert 0 < kept < sum(record["result"]["size"].values()), method

@@ -60,7 +60,7 @@ def evaluated(dataset):
     found = {arm: {} for arm in PLANNED.get(dataset) or SEEDS[dataset]}
     for exhibit in made_for(dataset):
         for arm in arms(exhibit, dataset):
-            found[arm] |= dict.fromkeys(evaluations_of(exhibit, dataset))
+            found.setdefault(arm, {}).update(dict.fromkeys(evaluations_of(exhibit, dataset)))
     return found
 
 

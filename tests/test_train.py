@@ -183,6 +183,40 @@ def test_cuda_and_cpu_make_the_same_mask_of_the_same_weights(tiny):
 PARTS = {"data", "evaluation", "files", "forward and backward", "optimiser", "start", "switch"}
 
 
+def test_the_moving_average_by_hand(tiny):
+    """In double precision, over a training: decay (1 + n) / (10 + n), at most the given one. The
+    accuracy that is measured is that of the average."""
+    config = tiny(epochs=3)
+    data, seen, ends = load(config), [], []
+    model = build(config)
+    start = {name: value.double().clone() for name, value in model.state_dict().items()}
+    step = train.Step(model, Labels(), config)
+    update = step.update
+
+    def watched():
+        update()
+        seen.append({n: v.double().clone() for n, v in model.state_dict().items()})
+
+    step.update = watched
+    given = [(normalised(images, data.dataset), of) for images, of in batches(data.train, 5)]
+
+    def after(epoch):
+        ends.append(copy.deepcopy(model.state_dict()))
+
+    train.train(model, given, 3, config, step=step, average=0.3, after=after)
+    assert len(seen) == 24
+    for name, value in model.state_dict().items():
+        if not value.is_floating_point():
+            continue
+        expected = start[name]
+        for number, state in enumerate(seen, 1):
+            decay = min(0.3, (1 + number) / (10 + number))
+            expected = decay * expected + (1 - decay) * state[name]
+        torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-5)
+        assert torch.equal(ends[-1][name], value), "measured after it has become its average"
+        assert torch.equal(ends[0][name].double(), seen[7][name]), "and not before the end"
+
+
 @pytest.mark.parametrize("epochs", [0, -1])
 def test_a_training_of_no_epoch_is_refused(tiny, epochs):
     config = tiny()

@@ -23,6 +23,7 @@ from ..paper.claims import claims, ledger
 from ..paper.exhibits import (
     ANALOGUE,
     EXHIBITS,
+    Exhibit,
     arms,
     evaluations_of,
     made_for,
@@ -233,8 +234,11 @@ def find_evaluated(config: Config, archive: Archive) -> Run | None:
 def claimed_arms(dataset: str) -> list[str]:
     """Every arm that a claim speaks of on a dataset, each once."""
     listed = claims()
-    if dataset in ANALOGUE.values() or scope(dataset) == "photographs":
-        listed = listed[listed["exhibit"].isin(made_for(dataset))]
+    here = listed["exhibit"].isin(made_for(dataset))
+    if scope(dataset) == "embedded" and dataset not in ANALOGUE.values():
+        here |= listed["exhibit"].map(lambda name: EXHIBITS.get(name, Exhibit()).bundled).isna()
+    if scope(dataset) != "full":
+        listed = listed[here]
     said = [text for text in listed[scope(dataset)] if text]
     return list(dict.fromkeys(arm for text in said for arm in stated_arms(text, dataset)))
 
@@ -242,8 +246,13 @@ def claimed_arms(dataset: str) -> list[str]:
 def published_runs(dataset: str) -> list[Run]:
     """The published runs of a dataset: of every exhibit and claim, all seeds."""
     files = records.published_seeds(dataset)
-    exhibits = made_for(dataset) if dataset in ANALOGUE.values() else EXHIBITS
-    listed = [arm for exhibit in exhibits for arm in arms(exhibit, dataset)]
+    everywhere = None if dataset not in ANALOGUE.values() else dataset
+    listed = [
+        arm
+        for exhibit, of in EXHIBITS.items()
+        if of.bundled in (everywhere, dataset) or exhibit in made_for(dataset)
+        for arm in arms(exhibit, dataset)
+    ]
     listed += claimed_arms(dataset)
     configs = grid(dataset, dict.fromkeys(listed), files) if files else []
     return [run for run in map(Archive(own=False).find, configs) if run]

@@ -21,6 +21,7 @@ LEAST_SEEDS = 3
 """Figures, and the report on one's own images, give no interval of fewer seeds."""
 MEASURES = {
     "test_accuracy": "test accuracy",
+    "averaged": "accuracy of the averaged networks",
     "mca": "accuracy on corrupted images",
     "mca_drop": "accuracy lost to corruptions",
     "pgd": "accuracy under attack",

@@ -114,6 +114,54 @@ def _triangles(start: Tensor, length: Tensor, pixels: int, side: int) -> Tensor:
     return weights / weights.sum(2, keepdim=True)
 
 
+@dataclass(frozen=True)
+class Trivial:
+    """TrivialAugment, wide (Müller and Hutter, 2021): after a crop, each image is changed by one of
+    14 operations, of one of 31 strengths, both drawn with equal probability. The operations are
+    torchvision's, which has the ranges of strength too."""
+
+    crop: Crop
+    reach: float = 32.0
+    """Largest translation in pixels; less for images that it would move out of the frame."""
+
+    def __call__(self, images: Tensor, draw: torch.Generator) -> Tensor:
+        """The images (uint8, n x c x h x w), on the same device."""
+        operations = self.operations()
+        chosen = torch.randint(len(operations), (len(images),), generator=draw).tolist()
+        strength = torch.randint(31, (len(images),), generator=draw) / 30
+        sign = 2 * torch.randint(2, (len(images),), generator=draw) - 1
+        drawn = zip(self.crop(images, draw), chosen, (strength * sign).tolist(), strict=True)
+        return torch.stack([operations[number](image, signed) for image, number, signed in drawn])
+
+    def operations(self) -> list[Callable[[Tensor, float], Tensor]]:
+        """The operations, functions of an image (uint8, c x h x w) and a strength in -1..1."""
+        from torchvision.transforms.v2 import functional as change
+
+        def affine(image: Tensor, x: float = 0, y: float = 0, moved: float = 0) -> Tensor:
+            shift = [int(self.reach * x * moved), int(self.reach * y * moved)]
+            slant = [math.degrees(math.atan(0.99 * each * (1 - moved))) for each in (x, y)]
+            return change.affine(
+                image, 0.0, shift, 1.0, slant, center=None if moved else [0.0, 0.0]
+            )
+
+        return [
+            lambda image, s: image,
+            lambda image, s: affine(image, x=s),
+            lambda image, s: affine(image, y=s),
+            lambda image, s: affine(image, x=s, moved=1),
+            lambda image, s: affine(image, y=s, moved=1),
+            lambda image, s: change.rotate(image, 135.0 * s),
+            lambda image, s: change.adjust_brightness(image, 1 + 0.99 * s),
+            lambda image, s: change.adjust_saturation(image, 1 + 0.99 * s),
+            lambda image, s: change.adjust_contrast(image, 1 + 0.99 * s),
+            lambda image, s: change.adjust_sharpness(image, 1 + 0.99 * s),
+            lambda image, s: change.posterize(image, 8 - round(6 * abs(s))),
+            lambda image, s: change.solarize(image, 255 * (1 - abs(s))),
+            lambda image, s: change.autocontrast(image),
+            lambda image, s: change.equalize(image),
+        ]
+
+
 AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "none": lambda images, draw: images,
     "shift": Crop(pad=1, flip=False),
@@ -121,6 +169,8 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "crop-flip": Crop(pad=4, flip=True),
     "resized-crop": ResizedCrop(),
     "resized-crop-no-flip": ResizedCrop(flip=False),
+    "trivial": Trivial(Crop(pad=4, flip=True)),
+    "trivial-shift": Trivial(Crop(pad=1, flip=False), reach=2.0),
 }
 """Training augmentations by name; each gives every image of a batch parameters of its own."""
 UNFLIPPED = {"crop-flip": "crop", "resized-crop": "resized-crop-no-flip"}
@@ -169,6 +219,8 @@ class Training:
     data: Data
     config: Config
     generation: int
+    mix: bool = False
+    """Whether they are mixed with `cut_mix`."""
 
     def __post_init__(self) -> None:
         self.order = stream(self.config.seed, self.generation, "order")
@@ -177,7 +229,28 @@ class Training:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         augment = AUGMENTATIONS[self.config.augment]
         for images, labels in batches(self.data.train, self.config.batch, self.order):
-            yield normalised(augment(images, self.draw), self.data.dataset), labels
+            inputs = normalised(augment(images, self.draw), self.data.dataset)
+            if self.mix:
+                inputs, labels = cut_mix(inputs, labels, len(self.data.dataset.classes), self.draw)
+            yield inputs, labels
+
+
+def cut_mix(
+    images: Tensor, labels: Tensor, classes: int, draw: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """CutMix (Yun et al., 2019): a box of every image is that of the next one in the batch, in the
+    same place, and the labels become probabilities (n x classes) by area. The box covers a share
+    of the image that is uniform in 0..1, less where it reaches over an edge."""
+    side, middle = torch.rand((), generator=draw).sqrt(), torch.rand(2, generator=draw)
+    size = torch.tensor(images.shape[2:])
+    low = ((middle - side / 2) * size).round().long().clamp(min=0)
+    high = torch.minimum(((middle + side / 2) * size).round().long(), size)
+    (top, left), (bottom, right) = low.tolist(), high.tolist()
+    mixed = images.clone()
+    mixed[:, :, top:bottom, left:right] = images.roll(1, 0)[:, :, top:bottom, left:right]
+    share = (bottom - top) * (right - left) / size.prod().item()
+    named = F.one_hot(labels, classes).float()
+    return mixed, (1 - share) * named + share * named.roll(1, 0)
 
 
 EVALUATION_BATCH = 1000

@@ -95,7 +95,8 @@ def load(config: Config) -> Data:
     """The images of one run, on the CPU.
 
     The training split holds `per_class` images of each class, drawn from the training pool by the
-    stream ("split" of the seed); with `per_class` 0 the dataset's `counts`, or the whole pool.
+    stream ("split" of the seed); with `per_class` 0 the dataset's `counts`, or the whole pool. The
+    share `noise` of its labels, exactly, is replaced by other ones at random.
     """
     about, pools = dataset(config.dataset), read(config.dataset)
     train, counts = pools["train"], about.counts
@@ -118,4 +119,11 @@ def load(config: Config) -> Data:
             members = (train.labels == label).nonzero()[:, 0]
             chosen.append(members[torch.randperm(len(members), generator=draw)[:count]])
         train = train[torch.cat(chosen)]
+    if config.noise:
+        draw = stream(config.seed, 0, "noise")
+        wrong = torch.randperm(len(train), generator=draw)[: round(config.noise * len(train))]
+        away = torch.randint(1, len(about.classes), wrong.shape, generator=draw)
+        labels = train.labels.clone()
+        labels[wrong] = (labels[wrong] + away) % len(about.classes)
+        train = Split(train.images, labels)
     return Data(about, train, pools[config.pool])

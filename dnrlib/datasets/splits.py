@@ -1,6 +1,7 @@
 """What a dataset is, and what of it one run gets."""
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -58,6 +59,15 @@ class Data:
 
     def to(self, device: torch.device) -> "Data":
         return Data(self.dataset, self.train.to(device), self.evaluation.to(device))
+
+    def arrived(self, share: float) -> "Data":
+        """The same with the first `share` of each class's training images, at least one."""
+        if share == 1:
+            return self
+        labels = self.train.labels
+        members = [(labels == label).nonzero()[:, 0] for label in labels.unique()]
+        first = [each[: math.ceil(share * len(each))] for each in members]
+        return Data(self.dataset, self.train[torch.cat(first)], self.evaluation)
 
 
 def power_law(most: int, least: int, classes: int) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ An evaluation is a frozen dataclass: its name and settings enter the key of its 
 import dataclasses
 import functools
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol
 
@@ -36,12 +37,16 @@ METRICS = ("sensitivity", "specificity", "accuracy")
 EVALUATED = (
     *("mca", "mca_15", "mca_drop", "mca_unnormalised", "clean_unnormalised", "pgd", "pgd_drop"),
     *("balanced_accuracy", "sensitivity", "specificity"),
+    "averaged",
 )
 """What all evaluations say of a run (`Evaluation.measures`)."""
 
 
 class Evaluation(Protocol):
     """One way to measure a finished network. Every evaluation derives from it."""
+
+    averaged = False
+    """Whether it is of the networks after all generations (`Averaged`), not of the last one."""
 
     def check(self, about: Dataset) -> None:
         """Raises `UserError` for a dataset that the evaluation is not defined for, or if files that
@@ -83,6 +88,36 @@ class Predictions(Evaluation):
                 above, below = ratios(metric, labels, predicted)
                 found[metric] = float(np.mean(100 * above.sum(0) / below.sum(0)))
         return found
+
+
+class Averaged(nn.Module):
+    """Networks as one, whose outputs are the logarithms of their mean probabilities."""
+
+    def __init__(self, networks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        each = torch.stack([model(inputs).float().log_softmax(1) for model in self.networks])
+        return each.logsumexp(0) - math.log(len(each))
+
+
+@stored("AveragedAccuracy")
+class AveragedAccuracy(Evaluation):
+    """Accuracy of the networks after all generations together, with averaged probabilities: of an
+    ensemble its members, of other methods the snapshots that their generations leave. It costs as
+    many forward passes as there are networks."""
+
+    averaged = True
+
+    def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
+        """`accuracy` in %, `loss` (mean cross-entropy), and the number of `networks`."""
+        accuracy, loss = evaluate(model, evaluation_batches(data.evaluation, data.dataset))
+        return {"accuracy": accuracy, "loss": loss, "networks": len(model.networks)}
+
+    def measures(self, result: dict[str, Any]) -> dict[str, float]:
+        """`averaged`, the accuracy."""
+        return {"averaged": result["accuracy"]}
 
 
 @stored("Corruptions")

@@ -8,18 +8,20 @@ import torch
 from torch import nn
 
 from .. import UserError
+from ..config import Config
 from ..datasets.catalogue import VIEWS
 from ..evaluate.evaluations import (
     BEYOND,
     FIGURE,
     HARDER,
     Attack,
+    AveragedAccuracy,
     Corruptions,
     Evaluation,
     Predictions,
 )
 from ..models import LAYERS, network
-from ..recipes import PHOTOGRAPHS, configure, scope
+from ..recipes import PHOTOGRAPHS, TUNED, configure, recipe, scope
 from ..records import ROOT
 
 PAPER = ROOT / "data" / "paper"
@@ -39,7 +41,7 @@ class Exhibit:
     """The paper's datasets and their printed columns (empty where none is printed, or they are of
     something else than datasets)."""
     bundled: str | None = None
-    """The bundled dataset, where it needs one of its own."""
+    """The bundled dataset, where it is run on one of them only."""
     photographs: tuple[str, ...] = PHOTOGRAPHS[:2]
     """The photographs that it is run on."""
     evaluations: Callable[[str], tuple[Evaluation, ...]] = lambda dataset: ()
@@ -70,6 +72,15 @@ _SMOOTH = {
 }
 _SHARES = "tune dnr+keep=0.95 dnr+keep=0.9 dnr dnr+keep=0.7 dnr+keep=0.6"
 _FIVE_ARMS = "plain long tune ke dnr"
+_TUNED = "plain+tuned long+tuned tune+tuned ke+tuned llf+tuned dnr+tuned"
+_ALTERNATIVES = "long-ema long-cutmix long-cosine long+augment=trivial long+augment=trivial-shift"
+_AVERAGED = "ensemble ensemble+members=10 ensemble+tuned tune+tuned dnr+tuned"
+_NOISE = " ".join(
+    f"{arm}+noise={share}"
+    for share in ("0.2", "0.4")
+    for arm in ("long", "tune", "llf", "dnr", "long+tuned", "dnr+tuned")
+)
+_PARTS = "long long+generations=5 tune+parts=2 shrink-perturb+parts=2 llf+parts=2 dnr+parts=2"
 
 EXHIBITS = {
     "table1": Exhibit(
@@ -204,11 +215,21 @@ EXHIBITS = {
         notebook="speed", arms="plain plain+precision=bf16 dnr dnr+precision=bf16"
     ),
     "why": Exhibit(arms="tune dnr dnr-matched dnr+criterion=random dnr-highest"),
+    "budget": Exhibit(arms=f"{_FIVE_ARMS} llf {_TUNED} {_ALTERNATIVES}", bundled="digits"),
+    "averaged": Exhibit(
+        notebook="budget",
+        arms=_AVERAGED,
+        bundled="digits",
+        evaluations=lambda dataset: (AveragedAccuracy(),),
+    ),
+    "when": Exhibit(arms=f"{_PARTS} {_NOISE}", bundled="digits", photographs=("cifar10-few",)),
 }
-"""By name. Exhibits are of the DNR paper unless named `ske_`; the last five are our own."""
+"""By name. Exhibits are of the DNR paper unless named `ske_`; the last eight are our own."""
 
-ANALOGUE = {name: each.bundled for name, each in EXHIBITS.items() if each.bundled}
-"""The bundled dataset of each exhibit that needs one of its own."""
+ANALOGUE = {n: each.bundled for n, each in EXHIBITS.items() if each.bundled not in (None, "digits")}
+"""The bundled dataset of each exhibit that needs another one than digits."""
+EVALUATING = [name for name, each in EXHIBITS.items() if each.evaluations("digits")]
+"""The exhibits that measure more than test accuracy."""
 
 _MAIN = "plain long tune llf ke ke-wels dnr tune+generations=3 ke+generations=3 dnr+generations=3"
 _ABLATIONS = (
@@ -217,11 +238,40 @@ _ABLATIONS = (
 )
 _SWEPT = ("plain", "long+generations=3", "tune+generations=3", "dnr+generations=3")
 _SIZES = {10: 6, 100: 6, 400: 3}
-_PLANNED = dict.fromkeys(_MAIN.split(), 12) | dict.fromkeys(_ABLATIONS.split(), 6)
+_EMBEDDED_ONLY = ("dnr+probe=2", "long+augment=trivial-shift")
+_NOT_EMBEDDED = ("dnr+probe=128", "long+augment=trivial")
+
+
+def _can_be_run(arm: str, dataset: str) -> bool:
+    """Whether an arm of ours makes sense on a dataset: it has tuned settings where it needs them,
+    and the augmentation and the probe are those for the size of its images and classes."""
+    method, *settings = arm.split("+")
+    tuned = "tuned" not in settings or method in TUNED.get(dataset, {})
+    other = _NOT_EMBEDDED if scope(dataset) == "embedded" else _EMBEDDED_ONLY
+    return tuned and arm not in other
+
+
+def _planned(dataset: str, **more: int) -> dict[str, int]:
+    seeds: dict[str, int] = {}
+    for arms, number in [
+        (f"{_MAIN} long+tuned tune+tuned ke+tuned dnr+tuned", 12),
+        (f"{_TUNED} {_AVERAGED} {_ALTERNATIVES}", 8),
+        (_ABLATIONS, 6),
+    ]:
+        for arm in arms.split():
+            if _can_be_run(arm, dataset):
+                seeds.setdefault(arm, number)
+    return seeds | {arm: n for arm, n in more.items() if _can_be_run(arm, dataset)}
+
+
 PLANNED: dict[str, dict[str, int]] = {
-    "flower102-64": _PLANNED,
-    "cifar10-few": _PLANNED
-    | {f"{arm}+per_class={n}": seeds for arm in _SWEPT for n, seeds in _SIZES.items()},
+    "flower102-64": _planned("flower102-64"),
+    "cifar10-few": _planned(
+        "cifar10-few",
+        **{f"{arm}+per_class={n}": seeds for arm in _SWEPT for n, seeds in _SIZES.items()},
+        **{arm: 6 for arm in _PARTS.split() if "parts" in arm},
+        **{arm: 6 for arm in _NOISE.split() if "0.4" in arm},
+    ),
     "cifar10-few-imbalanced": dict.fromkeys(_FIVE_ARMS.split(), 6),
 }
 """On photographs, how many seeds of each arm (`recipes.arm_of`) are published in the end, from 0;
@@ -230,7 +280,7 @@ fixed before any of them was looked at, in the order in which they are trained."
 
 def made_for(dataset: str) -> list[str]:
     """The exhibits that are run on a dataset in particular: the paper's on its datasets, those that
-    have a bundled one of their own on that, and those that are run on photographs."""
+    are run on one bundled dataset only on that, and those that are run on photographs."""
     if scope(dataset) == "photographs":
         return [
             n for n, each in EXHIBITS.items() if dataset in each.photographs and arms(n, dataset)
@@ -243,8 +293,9 @@ def arms(exhibit: str, dataset: str) -> list[str]:
 
     On other images than the paper's, Table 2, whose question is what happens when data is not
     small, becomes a sweep over images per class, with three generations; and on digits the 128
-    probe images of Table 7, 2 % of CUB, become two of a hundred. On photographs those arms are left
-    out that are not `PLANNED`. Raises `UserError` for an unknown exhibit.
+    probe images of Table 7, 2 % of CUB, become two of a hundred. Tuned arms are left out where no
+    settings were chosen, and on photographs all that are not `PLANNED`. Raises `UserError` for an
+    unknown exhibit.
     """
     if exhibit not in EXHIBITS:
         raise UserError(f"exhibit={exhibit!r} is unknown; choose one of: {', '.join(EXHIBITS)}")
@@ -254,9 +305,13 @@ def arms(exhibit: str, dataset: str) -> list[str]:
         sizes = {"embedded": (5, 20, 0), "photographs": (10, 100, 400)}[said_of]
         own = configure(dataset).per_class
         listed = swept + [f"{arm}+per_class={n}" for n in sizes if n != own for arm in swept]
-    left_out = "dnr+probe=128" if said_of == "embedded" else "dnr+probe=2"
+    if exhibit == "when":
+        # What is left of the budget when all images have arrived.
+        generations = recipe(dataset).get("generations", Config.generations)
+        rest = f"long+generations={generations - generations // 2}"
+        listed = [arm.replace("long+generations=5", rest) for arm in listed]
     planned = PLANNED[dataset] if said_of == "photographs" else listed
-    return [arm for arm in listed if arm != left_out and arm in planned]
+    return [arm for arm in listed if _can_be_run(arm, dataset) and arm in planned]
 
 
 def sweep_pairs(dataset: str) -> list[tuple[str, str]]:
