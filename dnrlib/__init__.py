@@ -28,6 +28,10 @@ _PUBLIC = {
 __all__ = ["UserError", *_PUBLIC]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> object:
     """What is public, from its module, which is imported when first asked for."""
     if name not in _PUBLIC:

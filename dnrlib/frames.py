@@ -165,9 +165,9 @@ def shocks(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def dead(layers: pd.DataFrame) -> pd.DataFrame:
-    """By dataset and seed, from a frame of `layers`, after the first generation: weights with
-    exactly zero saliency in % of all weights (`zero`), and how much of the weights that are reset
-    they make up, in % (`of_reset`)."""
+    """By dataset and seed, from a frame of `layers`, after the first generation: the share
+    of weights with saliency exactly zero among all weights (`zero`) and among the weights that are
+    reset (`of_reset`), in %."""
     first = layers[(layers["generation"] == 1) & layers["zero_saliency"].notna()]
     counts = ["size", "kept", "zero_saliency"]
     sums = first.groupby(["dataset", "seed"], sort=False)[counts].sum()

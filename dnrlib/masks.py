@@ -1,6 +1,6 @@
 """Which weights are kept: saliencies of a network, exact selections, overlap, packed storage.
 
-Everything here takes a `torch.nn.Module` and batches of `(inputs, labels)`: a `DataLoader`, a list,
+Networks are any `torch.nn.Module`; batches are `(inputs, labels)` from a `DataLoader`, a list, or
 any iterable. Scores and masks are dicts from state-dict names to CPU tensors of a weight's shape; a
 mask is boolean, True where the weight is kept. A name that is absent is kept whole.
 """
@@ -64,7 +64,8 @@ def prunable(model: nn.Module, exclude: Excluded = ()) -> dict[str, nn.Parameter
 
 
 def fan_in(weight: Tensor) -> int:
-    """The number of inputs of one output of a convolution or linear weight."""
+    """The number of inputs of one output of a convolution or linear weight (of a transposed
+    convolution what torch calls so, too)."""
     return weight[0].numel()
 
 

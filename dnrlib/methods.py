@@ -1,8 +1,8 @@
-"""Every method as a generator of generations.
+"""Every method as a Python generator of its generations.
 
-All of them are one sentence: the network starts as `fill`, inherits from its parent what `keep`
-kept, learns from `task` and is trained for `epochs`. A plan exists as data before anything runs;
-reading this file top to bottom is reading the literature.
+In each generation the network starts as `fill`, keeps those weights of its parent that `keep`
+selects, learns from `task` and is trained for `epochs`. A plan is data and trains nothing; the
+methods are grouped by family.
 """
 
 import math
@@ -12,7 +12,7 @@ from dataclasses import replace
 from .config import Config, stored
 from .losses import Cosine, Distilled, Labels, Task
 from .masks import Mask
-from .models import MODELS, Network
+from .models import MODELS
 from .reinit import reinitialise
 from .released import ReleasedMagnitude, ReleasedSnip
 from .rules import (
@@ -40,7 +40,7 @@ from .streams import stream
 
 @stored("Generation")
 class Generation:
-    """One stage of a plan. Every default is a no-op, so that a new field moves no key."""
+    """One stage of a plan. Each default is a no-op, so that new fields change no key."""
 
     keep: Keep = Everything()
     """What the network inherits from its parent; the first generation has no parent."""
@@ -90,9 +90,9 @@ def method(label: str) -> Callable:
     return register
 
 
-def network(config: Config) -> Network:
-    """What is known of the network of a run."""
-    return MODELS[config.model]
+def reborn(config: Config) -> tuple[Keep, Fill]:
+    """Everything is reset, to a new network."""
+    return ResetFrom(MODELS[config.model].first, "state"), Birth()
 
 
 def again(config: Config, *child: object, **parts: object) -> Iterator[Generation]:
@@ -128,7 +128,7 @@ def dsd(config: Config) -> Iterator[Generation]:
 def ban(config: Config) -> Iterator[Generation]:
     """Born-again networks (Furlanello et al., 2018): every generation is a new network that learns
     from the labels and from the outputs of its parent."""
-    return again(config, ResetFrom(network(config).first, "state"), Birth(), task=Distilled())
+    return again(config, *reborn(config), task=Distilled())
 
 
 @method("BAN (lineage)")
@@ -136,9 +136,7 @@ def ban_lineage(config: Config) -> Iterator[Generation]:
     """Born-again networks with the loss of the code that KE's numbers come from: its divergence is
     averaged over the classes too. That code also trains with Adam, and leaves the teacher in
     training mode; neither is done here."""
-    return again(
-        config, ResetFrom(network(config).first, "state"), Birth(), task=Distilled(reduction="mean")
-    )
+    return again(config, *reborn(config), task=Distilled(reduction="mean"))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -148,9 +146,9 @@ def ban_lineage(config: Config) -> Iterator[Generation]:
 @method("LW")
 def lw(config: Config) -> Iterator[Generation]:
     """Layer-wise reinitialisation (Alabdulmohsin et al., 2021): over eight generations more and
-    more blocks are kept and rescaled, and all that follows is born anew."""
+    more blocks are kept and rescaled; later layers are reinitialised."""
     yield Generation()
-    listed = network(config).blocks
+    listed = MODELS[config.model].blocks
     for number in range(1, min(8, config.generations)):
         first = number * len(listed) // 8
         keep = ResetFrom(listed[first], "parameters")
@@ -164,7 +162,7 @@ def lw_released(config: Config) -> Iterator[Generation]:
     other network (sixteen of a ResNet50), and neither rescales nor normalises."""
     yield Generation()
     stages = [f"layer{stage}" for stage in (1, 2, 3, 4)]
-    others = [*network(config).blocks, network(config).head]
+    others = [*MODELS[config.model].blocks, MODELS[config.model].head]
     listed = stages if config.model == "resnet18" else others
     for number in range(1, min(8, config.generations)):
         first = number * len(listed) // 8
@@ -174,13 +172,13 @@ def lw_released(config: Config) -> Iterator[Generation]:
 @method("LLF")
 def llf(config: Config) -> Iterator[Generation]:
     """Later-layer forgetting (Zhou et al., 2022): the last stage and the classifier are reset."""
-    return again(config, ResetFrom(network(config).later[1]))
+    return again(config, ResetFrom(MODELS[config.model].later[1]))
 
 
 @method("LLF (layer 3)")
 def llf_layer3(config: Config) -> Iterator[Generation]:
     """Later-layer forgetting from the third stage on, the other reading of its depth."""
-    return again(config, ResetFrom(network(config).later[0]))
+    return again(config, ResetFrom(MODELS[config.model].later[0]))
 
 
 # --------------------------------------------------------------------------------------------------
@@ -211,7 +209,7 @@ def ensemble(config: Config) -> Iterator[Generation]:
     share = config.generations / config.members
     yield Generation(epochs=share)
     for _ in range(config.members - 1):
-        yield Generation(ResetFrom(network(config).first, "state"), Birth(), epochs=share)
+        yield Generation(*reborn(config), epochs=share)
 
 
 @method("LB, EMA")
@@ -258,7 +256,7 @@ def ke_wels_rand(config: Config) -> Iterator[Generation]:
 def shrink_perturb(config: Config) -> Iterator[Generation]:
     """Shrink and perturb (Ash and Adams, 2020): all weights shrink, and noise is added. In neither
     paper; a later baseline for the same purpose."""
-    return again(config, ResetFrom(network(config).first), ShrinkPerturb())
+    return again(config, ResetFrom(MODELS[config.model].first), ShrinkPerturb())
 
 
 # --------------------------------------------------------------------------------------------------

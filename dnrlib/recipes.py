@@ -104,7 +104,7 @@ OF_THE_PAPERS = tuple(
 
 
 def scope(dataset: str) -> str:
-    """Of what a dataset's runs are said: `full` (the paper's own setting), `photographs`, or
+    """The group of a dataset: `full` (the paper's own setting), `photographs`, or
     `embedded` (the digits, and folders of the user's own images)."""
     if dataset in OF_THE_PAPERS:
         return "full"

@@ -163,7 +163,6 @@ def _commit() -> str | None:
     return commit.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
 
 
-@functools.cache
 def processor() -> str:
     """The processor's name and the instruction set that torch uses on it."""
     name = platform.processor() or platform.machine()
@@ -196,13 +195,8 @@ def provenance(device: torch.device, threads: int) -> dict[str, Any]:
 def _manifest() -> dict[str, str]:
     """The SHA-256 of every published file, by `DATASET/FILE`."""
     path = PUBLISHED / "manifest.json"
-    return _manifest_file(path, path.stat().st_mtime_ns) if path.exists() else {}
-
-
-@functools.lru_cache(maxsize=1)
-def _manifest_file(path: Path, changed: int) -> dict[str, str]:
     try:
-        return dict(json.loads(path.read_bytes()))
+        return dict(json.loads(path.read_bytes())) if path.exists() else {}
     except (ValueError, TypeError):
         raise DamagedFile(path, "not a JSON object") from None
 
@@ -308,4 +302,3 @@ def _list(paths: Iterable[Path]) -> None:
     digests = {_name(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
     text = json.dumps(_manifest() | digests, indent=1, sort_keys=True) + "\n"
     write(PUBLISHED / "manifest.json", text.encode())
-    _manifest_file.cache_clear()

@@ -14,7 +14,7 @@ Fill = Callable[[nn.Module, torch.Generator | None], dict[str, Tensor]]
 
 def fresh(model: nn.Module, generator: torch.Generator | None = None) -> dict[str, Tensor]:
     """New values for all prunable weights, U(-1/sqrt(fan-in), 1/sqrt(fan-in)): Kaiming-uniform with
-    a = sqrt 5, what torch initialises these layers with.
+    a = sqrt 5, what torch initialises these layers with (the projections of attention apart).
 
     This is what KE's, LLF's and DNR's code draws; its standard deviation is 0.41 times that of
     their initial weights (D21).
@@ -84,6 +84,8 @@ def regenerate(
     training for a network or a share that cannot be used.
     """
     check_share(keep)
+    if generations < 1:
+        raise UserError(f"generations={generations!r} must be at least 1")
     exclude = list(exclude)
     scored(model, exclude)
     for generation in range(1, generations + 1):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from .config import stored
-from .datasets.augment import AUGMENTATIONS, batches, normalised
+from .datasets.augment import augmented, batches
 from .masks import Mask, add_gradients, evaluating, largest, prunable
 from .rules import Keep, Parent
 
@@ -30,8 +30,8 @@ class ReleasedSnip(Keep):
         listed = list(batches(train, config.batch, draw))
         with evaluating(model):
             for images, labels in listed[: math.ceil(len(listed) / 32)]:
-                augmented = AUGMENTATIONS[config.augment](images, draw)
-                loss = F.cross_entropy(model(normalised(augmented, parent.data.dataset)), labels)
+                inputs = augmented(images, parent.data, config, draw)
+                loss = F.cross_entropy(model(inputs), labels)
                 add_gradients(total, parameters, loss, torch.abs)
         scores = {name: (w.detach() * total[name]).abs().cpu() for name, w in parameters.items()}
         flat = torch.cat([score.flatten() for score in scores.values()])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from . import UserError, masks, models, reinit, slim
 from .config import Config, stored
-from .datasets.augment import AUGMENTATIONS, batches, normalised
+from .datasets.augment import augmented, batches
 from .datasets.splits import Data
 from .masks import Mask, Scores
 from .streams import stream
@@ -44,9 +44,8 @@ class Parent:
         if count > len(train):
             raise UserError(f"probe={size:g} is more than the {len(train)} training images")
         chosen = torch.randperm(len(train), generator=draw)[:count]
-        augment = AUGMENTATIONS[self.config.augment]
         for images, labels in batches(train[chosen.to(train.labels.device)], self.config.batch):
-            yield normalised(augment(images, draw), self.data.dataset), labels
+            yield augmented(images, self.data, self.config, draw), labels
 
 
 # --------------------------------------------------------------------------------------------------
@@ -312,5 +311,5 @@ class Rescaled:
         draw = parent.draw("normalise")
         order = torch.randperm(len(parent.data.train), generator=draw)[: parent.config.batch]
         images = parent.data.train[order.to(parent.data.train.labels.device)].images
-        inputs = normalised(AUGMENTATIONS[parent.config.augment](images, draw), parent.data.dataset)
+        inputs = augmented(images, parent.data, parent.config, draw)
         models.normalise_after(parent.model, self.after, inputs)

@@ -1,4 +1,4 @@
-"""One run: walk its chain of generations from the longest prefix on disk, train what is missing."""
+"""One run: read its generations from disk up to the first missing one, then train the rest."""
 
 import copy
 import functools
@@ -38,8 +38,8 @@ class Link:
     stage: Generation
     key: str
     keep: Keep
-    """The rule of the mask computed after this generation: the next stage's, or after the last
-    generation its own once more, for a mask that is stored and never applied."""
+    """The rule of the mask computed after this generation: that of the next stage, or in the last
+    generation its own (that mask is stored, but never applied)."""
 
     @functools.cached_property
     def trained(self) -> Entry:
@@ -247,7 +247,6 @@ class Trainee:
             self.model,
             Training(data, self.config, link.generation, stage.mix),
             epochs,
-            self.config,
             peak=stage.peak,
             step=self.step_of(stage),
             parent=ancestor,

@@ -176,7 +176,7 @@ def clustered(above: np.ndarray, below: np.ndarray, groups: Iterable) -> tuple[f
     """A mean of ratios of sums over images, in %, with its interval over groups of images (both
     eyes of a patient): value, low, high.
 
-    `above` and `below` hold what each image adds above and below the line (images x ratios). The
+    `above` and `below`: each image's part of numerator and denominator (images x ratios). The
     interval is the percentile bootstrap's over whole groups, 10,000 times, from a fixed seed, so
     that methods are resampled alike. It is approximate: with few groups it is too narrow, and it
     has no width where all images are right. Signed numbers in `above` give the interval of a paired

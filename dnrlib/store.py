@@ -1,4 +1,4 @@
-"""Where the files of the user's own runs lie, and the proofs that they are the ones meant.
+"""Where the files of the user's own runs lie, and checks that they are the right ones.
 
 A folder per generation, named by its key: `record.json` and `weights.pt`; for the mask computed
 after it `mask-KEY.json` and `mask-KEY.npz`; per evaluation `evaluation-KEY.json`.
@@ -42,8 +42,6 @@ class Store:
 
     def __init__(self, runs: Path | None = None) -> None:
         self.runs = runs or records.runs_root()
-        self.masks: dict[str, Mask] = {}
-        """The two masks that were used last, by key: the first of a run and the latest."""
 
     def path(self, entry: Entry, suffix: str = ".json") -> Path:
         """The file of an entry: its record, or what comes with it."""
@@ -92,26 +90,16 @@ class Store:
     def write_mask(self, entry: Entry, mask: Mask) -> str:
         """Writes a mask; returns its digest."""
         records.write(self.path(entry, ".npz"), masks.pack(mask))
-        self._remember(entry, mask)
         return records.weights_digest(mask)
 
     def mask(self, entry: Entry) -> Mask:
         """A mask; raises `DamagedFile` if it is not that of its record."""
-        mask = self.masks.get(entry.key)
-        if mask is None:
-            path = self.path(entry, ".npz")
-            try:
-                mask = masks.unpack(path)
-            except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                raise DamagedFile(path, f"cannot be read: {type(error).__name__}") from error
-            record = self.read(entry)
-            if record is None or records.weights_digest(mask) != record["result"]["mask"]:
-                raise DamagedFile(path, "its bits are not those of its record")
-        self._remember(entry, mask)
+        path = self.path(entry, ".npz")
+        try:
+            mask = masks.unpack(path)
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise DamagedFile(path, f"cannot be read: {type(error).__name__}") from error
+        record = self.read(entry)
+        if record is None or records.weights_digest(mask) != record["result"]["mask"]:
+            raise DamagedFile(path, "its bits are not those of its record")
         return mask
-
-    def _remember(self, entry: Entry, mask: Mask) -> None:
-        self.masks.pop(entry.key, None)
-        self.masks[entry.key] = mask
-        for key in list(self.masks)[:-2]:
-            del self.masks[key]

@@ -282,8 +282,8 @@ def _finished(tasks: list, workers: int) -> Iterator[tuple[Config, list[str], st
 
 @functools.cache
 def _live_with(parent: int) -> None:
-    """Ends this worker when the study that started it dies, which would not stop it: it would train
-    on, for hours, for nobody."""
+    """Ends this worker when the process that started it dies; otherwise it would train on for hours
+    without use."""
 
     def watch() -> None:
         while os.getppid() == parent:

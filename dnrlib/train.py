@@ -1,7 +1,6 @@
-"""The trainer: SGD over batches of `(inputs, labels)`, and the accuracy of what came out.
+"""The trainer: SGD over batches of `(inputs, labels)`, and the accuracy of a network.
 
-Nothing here knows of methods or datasets: what is kept, what is reset and how long is decided
-outside.
+It depends on no method or dataset: the caller decides what is kept, what is reset and how long.
 """
 
 import math
@@ -147,16 +146,18 @@ def train(
 
     `batches` are iterated once per epoch. Without `settings` they are those of `Settings()`, and
     `peak` scales their learning rate. `after` is called with the number of every epoch, from 1.
-    `step` is the training step of this network, which knows its task (without one it learns from
-    labels); `parent` is the network that a distillation learns from, and weights outside the mask
-    `held` stay at zero; with `average` the network becomes its `MovingAverage` of that decay at
-    the end; `clock` is told where the time goes. Raises `UserError` for no epoch, and if the loss
-    stops being finite.
+    `step` is the training step of this network, with a task and settings of its own (without one it
+    learns from labels); `parent` is the network that a distillation learns from, and weights
+    outside the mask `held` stay at zero; with `average` the network becomes its `MovingAverage` of
+    that decay at the end; `clock` is told where the time goes. Raises `UserError` for no epoch, a
+    warm-up that does not end, and a loss that is not finite.
     """
     if epochs < 1:
         raise UserError(f"epochs={epochs!r} must be at least 1")
-    settings = settings or Settings()
-    step = step or Step(model, Labels(), settings)
+    step = step or Step(model, Labels(), settings or Settings())
+    settings = step.settings
+    if peak == 1 and settings.warmup >= epochs:
+        raise UserError(f"warmup={settings.warmup} must be smaller than epochs={epochs}")
     clock = clock or Clock(step.device)
     step.restart(parent, held or {})
     averaged = MovingAverage(model, average) if average else None

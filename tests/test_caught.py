@@ -111,10 +111,10 @@ def test_each_child_is_born_of_its_own_parent_and_mask(tiny, monkeypatch):
     born, grown = {}, {}
     original = train.train
 
-    def watched(model, batches, epochs, config, **rest):
+    def watched(model, batches, epochs, **rest):
         generation = batches.generation
         born[generation] = {name: w.clone() for name, w in model.state_dict().items()}
-        found = original(model, batches, epochs, config, **rest)
+        found = original(model, batches, epochs, **rest)
         grown[generation] = {name: w.clone() for name, w in model.state_dict().items()}
         return found
 

@@ -245,6 +245,7 @@ def test_half_precision_has_an_exact_mask_too():
         (lambda model: dnrlib.reinitialise(model, {"one.weight": torch.ones(3, 3)}), "not fit"),
         (lambda model: next(dnrlib.regenerate(model, examples(), 2, keep=80)), "between 0 and 1"),
         (lambda model: next(dnrlib.regenerate(nn.ReLU(), examples(), 2)), "no convolution"),
+        (lambda model: next(dnrlib.regenerate(model, examples(), 0)), "generations=0 must be"),
     ],
 )
 def test_what_cannot_be_used_is_refused(wrong, message):
@@ -259,3 +260,4 @@ def test_what_cannot_be_used_is_refused(wrong, message):
 def test_an_unknown_name_of_the_package_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'snap'"):
         dnrlib.snap  # noqa: B018
+    assert {"snip", "regenerate", "UserError"} <= set(dir(dnrlib))

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dnrlib import UserError, masks, released, rules
-from dnrlib.datasets.augment import normalised
+from dnrlib.datasets.augment import augmented
 from dnrlib.datasets.catalogue import load
 from dnrlib.datasets.splits import Data
 from dnrlib.masks import largest, prunable
@@ -78,7 +78,7 @@ def test_snip_of_four_weights_by_hand(tiny, monkeypatch):
 def test_snip_does_not_depend_on_how_the_probe_is_batched(tiny, monkeypatch):
     """Signed gradients are summed before the absolute value is taken (unlike D15). In float64,
     where rounding moves no activation over the kink of its ReLU."""
-    monkeypatch.setattr(rules, "normalised", lambda *of: normalised(*of).double())
+    monkeypatch.setattr(rules, "augmented", lambda *of: augmented(*of).double())
     model = network().double()
     whole = Snip(1.0).scores(parent(tiny(batch=40, augment="none"), model))
     parts = Snip(1.0).scores(parent(tiny(batch=7, augment="none"), model))
@@ -240,7 +240,7 @@ def test_released_snip_by_hand(tiny, monkeypatch):
         for _ in range(33)
     ]
     monkeypatch.setattr(released, "batches", lambda split, size, order: iter(listed))
-    monkeypatch.setattr(released, "normalised", lambda images, dataset: images)
+    monkeypatch.setattr(released, "augmented", lambda images, *of: images)
     model = nn.Linear(4, 5)
     nn.init.normal_(model.weight, generator=draw)
     nn.init.normal_(model.bias, std=0.1, generator=draw)
@@ -268,7 +268,7 @@ def test_released_snip_by_hand(tiny, monkeypatch):
 
 def test_released_snip_drops_all_weights_at_the_threshold(tiny, monkeypatch):
     """On black images all weights have saliency 0: all are dropped, not a fifth of them."""
-    monkeypatch.setattr(released, "normalised", lambda images, dataset: torch.zeros(images.shape))
+    monkeypatch.setattr(released, "augmented", lambda images, *of: torch.zeros(images.shape))
     model = nn.Sequential(nn.Flatten(), nn.Linear(100, 10))
     mask, zero = ReleasedSnip(0.8).mask(parent(tiny(), model))
     assert masks.count(mask) == {"1.weight": 0, "1.bias": 10}

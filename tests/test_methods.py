@@ -75,7 +75,7 @@ def watched(monkeypatch):
     seen = {}
     original = train.train
 
-    def watching(model, batches, epochs, config, **rest):
+    def watching(model, batches, epochs, **rest):
         def look(module, inputs):
             if module.training:
                 found.zeros.append({n: w == 0 for n, w in prunable(module).items()})
@@ -85,7 +85,7 @@ def watched(monkeypatch):
             found.teaching, found.teacher = found.parent.training, copies(found.parent)
         seen[batches.generation] = found
         handle = model.register_forward_pre_hook(look)
-        trained = original(model, batches, epochs, config, **rest)
+        trained = original(model, batches, epochs, **rest)
         handle.remove()
         found.grown = copies(model)
         return trained

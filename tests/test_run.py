@@ -107,10 +107,10 @@ def test_child_inherits_kept_weights_bit_for_bit_and_nothing_else(tiny, method, 
     config = tiny(method=method, generations=2)
     born = {}
 
-    def capture(model, batches, epochs, config, **rest):
+    def capture(model, batches, epochs, **rest):
         if batches.generation == 2:
             born.update({name: value.clone() for name, value in model.state_dict().items()})
-        return trained(model, batches, epochs, config, **rest)
+        return trained(model, batches, epochs, **rest)
 
     trained = train.train
     monkeypatch.setattr(train, "train", capture)
@@ -252,10 +252,10 @@ def killed(config, moment):
         return
     trained, written = train.train, records.write
 
-    def train_until(model, batches, epochs, config, **rest):
+    def train_until(model, batches, epochs, **rest):
         if (batches.generation, "training") == moment:
             os.kill(os.getpid(), signal.SIGKILL)
-        return trained(model, batches, epochs, config, **rest)
+        return trained(model, batches, epochs, **rest)
 
     def write_until(path, content):
         if (path.parent.name, path.suffix) == moment:
@@ -288,11 +288,11 @@ def test_killed_and_resumed_equals_undisturbed(tiny, tmp_path, method):
 def test_two_processes_never_train_the_same_link(tiny, tmp_path, monkeypatch):
     trained, log = train.train, tmp_path / "trained"
 
-    def slow(model, batches, epochs, config, **rest):
+    def slow(model, batches, epochs, **rest):
         with log.open("a") as file:
             file.write(f"{batches.generation}\n")
         time.sleep(0.3)
-        return trained(model, batches, epochs, config, **rest)
+        return trained(model, batches, epochs, **rest)
 
     monkeypatch.setattr(train, "train", slow)
     config = tiny(method="dnr")

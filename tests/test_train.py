@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from dnrlib import UserError, cli, graphs, records, run, train
 from dnrlib.clock import Clock
+from dnrlib.config import Settings
 from dnrlib.datasets.augment import batches, normalised
 from dnrlib.datasets.catalogue import dataset, load
 from dnrlib.graphs import Replayed
@@ -215,6 +216,24 @@ def test_the_moving_average_by_hand(tiny):
         torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=1e-5)
         assert torch.equal(ends[-1][name], value), "measured after it has become its average"
         assert torch.equal(ends[0][name].double(), seen[7][name]), "and not before the end"
+
+
+def test_a_step_brings_its_own_settings(tiny, monkeypatch):
+    """The schedule is of the same settings as momentum, weight decay and smoothing."""
+    config, rates = tiny(), []
+    model = build(config)
+    step = Step(model, Labels(), Settings(lr=0.001, schedule="step"))
+    monkeypatch.setattr(step, "set_rate", rates.append)
+    images = load(config).train
+    train.train(
+        model, [(normalised(images.images, load(config).dataset), images.labels)], 1, step=step
+    )
+    assert rates == [0.001]
+
+
+def test_a_warm_up_that_does_not_end_is_refused(tiny):
+    with pytest.raises(UserError, match="warmup=5 must be smaller than epochs=2"):
+        train.train(build(tiny()), [], 2, Settings(warmup=5))
 
 
 @pytest.mark.parametrize("epochs", [0, -1])

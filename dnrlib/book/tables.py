@@ -68,9 +68,9 @@ def frame_table(
     digits: int | dict[str, int] = 2,
     signed: Sequence[str] = (),
 ) -> Markdown:
-    """A frame as a `table`, without its index and its empty columns. Truth is yes or no, whole
-    numbers stand as they are, others with so many digits after the point (given for all columns, or
-    by column, 2 for those that are not named), those of `signed` columns with their sign."""
+    """A frame as a `table`, without its index and its empty columns. Booleans are shown as
+    yes or no, integers unchanged, other numbers with `digits` decimals (for all columns, or by
+    column with 2 as default), and those of `signed` columns with their sign."""
     cells = []
     for label_, column in (frame := frame.dropna(axis=1, how="all")).items():
         if column.dtype == bool:

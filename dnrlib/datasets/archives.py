@@ -1,5 +1,5 @@
-"""Archives of datasets: fetched so that a broken connection costs nothing, held to their checksums,
-and extracted so that no member lands outside its folder.
+"""Archives of datasets: downloads that can resume, checksums, and extraction that never writes
+outside its folder.
 """
 
 import functools
@@ -30,7 +30,7 @@ class Archive:
     """Address that `prepare` downloads from; None: no longer offered by its authors."""
     md5: str | None = None
     sha256: str | None = None
-    """Without either, the archive is proved by the counts of what comes out of it alone."""
+    """Without either, only the counts of extracted images are checked."""
     size: int | None = None
     """In bytes."""
 

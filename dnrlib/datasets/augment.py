@@ -196,14 +196,19 @@ def normalised(images: Tensor, dataset: Dataset) -> Tensor:
     return pixels.sub_(mean).div_(std)
 
 
+def augmented(images: Tensor, data: Data, config: Config, draw: torch.Generator) -> Tensor:
+    """Images of a run as its training sees them: augmented and `normalised`."""
+    return normalised(AUGMENTATIONS[config.augment](images, draw), data.dataset)
+
+
 def batches(
     split: Split, size: int, order: torch.Generator | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The split once: (images uint8, labels), in ceil(n / size) batches of equal size, give or
     take one image, shuffled if `order` is given.
 
-    As many steps as a loader makes that keeps its last, smaller batch; but no step is taken, and no
-    batch statistics are computed, on a remainder of a few images.
+    There are as many batches as in a loader that keeps its last, smaller batch, but none of them
+    has only a few images, which would distort its batch statistics.
     """
     n = len(split)
     index = torch.arange(n) if order is None else torch.randperm(n, generator=order)
@@ -227,9 +232,8 @@ class Training:
         self.draw = stream(self.config.seed, self.generation, "augment")
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        augment = AUGMENTATIONS[self.config.augment]
         for images, labels in batches(self.data.train, self.config.batch, self.order):
-            inputs = normalised(augment(images, self.draw), self.data.dataset)
+            inputs = augmented(images, self.data, self.config, self.draw)
             if self.mix:
                 inputs, labels = cut_mix(inputs, labels, len(self.data.dataset.classes), self.draw)
             yield inputs, labels

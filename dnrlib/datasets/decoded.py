@@ -317,8 +317,8 @@ def damaged(name: str, known: Record) -> Path | None:
 
 
 def _looks(name: str, known: Record) -> bytes:
-    """What would differ if a file of a decoded dataset were written to: sizes and times of change;
-    with the seal of the manifest, which holds their digests."""
+    """Sizes and modification times of the files of a decoded dataset, and the seal of its manifest:
+    they change when a file is written."""
     states = [path.stat() for path in sorted((place(name) / known["key"]).glob("*.npy"))]
     looks = [known["seal"], [[s.st_size, s.st_mtime_ns, s.st_ctime_ns] for s in states]]
     return digest(looks).encode()

@@ -1,7 +1,7 @@
 """A folder of the user's own images as a dataset: `folder:PATH`, or `folder:PATH@SIZE`.
 
-PATH holds a subfolder of images per class; or `train/`, and as wanted `val/` and `test/`, which
-hold these. What is not given is split off the training images: a fifth of every class each.
+PATH holds one subfolder of images per class; or `train/` and optionally `val/` and `test/`, with
+these subfolders. A missing pool is a fifth of every class of the training images.
 """
 
 import itertools

@@ -1,7 +1,7 @@
 """Readers of the official layouts: from the folder of an extracted tree to its images.
 
-There is one of the name of each set. Nothing in a tree is trusted; whatever is not as published
-becomes a `UserError` that names the file. Classes are in the order of their official labels, or of
+Each dataset has a reader of its name. Nothing in a tree is trusted: any difference from what is
+published is a `UserError` with the path. Classes are in the order of their official labels, or of
 their names where there are none. How many images there must be is `official`'s to say.
 """
 
@@ -38,7 +38,7 @@ def intact(path: Path, md5: str) -> None:
 
 @contextmanager
 def _reading(path: Path, what: str = "cannot be read") -> Iterator[None]:
-    """Within, a library reads a file; for a damaged one it raises anything."""
+    """Turns any error in reading a damaged file into a `UserError`."""
     if not path.exists():
         raise wrong(path, "is missing")
     try:

@@ -240,8 +240,8 @@ def _extracted(official: Official, root: Path) -> Path:
 
 
 def dataset(name: str) -> Dataset | None:
-    """A dataset that was decoded; or, where its fingerprint is known, without its images, which
-    must be here only to be read; else None. Raises `UserError` if it was decoded to other pixels
+    """The decoded dataset; if it is not decoded but its fingerprint is known, a dataset whose
+    images cannot be read; else None. Raises `UserError` if it was decoded to other pixels
     than the published ones."""
     known, found = facts()[name], decoded.dataset(name)
     if found and known.fingerprint not in ("", found.fingerprint):

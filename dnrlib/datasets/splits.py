@@ -1,4 +1,4 @@
-"""What a dataset is, and what of it one run gets."""
+"""Datasets, and the images that one run uses."""
 
 import hashlib
 import math

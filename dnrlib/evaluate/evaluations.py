@@ -61,7 +61,7 @@ class Evaluation(Protocol):
 
 @stored("Predictions")
 class Predictions(Evaluation):
-    """The class that is named for every evaluation image, from which any metric follows: balanced
+    """The predicted class of every evaluation image, from which any metric follows: balanced
     accuracy (DNR Fig. 7), sensitivity and specificity (DNR Table 8)."""
 
     def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
@@ -321,7 +321,7 @@ def recalls(labels: np.ndarray, predicted: np.ndarray) -> list[float]:
 
 
 def ratios(metric: str, labels: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """A metric as ratios of sums over images: what is counted above and below the line (images x
+    """A metric as ratios of sums over images: the numerators and the denominators (images x
     ratios). With two classes the second is the positive one and there is one ratio; with more there
     is one per class, against the rest, and the metric is their mean."""
     if metric == "accuracy":
