@@ -443,6 +443,10 @@ class Walk:
 
 
 def finished(config: Config, device: str = "auto", runs: Path | None = None) -> Trainee:
-    """The network of a finished run, from its weights on disk; raises `DamagedFile`."""
+    """The network of a finished run, from its weights on disk; of an ensemble all its members as
+    one. Raises `DamagedFile`."""
     walk = Walk(config, Store(runs), train.device_named(device))
+    if config.method == "ensemble":
+        walk.trainee.model = walk.averaged()
+        return walk.trainee
     return walk.open(len(walk.links) - 1)

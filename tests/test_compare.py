@@ -14,19 +14,22 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from dnrlib import UserError, cli, methods, study, train
+from dnrlib import UserError, cli, methods, run, study, train
 from dnrlib.book.tables import LEAST_SEEDS
 from dnrlib.compare import choice, report
 from dnrlib.compare import export as export_module
-from dnrlib.compare.choice import METHODS, choose, detectable
+from dnrlib.compare.choice import ARMS, CELLS, ORDINARY, choose, detectable, estimated
 from dnrlib.compare.export import export, load_model
 from dnrlib.datasets.augment import evaluation_batches
 from dnrlib.datasets.catalogue import dataset, read
 from dnrlib.datasets.splits import Split
 from dnrlib.methods import label
+from dnrlib.models import build as build_network
+from dnrlib.models import load_state
 from dnrlib.recipes import configure
 from dnrlib.run import chain, finished
 from dnrlib.stats import LEVEL, MARGIN, estimate, seeds_needed
+from dnrlib.store import Store
 from tests.test_figures import Page
 from tests.test_folder import build, image
 
@@ -37,85 +40,123 @@ NOISE = np.array([0.3, -0.5, 0.1, 0.4, -0.3])
 
 
 def scores(**given):
-    """Validation accuracies of five seeds, 80 for all but what is given, with unequal noise."""
-    rows = []
-    for number, method in enumerate(METHODS):
+    """Accuracies of five seeds, 80 for all but what is given, with unequal noise; every image has
+    the accuracy of its seed, so that images add nothing to the spread. In names two
+    underscores stand for the plus sign."""
+    rows, given = [], {name.replace("__", "+"): values for name, values in given.items()}
+    for number, method in enumerate(ARMS):
         values = given.get(method, 80 + np.roll(NOISE, number))
         rows += [
             {"method": method, "seed": seed, "validation": float(value)}
+            | {f"{pool}_right": 30 * [float(value)] for pool in ("validation", "test")}
             for seed, value in enumerate(values)
         ]
     return pd.DataFrame(rows)
 
 
+def chosen(**given):
+    frame = scores(**given)
+    return choose({arm: np.array(rows.tolist()) for arm, rows in by_arm(frame)})
+
+
+def by_arm(frame):
+    return frame.groupby("method")["validation_right"]
+
+
+def all_like(values):
+    return {arm.replace("+", "__"): values for arm in ARMS}
+
+
 def test_a_clear_winner_is_advised():
-    found = choose(scores(dnr=86 + NOISE[::-1], ke=83 + NOISE))
-    assert (found.method, found.leader, found.found) == ("dnr", "dnr", True)
-    assert found.over_long.low > 0
-    assert found.over_plain.mean == pytest.approx(6)
+    found = chosen(dnr__tuned=86 + NOISE[::-1], ke=83 + NOISE)
+    assert (found.method, found.leader, found.found) == ("dnr+tuned", "dnr+tuned", True)
+    assert found.decided
+    assert list(found.over) == list(ORDINARY)
+    assert all(each.low > 0 for each in found.over.values())
+    assert found.over["plain"].mean == pytest.approx(6)
 
 
 def test_no_difference_advises_the_simplest():
-    found = choose(scores())
-    assert (found.method, found.found) == ("plain", False)
-    assert found.over_long.low < 0 < found.over_long.high
+    found = chosen()
+    assert (found.method, found.found, found.decided) == ("plain", False, False)
+    assert found.over["long+tuned"].low < 0 < found.over["long+tuned"].high
     assert 0 < found.detectable < 5
 
 
 def test_longer_training_is_advised_if_it_alone_helps():
-    found = choose(scores(long=84 + NOISE[::-1]))
-    assert (found.method, found.found) == ("long", False)
-    assert found.longer.mean == pytest.approx(4, abs=0.1)
-    assert found.over_long.high < 0
+    found = chosen(long__tuned=84 + NOISE[::-1])
+    assert (found.method, found.found, found.decided) == ("long+tuned", False, True)
+    assert found.ahead["plain"].mean == pytest.approx(4, abs=0.1)
+    assert list(found.ahead) == ["plain", "plain+tuned"]
+    assert found.over["long+tuned"].high < 0
 
 
-def test_of_the_two_lengths_the_better_mean_is_advised_and_nothing_claimed(there):
+def test_of_ordinary_trainings_the_better_mean_is_advised_and_nothing_claimed(there):
     """Twelve points that three noisy seeds cannot prove are no reason to train a third as long."""
-    wild = {"plain": 80 + 20 * NOISE, "long": 92 + NOISE[::-1]}
-    found = choose(scores(**(dict.fromkeys(METHODS, 90 + NOISE) | wild)))
-    assert (found.method, found.found) == ("long", False)
-    unsure = {"plain": 80 + 20 * NOISE, "long": 81 + NOISE[::-1]}
-    said = report.answer(made(there, scores(**(dict.fromkeys(METHODS, 78 + NOISE) | unsure))))
+    wild = {"plain": 80 + 20 * NOISE, "plain__tuned": 80 - 20 * NOISE}
+    found = chosen(**(all_like(90 + NOISE) | wild | {"long__tuned": 92 + NOISE[::-1]}))
+    assert (found.method, found.found) == ("long+tuned", False)
+    unsure = wild | {"long__tuned": 81 + NOISE[::-1]}
+    said = report.answer(made(there, scores(**(all_like(78 + NOISE) | unsure))))
     assert "**No winner; the cheapest of those not worse is the long baseline" in said
-    assert "the long baseline (LB) minus plain training is +1.00 points [" in said
+    assert "the long baseline (LB), tuned minus plain training is +1.00 points [" in said
 
 
 def test_equal_means_are_a_tie_for_the_simplest():
-    found = choose(scores(**{method: [80.0] * 5 for method in METHODS}))
+    found = chosen(**all_like([80.0] * 5))
     assert (found.method, found.found) == ("plain", False)
     assert math.isnan(found.detectable)
 
 
 def test_a_difference_without_spread_is_no_evidence():
-    level = 80 + NOISE
-    equal = dict.fromkeys(METHODS, level)
-    assert not choose(scores(**(equal | {"dnr": level + 2}))).found
+    assert not chosen(**(all_like(80 + NOISE) | {"dnr__tuned": 82 + NOISE})).found
 
 
-def test_a_winner_must_beat_the_short_training_too():
-    found = choose(scores(long=70 + NOISE[::-1], dnr=80.1 + NOISE))
-    assert found.over_long.low > 0
-    assert (found.method, found.found) == ("plain", False)
+@pytest.mark.parametrize("of", ["plain", "plain__tuned", "long__tuned"])
+def test_a_winner_must_beat_every_ordinary_training(of):
+    low = dict.fromkeys(("plain", "plain__tuned", "long__tuned"), 70 + NOISE[::-1])
+    given = low | {
+        of: 80 + NOISE,
+        "ke": 70 + NOISE,
+        "tune": 70 + NOISE,
+        "ensemble__tuned": 70 + NOISE,
+    }
+    found = chosen(**given, dnr__tuned=80.1 + np.roll(NOISE, 2))
+    assert sum(each.low > 0 for each in found.over.values()) == 2
+    assert (found.method, found.found) == (of.replace("__", "+"), False)
 
 
 def test_picking_the_best_of_four_is_corrected_for():
     edge = np.array([0.2, 1.8, 0.6, 1.0, 1.4])
-    equal = dict.fromkeys(METHODS, 80 + NOISE)
-    found = choose(scores(**(equal | {"dnr": 80 + NOISE + edge})))
-    assert estimate(edge).low > 0 > found.over_long.low
+    found = chosen(**(all_like(80 + NOISE) | {"dnr__tuned": 80 + NOISE + edge}))
+    over = found.over["long+tuned"]
+    assert estimate(edge).low > 0 > over.low
     assert not found.found
     test = stats.ttest_1samp(edge, 0).confidence_interval(1 - 0.05 / 4)
-    assert (found.over_long.low, found.over_long.high) == pytest.approx((test.low, test.high))
+    assert (over.low, over.high) == pytest.approx((test.low, test.high))
+
+
+def test_few_images_are_less_sure_than_many():
+    """Six of a hundred images more, in every seed, may be an accident of the images."""
+    draw = np.random.RandomState(0)
+    right = {arm: 100.0 * (draw.rand(5, 100) < 0.8) for arm in ARMS}
+    right["plain"][:, :6], right["ke"] = 0, right["plain"].copy()
+    right["ke"][:, :6] = 100 * (draw.rand(5, 6) < 0.9)
+    shifted = {arm: np.tile(values, (1, 40)) for arm, values in right.items()}
+    few, many = (estimated(each["ke"] - each["plain"]) for each in (right, shifted))
+    assert few.mean == pytest.approx(many.mean)
+    by_seed = estimate(right["ke"].mean(1) - right["plain"].mean(1))
+    assert few.low + 1 < many.low <= by_seed.low + 1e-9
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_too_few_seeds_decide_nothing_and_have_no_interval(there, seeds):
-    frame = scores(dnr=90 + NOISE)
+    frame = scores(dnr__tuned=90 + NOISE)
     few = frame[frame["seed"] < seeds]
-    found = choose(few)
+    found = choose({arm: np.array(rows.tolist()) for arm, rows in by_arm(few)})
     assert (found.method, found.found) == ("plain", False)
-    assert found.over_long.mean == pytest.approx(10, abs=1)
-    for difference in (found.over_long, found.over_plain, found.longer):
+    assert found.over["long+tuned"].mean == pytest.approx(10, abs=1)
+    for difference in (*found.over.values(), *found.ahead.values()):
         assert math.isnan(difference.low)
         assert math.isnan(difference.high)
     said = report.answer(made(there, few))
@@ -126,17 +167,17 @@ def test_too_few_seeds_decide_nothing_and_have_no_interval(there, seeds):
 
 
 def test_seeds_that_agree_have_no_interval(there):
-    found = made(there, scores(**{method: [80.0] * 5 for method in METHODS}))
+    found = made(there, scores(**all_like([80.0] * 5)))
     said = report.answer(found)
-    assert math.isnan(found.choice.over_long.low)
+    assert math.isnan(found.choice.over["long+tuned"].low)
     assert "[" not in said
     assert "The seeds do not differ" in said
 
 
-@pytest.mark.parametrize(("behind", "advised"), [(MARGIN, "plain"), (MARGIN + 0.1, "long")])
+@pytest.mark.parametrize(("behind", "advised"), [(MARGIN, "plain"), (MARGIN + 0.1, "plain+tuned")])
 def test_the_cheapest_that_is_not_worse_is_at_most_the_margin_behind(behind, advised):
     level = 90 + 10 * NOISE
-    found = choose(scores(**(dict.fromkeys(METHODS, level) | {"plain": level[::-1] - behind})))
+    found = chosen(**(all_like(level) | {"plain": level[::-1] - behind}))
     assert (found.method, found.found) == (advised, False)
 
 
@@ -192,7 +233,7 @@ def there(whole, monkeypatch):
 
 def test_what_is_stored_is_what_the_networks_do(there):
     found = choice.load(there)
-    assert found.scores.shape == (18, 6)
+    assert found.scores.shape == (21, 8)
     assert (found.seeds, found.done) == (3, 3)
     for row in found.scores.itertuples():
         if row.seed:
@@ -200,6 +241,8 @@ def test_what_is_stored_is_what_the_networks_do(there):
         config = found.config(row.method, row.seed)
         trainee, pools = finished(config), read("digits")
         assert trainee.measure(pools["test"])[0] == pytest.approx(row.test)
+        assert np.mean(row.test_right) == pytest.approx(row.test)
+        assert np.mean(row.validation_right) == pytest.approx(row.validation)
         accuracy = trainee.measure(pools["tuning"])[0]
         assert accuracy == pytest.approx(row.validation)
         # Classes of the digits' test pool are equally large.
@@ -225,17 +268,41 @@ def test_the_report_is_one_file_with_the_answer_first(there):
     images = re.findall(r"<img[^>]*>", text)
     assert len(images) == 4
     assert all(re.search(r'alt="[^"]{30}', image) for image in images)
-    for method in METHODS:
-        assert label(method) in text
+    for arm in ARMS:
+        assert label(arm) in text
+    assert "If you may, try a network first that was trained on many other images" in first
 
 
-def test_all_methods_but_plain_have_one_budget(there):
+def test_all_arms_of_several_generations_have_one_budget(there):
     found = choice.load(there)
-    configs = [found.config(method, 4) for method in METHODS]
-    spent = {config.method: methods.budget(config) for config in configs}
-    assert spent.pop("plain") == 2
-    assert set(spent.values()) == {2 * 2}
+    configs = [found.config(arm, 4) for arm in ARMS]
+    spent = [methods.budget(config) for config in configs]
+    # Three members cannot be shorter than an epoch each.
+    assert spent == [2, 2, 4, 4, 4, 4, 3]
     assert {(config.pool, config.seed) for config in configs} == {("tuning", 4)}
+
+
+def test_tuned_settings_are_those_of_the_best_short_training(there, tmp_path, monkeypatch):
+    found = choice.load(there)
+    accuracies = [
+        run.run(config)[-1]["result"]["test_accuracy"] for config in choice.tuning_runs(found.base)
+    ]
+    assert found.tuned == CELLS[int(np.argmax(accuracies))]
+    for arm in ARMS:
+        config = found.config(arm)
+        settings = {name: getattr(config, name) for name in ("weight_decay", "lr")}
+        given = {name: getattr(found.base, name) for name in settings}
+        assert settings == (given | found.tuned if arm.endswith("+tuned") else given)
+
+
+def test_a_setting_that_does_not_train_is_left_out(tiny, monkeypatch):
+    base = tiny(pool="tuning")
+    monkeypatch.setattr(choice, "CELLS", [{"lr": 1e30}, {"lr": 0.05}])
+    how = {"published": False, "workers": 1, "device": "cpu"}
+    assert choice._tuned(base, how) == {"lr": 0.05}
+    monkeypatch.setattr(choice, "CELLS", [{"lr": 1e30}])
+    with pytest.raises(UserError, match="does not train with any setting"):
+        choice._tuned(base, how)
 
 
 def test_the_same_command_again_trains_nothing_and_knows_its_time(there, monkeypatch):
@@ -254,6 +321,8 @@ def clock(monkeypatch):
     real = choice.study
 
     def slow(configs, **how):
+        if configs[0].seed == choice.TUNING_SEED:
+            return real(configs, **how)
         noted.seeds.append(configs[0].seed)
         if configs[0].seed == noted.stop_at:
             real(configs[:2], **how)
@@ -278,7 +347,7 @@ def test_no_seed_is_begun_that_would_pass_the_deadline(clock, tmp_path, monkeypa
     assert "3 seeds were wanted; the time was up after 2" in report.answer(found)
     # The same again costs nothing and has no more time; what is on disk is shown.
     clock.cost, clock.seeds[:] = 0, []
-    monkeypatch.setattr(choice, "_recorded", lambda configs: 1000 if configs[0].seed < 2 else 0)
+    monkeypatch.setattr(choice, "_recorded", lambda configs: 1000 * (configs[0].seed < 2))
     assert choice.compared("digits", tmp_path, **how).done == 2
     assert choice.compared("digits", tmp_path, **(how | {"hours": 0.9})).done == 3
     assert clock.seeds == [0, 1, 0, 1, 2]
@@ -297,6 +366,8 @@ def test_what_was_stopped_goes_on_and_its_time_counts(clock, tmp_path, monkeypat
     real, counted = choice._recorded, []
 
     def recorded(configs):
+        if configs[0].seed == choice.TUNING_SEED:
+            return 0.0
         counted.append(real(configs))
         return 1200.0 if counted[-1] else 0.0
 
@@ -325,10 +396,12 @@ def test_bad_arguments_are_refused(change, said, tmp_path):
 
 def test_images_that_change_during_a_comparison_are_an_error(tmp_path, monkeypatch):
     name = build(tmp_path / "mine", {"cat": 8, "dog": 8})
-    again = lambda *given: (build(tmp_path / "mine", {"cat": 9}), 0.0)  # noqa: E731
-    monkeypatch.setattr(choice, "_trained", again)
+    real = choice._tuned
+    again = lambda *given: build(tmp_path / "mine", {"cat": 9}) and real(*given)  # noqa: E731
+    monkeypatch.setattr(choice, "_tuned", again)
+    brief = {"width": 4, "epochs": 1, "generations": 2}
     with pytest.raises(UserError, match="changed during the comparison"):
-        choice.compared(name, tmp_path / "out", hours=1, device="cpu")
+        choice.compared(name, tmp_path / "out", seeds=3, device="cpu", settings=brief)
 
 
 def test_damaged_and_missing_comparisons_are_named(there, tmp_path):
@@ -370,8 +443,9 @@ def made(there, frame):
 
 
 def test_the_answer_says_by_how_much(there):
-    said = report.answer(made(there, scores(dnr=86 + NOISE[::-1])))
-    assert said.startswith("**Use DNR**: 2 trainings of 2 epochs")
+    said = report.answer(made(there, scores(dnr__tuned=86 + NOISE[::-1])))
+    assert said.startswith("**Use DNR, tuned**: 2 trainings of 2 epochs")
+    assert "it costs one pass of one network" in said
     assert "+6.00 points" in said
     assert "n = 5 seeds" in said
     assert "do not confirm" not in said
@@ -385,22 +459,27 @@ def test_the_answer_says_what_could_have_been_seen(there):
     assert f"A difference of {found.choice.detectable:.1f} points would have been found" in said
 
 
+def test_an_ensemble_says_what_it_costs(there):
+    said = report.answer(made(there, scores(ensemble__tuned=86 + NOISE[::-1])))
+    assert said.startswith("**Use ensemble, tuned**: 3 networks of 1 epochs each")
+    assert "On new images it costs 3 times the time and memory of one network" in said
+
+
 def test_longer_training_may_be_what_helps(there):
-    said = report.answer(made(there, scores(long=84 + NOISE[::-1])))
-    assert said.startswith("**Use the long baseline (LB)**: one training of 4 epochs")
-    assert "On the validation images the long baseline (LB) minus plain training is +4.0" in said
+    said = report.answer(made(there, scores(long__tuned=84 + NOISE[::-1])))
+    assert said.startswith("**Use the long baseline (LB), tuned**: one training of 4 epochs")
+    assert "the long baseline (LB), tuned minus plain training is +4.0" in said
     # A gain that is sure, and smaller than the margin, is not worth the time.
     level = 80 + NOISE
-    slight = made(there, scores(plain=level, long=level + 0.3 + NOISE[::-1] / 100))
-    assert slight.choice.longer.low > 0
-    assert "**No winner; the cheapest of those not worse is plain training**" in report.answer(
-        slight
-    )
+    longer = level + 0.3 + NOISE[::-1] / 100
+    slight = made(there, scores(plain=level, plain__tuned=level, long__tuned=longer))
+    answer = report.answer(slight)
+    assert "**No winner; the cheapest of those not worse is plain training**" in answer
 
 
 def test_the_test_images_may_fail_to_confirm(there):
-    found = made(there, scores(dnr=86 + NOISE[::-1]))
-    found.scores["test"] = scores()["validation"]
+    found = made(there, scores(dnr__tuned=86 + NOISE[::-1]))
+    found.scores["test_right"] = scores()["test_right"]
     assert "do not confirm" in report.answer(found)
 
 
@@ -421,9 +500,10 @@ def test_no_name_of_a_folder_class_or_file_is_markup_in_the_report(tmp_path):
         image(root / folder / '<b onclick="f">.png', 99)
     base = configure(name, pool="tuning", width=4)
     labels = read(name)["test"].labels.numpy()
-    of_test = {"test": 75.0, "balanced": 75.0, "predicted": [(1 - labels).tolist()] * 30}
+    of_test = {"test": 75.0, "balanced": 75.0, "predicted": [(1 - labels).tolist()] * 35}
     found = choice.Comparison(
         base=base,
+        tuned={},
         seeds=5,
         hours=1.0,
         seconds=1.0,
@@ -469,11 +549,11 @@ def test_what_the_advised_method_names(there):
     assert named["label"].cat.categories.tolist() == list("0123456789")
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_export_command_names_the_run(there, method):
-    found = made(there, scores(**{method: 90 + NOISE[::-1]}))
-    config = found.config(method)
-    assert found.choice.method == method
+@pytest.mark.parametrize("arm", ARMS)
+def test_the_export_command_names_the_run(there, arm):
+    found = made(there, scores(**{arm.replace("+", "__"): 90 + NOISE[::-1]}))
+    config = found.config(arm)
+    assert found.choice.method == arm
     options = cli.parser().parse_args(shlex.split(report.export_command(found))[1:])
     assert chain(cli._config(options))[-1].key == chain(config)[-1].key
 
@@ -490,15 +570,15 @@ def test_the_command_compares_exports_and_reports(there, tmp_path, monkeypatch, 
     )
     monkeypatch.setattr("dnrlib.compare.export.export", lambda *given: asked.update(export=given))
     monkeypatch.setattr(report, "write", lambda output: output / "report.html")
-    found = made(there, scores(dnr=86 + NOISE[::-1]))
+    found = made(there, scores(dnr__tuned=86 + NOISE[::-1]))
     assert cli.main(["compare", str(tmp_path / "mine"), "--hours", "3", "--no-flip"]) == 0
     output = tmp_path / "mine-compared"
     assert asked["given"] == (f"folder:{tmp_path / 'mine'}", output)
     assert (asked["hours"], asked["settings"]) == (3, {"augment": "crop"})
-    assert asked["export"][:2] == (found.config("dnr", 0), output / "model.pt")
+    assert asked["export"][:2] == (found.config("dnr+tuned", 0), output / "model.pt")
     said = capsys.readouterr().out
     assert "class cat is small; images: 8" in said
-    assert "\nUse DNR: 2 trainings of 2 epochs" in said
+    assert "\nUse DNR, tuned: 2 trainings of 2 epochs" in said
     assert f"report: {output / 'report.html'}" in said
 
 
@@ -535,6 +615,22 @@ def test_the_exported_network_is_the_trained_one(there, tmp_path):
     assert [line[:2] for line in said] == [[str(picture), str(n)] for n in best]
     percent = [float(line[2].removesuffix("%")) for line in said]
     assert percent == pytest.approx((100 * shares[best]).tolist(), abs=0.1)
+
+
+def test_an_exported_ensemble_averages_its_members(tiny, tmp_path):
+    config = tiny(method="ensemble", epochs=2)
+    export(config, tmp_path / "net.pt", "cpu")
+    test, model = read("digits")["test"], load_model(tmp_path / "net.pt")
+    ((inputs, _),) = evaluation_batches(
+        Split(test.images[:20], test.labels[:20]), dataset("digits")
+    )
+    total = 0
+    for link in chain(config):
+        member = build_network(config)
+        load_state(member, Store().weights(link.trained))
+        with torch.inference_mode():
+            total = total + member.eval()(inputs).softmax(1)
+    torch.testing.assert_close(model.network(inputs).softmax(1), total / 3, rtol=1e-4, atol=1e-5)
 
 
 def test_export_trains_what_is_missing(tiny, tmp_path):

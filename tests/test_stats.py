@@ -8,7 +8,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from dnrlib import UserError, stats
-from dnrlib.stats import clustered, comparisons, estimate, holm, seeds_needed, summary
+from dnrlib.stats import clustered, comparisons, crossed, estimate, holm, seeds_needed, summary
 
 
 def test_estimate_is_the_t_interval():
@@ -264,3 +264,33 @@ def test_differences_are_paired_by_seed_and_generation():
 def test_a_line_and_its_residual():
     assert stats.line([0, 1, 2], [1.0, 3.0, 5.0]) == pytest.approx((2, 1, 0))
     assert stats.line([0, 1, 2], [0.0, 1.0, 0.0])[2] == pytest.approx(100 * 2 / 3)
+
+
+def test_crossed_has_the_variance_of_both_samples():
+    """Of values that are a seed's part plus an image's part the mean varies with both, and the
+    interval holds the true mean as often as it says."""
+    draw, inside, means, errors = np.random.RandomState(0), 0, [], []
+    for _ in range(2000):
+        values = draw.normal(0, 2, (6, 1)) + draw.normal(0, 5, (1, 40)) + draw.normal(0, 1, (6, 40))
+        found = crossed(values)
+        inside += found.low < 0 < found.high
+        means.append(found.mean)
+        errors.append((found.sd / np.sqrt(6)) ** 2)
+        assert (found.p < 0.05) == (not found.low < 0 < found.high)
+    assert np.mean(errors) == pytest.approx(np.var(means), rel=0.1)
+    assert inside / 2000 == pytest.approx(0.95, abs=0.02)
+
+
+def test_crossed_without_one_of_the_samples_is_the_t_interval_of_the_other():
+    seeds = np.array([1.0, 2.0, 4.0])
+    only_seeds = crossed(np.tile(seeds[:, None], (1, 500)))
+    plain = estimate(seeds)
+    assert only_seeds.n == plain.n
+    for name in ("mean", "sd", "low", "high", "p"):
+        assert getattr(only_seeds, name) == pytest.approx(getattr(plain, name)), name
+    images = np.tile(np.arange(50.0), (3, 1))
+    expected = scipy_stats.t.interval(0.9, 49, 24.5, scipy_stats.sem(np.arange(50.0)))
+    found = crossed(images, 0.9)
+    assert (found.low, found.high) == pytest.approx(expected)
+    assert math.isnan(crossed(images[:1]).low)
+    assert crossed(np.ones((3, 4))).mean == 1

@@ -28,15 +28,21 @@ from ..evaluate.evaluations import Predictions, recalls
 from ..frames import generations
 from ..recipes import configure
 from ..run import entries, finished, threads
-from ..stats import LEVEL, MARGIN, POWER, Estimate, estimate
+from ..stats import LEVEL, MARGIN, POWER, Estimate, crossed
 from ..store import Store
-from ..study import Archive, Run, study
+from ..study import Archive, Run, StudyFailed, study
 
-METHODS = ("plain", "long", "tune", "llf", "ke", "dnr")
-"""What is compared: ordinary training of one generation and of all, then the others, the simplest
-first. All but `plain` cost the same."""
-
-OTHERS = METHODS[2:]
+ORDINARY = ("plain", "plain+tuned", "long+tuned")
+"""Ordinary training, the cheapest first: of one generation with the settings given, the same with
+tuned ones, and of all generations."""
+OTHERS = ("tune", "ke", "dnr+tuned", "ensemble+tuned")
+"""What is compared with it. They cost as much as `long`; an ensemble costs more at inference."""
+ARMS = ORDINARY + OTHERS
+CELLS: list[dict[str, float]] = [{}]
+CELLS += [{"weight_decay": decay, "lr": lr} for decay in (5e-3, 2e-2) for lr in (0.1, 0.03)]
+"""The settings from which the tuned ones are chosen, the given ones first; the grid of the book."""
+TUNING_SEED = 1000
+"""The seed of that choice, which is none of those that are reported."""
 
 
 @dataclass(frozen=True)
@@ -44,58 +50,63 @@ class Choice:
     """What the validation images say."""
 
     method: str
-    """The method that is advised."""
+    """The arm that is advised."""
     leader: str
     """The one of `OTHERS` with the highest mean."""
     found: bool
-    """Whether the leader was found to be better than ordinary training of both lengths."""
-    over_long: Estimate
-    """`leader` minus `long`, paired by seed; the interval is corrected for the number of
-    `OTHERS`."""
-    over_plain: Estimate
-    """`leader` minus `plain`, in the same way."""
-    longer: Estimate
-    """`long` minus `plain`, paired by seed."""
+    """Whether the leader was found to be better than all ordinary training."""
+    over: dict[str, Estimate]
+    """`leader` minus each of `ORDINARY`; intervals are corrected for the number of `OTHERS`."""
+    ahead: dict[str, Estimate]
+    """The advised one of `ORDINARY` minus each cheaper one."""
     detectable: float
     """The difference in points that a comparison of this size sees with 80 % power at the spread
     measured, or NaN where there is none to measure."""
 
+    @property
+    def decided(self) -> bool:
+        """Whether the advice was found to be better than all that is cheaper."""
+        ahead = [over.low > 0 for over in self.ahead.values()]
+        return self.found or (all(ahead) and ahead != [])
 
-def choose(scores: pd.DataFrame) -> Choice:
-    """The choice from a frame with columns method, seed and `validation` (accuracy in %).
 
-    The best of `OTHERS` is advised if its paired differences to both `long` and `plain` have
-    intervals above 0, at a level corrected for having picked the best of several (Bonferroni).
-    Otherwise the cheapest method that is not worse than `long` is advised: `plain` if its mean is
-    at most `MARGIN` lower, else `long`. The spread for `detectable` is the root mean square over
-    all methods compared with `long`.
+def choose(right: dict[str, np.ndarray]) -> Choice:
+    """The choice from what each arm named rightly (seeds x validation images, 0 or 100).
+
+    The best of `OTHERS` is advised if its differences to all of `ORDINARY`, paired by seed and
+    image, have intervals above 0 (`stats.crossed`), at a level corrected for having picked the best
+    of several (Bonferroni). Otherwise the cheapest of `ORDINARY` is advised whose mean is at most
+    `MARGIN` below their best. The spread for `detectable` is the root mean square over `OTHERS`,
+    compared with the last of `ORDINARY`.
     """
-    wide = scores.pivot(index="seed", columns="method", values="validation")
-    means = wide.mean().round(9)
-    leader = max(OTHERS, key=lambda method: means[method])
+    means = {arm: round(float(values.mean()), 9) for arm, values in right.items()}
+    leader = max(OTHERS, key=lambda arm: means[arm])
     level = 1 - (1 - LEVEL) / len(OTHERS)
-    over_long, over_plain = (estimated(wide[leader] - wide[of], level) for of in ("long", "plain"))
-    found = over_long.low > 0 and over_plain.low > 0
-    cheapest = "plain" if means["plain"] >= means["long"] - MARGIN else "long"
-    sd = np.sqrt(np.mean([estimate(wide[of] - wide["long"]).sd ** 2 for of in OTHERS]))
+    over = {of: estimated(right[leader] - right[of], level) for of in ORDINARY}
+    found = all(each.low > 0 for each in over.values())
+    best = max(means[arm] for arm in ORDINARY)
+    cheapest = next(arm for arm in ORDINARY if means[arm] >= best - MARGIN)
+    cheaper = ORDINARY[: ORDINARY.index(cheapest)]
+    spreads = [crossed(right[of] - right[ORDINARY[-1]]).sd for of in OTHERS]
+    sd = math.sqrt(float(np.mean(np.square(spreads))))
     return Choice(
         method=leader if found else cheapest,
         leader=leader,
         found=found,
-        over_long=over_long,
-        over_plain=over_plain,
-        longer=estimated(wide["long"] - wide["plain"]),
-        detectable=detectable(float(sd), len(wide), level),
+        over=over,
+        ahead={of: estimated(right[cheapest] - right[of]) for of in cheaper},
+        detectable=detectable(sd, len(right[leader]), level),
     )
 
 
-def estimated(values: pd.Series, level: float = LEVEL) -> Estimate:
-    """`stats.estimate`, with NaN for the interval of fewer than `LEAST_SEEDS` seeds and of seeds
+def estimated(values: np.ndarray, level: float = LEVEL) -> Estimate:
+    """`stats.crossed`, with NaN for the interval of fewer than `LEAST_SEEDS` seeds and of seeds
     that agree: a few may do so by chance, and no spread is no evidence."""
-    found = estimate(values, level)
-    if found.n >= LEAST_SEEDS and not math.isnan(found.p):
+    found = crossed(values, level)
+    agree = np.ptp(values.mean(1)) < 1e-9
+    if found.n >= LEAST_SEEDS and not agree:
         return found
-    return dataclasses.replace(found, low=math.nan, high=math.nan)
+    return dataclasses.replace(found, low=math.nan, high=math.nan, p=math.nan)
 
 
 def detectable(sd: float, n: int, level: float = LEVEL) -> float:
@@ -117,7 +128,9 @@ class Comparison:
     """A finished comparison, as it is stored in `comparison.json`."""
 
     base: Config
-    """The settings that all runs share."""
+    """The settings that all runs share, but those that are `tuned`."""
+    tuned: dict[str, float]
+    """The weight decay and learning rate that were chosen; empty: those of `base`."""
     seeds: int
     """The seeds that were asked for."""
     hours: float
@@ -126,25 +139,31 @@ class Comparison:
     """The time that the training took, over all calls."""
     device: str
     scores: pd.DataFrame
-    """One row per method and seed: validation, test and balanced (accuracies in %; the last the
-    mean over the classes that have test images), and `predicted`, a list of the labels given to the
-    test images in their order."""
+    """One row per method (an arm) and seed: validation, test and balanced (accuracies in %; the
+    last the mean over the classes that have test images), `validation_right` and `test_right`
+    (lists over images of 100 where it was right, else 0), and `predicted` (a list of the labels
+    given to the test images)."""
     curves: pd.DataFrame
     """`frames.generations` by method, of the validation images."""
     demonstration: bool = False
 
     @property
     def choice(self) -> Choice:
-        return choose(self.scores)
+        return choose(self.right("validation"))
 
     @property
     def done(self) -> int:
         """The seeds that were trained."""
         return self.scores["seed"].nunique()
 
-    def config(self, method: str, seed: int = 0) -> Config:
-        """The run of a method and seed."""
-        return dataclasses.replace(self.base, method=method, seed=seed)
+    def right(self, pool: str) -> dict[str, np.ndarray]:
+        """By arm, what it names rightly of `validation` or `test`: seeds x images, 0 or 100."""
+        by_arm = self.scores.groupby("method")[f"{pool}_right"]
+        return {arm: np.array(rows.tolist(), dtype=float) for arm, rows in by_arm}
+
+    def config(self, arm: str, seed: int = 0) -> Config:
+        """The run of an arm and seed."""
+        return configured(self.base, self.tuned, arm, seed)
 
     def named(self) -> pd.DataFrame:
         """What the networks of the advised method see in the test images, one row per seed and
@@ -162,6 +181,12 @@ class Comparison:
         )
 
 
+def configured(base: Config, tuned: dict[str, float], arm: str, seed: int) -> Config:
+    """The run of an arm: METHOD, or METHOD+tuned."""
+    method, _, is_tuned = arm.partition("+")
+    return dataclasses.replace(base, method=method, seed=seed, **(tuned if is_tuned else {}))
+
+
 def compared(
     name: str,
     output: Path,
@@ -172,8 +197,8 @@ def compared(
     workers: int = 0,
     settings: dict[str, Any] | None = None,
 ) -> Comparison:
-    """Compares `METHODS` on a dataset in about the time given, and writes `comparison.json` into
-    the folder `output`.
+    """Compares `ARMS` on a dataset in about the time given, and writes `comparison.json` into the
+    folder `output`.
 
     What is on disk is read, and the time that it took counts: called again, it goes on where it
     was. `settings` change the dataset's recipe. Raises `UserError` for bad arguments, and for a
@@ -189,36 +214,18 @@ def compared(
     if missing:
         raise UserError(f"{name} has no images in the pools {', '.join(missing)}; all are needed")
     images = dataset(name).fingerprint
-    runs, seconds = _trained(base, seeds, hours, device, workers)
-    if dataset(name).fingerprint != images:
-        raise UserError(f"the images of {name} changed during the comparison; compare again")
-    curves = generations(runs)[["method", "seed", "generation", "epochs", "test_accuracy"]]
-    comparison = Comparison(
-        base=base,
-        seeds=seeds,
-        hours=hours,
-        seconds=seconds,
-        device=runs[0].records[0]["provenance"]["processor"],
-        scores=_scores(runs, device),
-        curves=curves.assign(method=curves["method"].str.partition("+")[0]),
-    )
-    save(output, comparison)
-    return comparison
-
-
-def _trained(
-    base: Config, seeds: int, hours: float, device: str, workers: int
-) -> tuple[list[Run], float]:
-    """The runs of all methods, seed by seed, and the seconds that they took; the first seed always,
-    another one only if at the pace so far it ends before the time is up."""
     on_cpu = train.device_named(device).type == "cpu"
-    at_once = min(workers or (os.cpu_count() or 1 if on_cpu else 1), len(METHODS))
-    start, earlier, runs = time.monotonic(), 0.0, []
+    at_once = min(workers or (os.cpu_count() or 1 if on_cpu else 1), len(ARMS))
+    how = {"published": False, "workers": workers, "device": device}
+    start, earlier = time.monotonic(), _recorded(tuning_runs(base)) / at_once
+    tuned = _tuned(base, how)
+    runs: dict[tuple[str, int], Run] = {}
+    before = earlier + time.monotonic() - start
     for seed in range(seeds):
-        configs = [dataclasses.replace(base, method=method, seed=seed) for method in METHODS]
+        configs = [configured(base, tuned, arm, seed) for arm in ARMS]
         used = earlier + time.monotonic() - start
         whole = all(Archive(published=False).find(config) for config in configs)
-        expected = used * (seed + 1) / max(seed, 1)
+        expected = before + (used - before) * (seed + 1) / max(seed, 1)
         if seed and not whole and expected > 3600 * hours:
             print(
                 f"the time is up: {seed} of {seeds} seeds are done; the same command with "
@@ -227,8 +234,45 @@ def _trained(
             break
         print(f"seed {seed + 1} of {seeds}; {timedelta(seconds=round(used))} used", flush=True)
         earlier += _recorded(configs) / at_once
-        runs += study(configs, published=False, workers=workers, device=device)
-    return runs, earlier + time.monotonic() - start
+        of_seed = study(configs, **how)
+        runs |= {(arm, seed): run for arm, run in zip(ARMS, of_seed, strict=True)}
+    seconds = earlier + time.monotonic() - start
+    if dataset(name).fingerprint != images:
+        raise UserError(f"the images of {name} changed during the comparison; compare again")
+    curves = pd.concat(generations([run]).assign(method=arm) for (arm, _), run in runs.items())
+    comparison = Comparison(
+        base=base,
+        tuned=tuned,
+        seeds=seeds,
+        hours=hours,
+        seconds=seconds,
+        device=runs[ARMS[0], 0].records[0]["provenance"]["processor"],
+        scores=_scores(runs, device),
+        curves=curves[["method", "seed", "generation", "epochs", "test_accuracy"]],
+    )
+    save(output, comparison)
+    return comparison
+
+
+def tuning_runs(base: Config) -> list[Config]:
+    """One short training per cell of the grid."""
+    return [dataclasses.replace(base, method="plain", seed=TUNING_SEED, **cell) for cell in CELLS]
+
+
+def _tuned(base: Config, how: dict[str, Any]) -> dict[str, float]:
+    """The cell of the grid with the highest accuracy on the validation images after one generation;
+    of equal ones the first. A cell that does not train is none."""
+    configs = tuning_runs(base)
+    print(f"weight decay and learning rate: {len(configs)} short trainings", flush=True)
+    try:
+        study(configs, **how)
+    except StudyFailed:
+        print("some of them do not train; they are left out")
+    found = [Archive(published=False).find(config) for config in configs]
+    accuracies = [run.last["result"]["test_accuracy"] if run else -1.0 for run in found]
+    if max(accuracies) < 0:
+        raise UserError("the network does not train with any setting; use a smaller --epochs or lr")
+    return CELLS[int(np.argmax(accuracies))]
 
 
 def _recorded(configs: Sequence[Config]) -> float:
@@ -240,26 +284,21 @@ def _recorded(configs: Sequence[Config]) -> float:
     return sum(sum(record["timing"].get("parts", {}).values()) for record in found if record)
 
 
-def _scores(runs: Sequence[Run], device: str) -> pd.DataFrame:
+def _scores(runs: dict[tuple[str, int], Run], device: str) -> pd.DataFrame:
     """`Comparison.scores` of these runs, from their weights on disk; raises `DamagedFile`."""
-    name, rows = runs[0].config.dataset, []
-    test = read(name)["test"]
-    data, labels = Data(dataset(name), test, test), test.labels.numpy()
-    for run_ in tqdm(runs, unit="network", desc="testing"):
-        config = run_.config
+    rows = []
+    for (arm, seed), of in tqdm(runs.items(), unit="network", desc="testing"):
+        config, row = of.config, {"method": arm, "seed": seed}
+        about, pools = dataset(config.dataset), read(config.dataset)
         with threads(config.threads):
-            found = Predictions().result(finished(config, device).model, data, config)
-        predicted = np.array(found["predicted"])
-        rows.append(
-            {
-                "method": config.method,
-                "seed": config.seed,
-                "validation": run_.last["result"]["test_accuracy"],
-                "test": 100 * float(np.mean(predicted == labels)),
-                "balanced": float(np.mean(recalls(labels, predicted))),
-                "predicted": found["predicted"],
-            }
-        )
+            model = finished(config, device).model
+            for name, pool in (("validation", "tuning"), ("test", "test")):
+                data = Data(about, pools[pool], pools[pool])
+                predicted = Predictions().result(model, data, config)["predicted"]
+                right = 100 * (np.array(predicted) == pools[pool].labels.numpy())
+                row |= {name: float(right.mean()), f"{name}_right": right.tolist()}
+        balanced = recalls(pools["test"].labels.numpy(), np.array(predicted))
+        rows.append(row | {"balanced": float(np.mean(balanced)), "predicted": predicted})
     return pd.DataFrame(rows)
 
 
@@ -290,5 +329,5 @@ def load(output: Path) -> Comparison:
             f"the images of {base.dataset} have changed since {path} was made; compare again"
         )
     scores, curves = (pd.DataFrame(stored[name]) for name in ("scores", "curves"))
-    kept = {name: stored[name] for name in ("seeds", "hours", "seconds", "device")}
+    kept = {name: stored[name] for name in ("tuned", "seeds", "hours", "seconds", "device")}
     return Comparison(base=base, scores=scores, curves=curves, **kept)

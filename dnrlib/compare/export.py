@@ -17,6 +17,7 @@ from ..config import Config
 from ..datasets.augment import normalised
 from ..datasets.catalogue import dataset, read
 from ..datasets.decoded import pixels
+from ..evaluate.evaluations import Averaged
 from ..run import finished, run
 
 FORMAT = 2
@@ -160,9 +161,15 @@ def _model(stored: dict[str, Any], path: str | Path) -> Model:
             f"{path} has weights that are not finite numbers: its training diverged; train again "
             "with a lower lr, and export that"
         )
-    shape = (how[name] for name in ("model", "classes", "channels", "width", "stem"))
-    network = models.network(*shape)
-    models.load_state(network, state)
+    shape = [how[name] for name in ("model", "classes", "channels", "width", "stem")]
+    # Of an ensemble, `networks.0.conv1.weight` and so on.
+    averaged = [name.split(".")[1] for name in state if name.startswith("networks.")]
+    members = {}
+    for prefix in dict.fromkeys(f"networks.{number}." for number in averaged) or [""]:
+        own = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+        members[prefix] = models.network(*shape)
+        models.load_state(members[prefix], own)
+    network = Averaged(members.values()) if averaged else members[""]
     network.eval().to(memory_format=torch.channels_last)
     model = Model(network, tuple(labels), stored["preprocessing"])
     size, crop = (model.preprocessing[name] for name in ("resize", "crop"))

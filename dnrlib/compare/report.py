@@ -17,20 +17,24 @@ from ..book.build import execute
 from ..book.pages import NOTEBOOKS
 from ..book.tables import LEAST_SEEDS, escaped, interval, number
 from ..datasets.catalogue import dataset, read
-from ..methods import label
+from ..methods import label, plan
 from ..recipes import configure
 from ..stats import LEVEL, MARGIN, Estimate
-from .choice import OTHERS, Comparison, compared, estimated, load
+from .choice import ORDINARY, OTHERS, Comparison, compared, estimated, load
 
 _AGAIN = "{generations} trainings of {epochs} epochs, each from the weights of the one before"
 IN_WORDS = {
     "plain": "one training of {epochs} epochs",
     "long": "one training of {total} epochs",
     "tune": _AGAIN,
-    "llf": _AGAIN + ", with its last stage and classifier drawn anew",
     "ke": _AGAIN + ", with a fixed part of every layer drawn anew",
     "dnr": _AGAIN + ", with the weights that matter least drawn anew",
+    "ensemble": "{members} networks of {share} epochs each, whose probabilities are averaged",
 }
+PRETRAINED = (
+    "All of these begin with random weights. If you may, try a network first that was trained on "
+    "many other images: on a small dataset it is usually better, and it is not compared here."
+)
 
 STYLE = """
 body { font: 1rem/1.55 system-ui, sans-serif; color: #1b1b1b; background: #fff; max-width: 54rem;
@@ -69,89 +73,101 @@ def demonstrate(name: str, output: str) -> None:
 
 
 def answer(found: Comparison) -> str:
-    """Which method to use, by how much it is better, or what could have been seen; in Markdown."""
+    """Which method to use, by how much it is better or what could have been seen, and what it costs
+    on new images; in Markdown."""
     choice = found.choice
-    longer = choice.method == "long" and choice.longer.low > 0
-    if choice.found:
-        why = f"It is better than ordinary training of both lengths: {_leading(found)}."
-    else:
-        why = (
-            f"On the validation images {_over('long', 'plain', choice.longer)}; more than {MARGIN} "
-            f"points count as worse. {_open(found)}"
-        )
-    decided = "Use" if choice.found or longer else "No winner; the cheapest of those not worse is"
-    parts = [f"**{decided} {_named(choice.method)}**: {in_short(found, choice.method)}.", why]
+    decided = "Use" if choice.decided else "No winner; the cheapest of those not worse is"
+    parts = [
+        f"**{decided} {named(choice.method)}**: {in_short(found, choice.method)}.",
+        _why(found),
+        _inference(found),
+    ]
     if found.done < found.seeds:
         parts.append(
             f"{found.seeds} seeds were wanted; the time was up after {found.done}, and more seeds "
             "may change this."
         )
-    paragraphs = [" ".join(parts), _on_test(found)]
+    paragraphs = [" ".join(parts), PRETRAINED, _on_test(found)]
     if found.demonstration:
         note = "*A demonstration: trained too briefly to say anything of the methods.*"
         paragraphs.insert(0, note)
     return "\n\n".join(paragraphs)
 
 
+def _why(found: Comparison) -> str:
+    """By how much the advised method is better than all that is cheaper, and how sure that is; or
+    that no difference was found, and how large it would have had to be."""
+    choice = found.choice
+    if choice.found:
+        return f"It is better than ordinary training: {_leading(found)}."
+    if found.done < LEAST_SEEDS:
+        return f"Nothing can be decided with fewer than {LEAST_SEEDS} seeds; give it more --hours."
+    over = "; ".join(_over(choice.method, of, each) for of, each in choice.ahead.items())
+    said = f"On the validation images {over}. " if over else ""
+    said += (
+        f"More than {MARGIN} points count as worse. No difference was found that speaks for "
+        "another method; the best of the others would have to be above 0 in all of these: "
+        f"{_leading(found)}."
+    )
+    if math.isnan(choice.detectable):
+        return f"{said} The seeds do not differ, so what could have been seen is unknown."
+    best = max(found.scores.groupby("method")["validation"].mean()[list(ORDINARY)])
+    if choice.detectable > 100 - best:
+        return (
+            f"{said} The seeds and the images differ so much that hardly any difference could have "
+            "been found: this needs more seeds, or more validation images."
+        )
+    return (
+        f"{said} A difference of {number(choice.detectable, 1)} points would have been found with "
+        "80 % power; a smaller one may be there."
+    )
+
+
 def _leading(found: Comparison) -> str:
     """How far the best of the others is ahead on the validation images."""
     choice = found.choice
+    over = ", ".join(_over(choice.leader, of, each) for of, each in choice.over.items())
     return (
-        f"on the validation images {_over(choice.leader, 'long', choice.over_long)}, and "
-        f"{_over(choice.leader, 'plain', choice.over_plain)} (n = {found.done} seeds; intervals "
-        f"corrected for having picked the best of {len(OTHERS)})"
+        f"on the validation images {over} (n = {found.done} seeds; intervals corrected for having "
+        f"picked the best of {len(OTHERS)})"
     )
 
 
-def _open(found: Comparison) -> str:
-    """That no difference was found, and how large it would have had to be, in sentences."""
-    if found.done < LEAST_SEEDS:
-        return f"Nothing can be decided with fewer than {LEAST_SEEDS} seeds; give it more --hours."
-    choice, best = found.choice, found.scores.groupby("method")["validation"].mean()["long"]
-    lacking = (
-        "No difference was found that speaks for another method. The best of the others, which "
-        f"would have to be above 0 in both: {_leading(found)}."
-    )
-    if math.isnan(choice.detectable):
-        return f"{lacking} The seeds do not differ, so what could have been seen is unknown."
-    if choice.detectable > 100 - best:
-        return (
-            f"{lacking} The seeds differ so much that hardly any difference could have been found: "
-            "this needs more seeds, or more validation images."
-        )
-    return (
-        f"{lacking} A difference of {number(choice.detectable, 1)} points would have been found "
-        "with 80 % power; a smaller one may be there."
-    )
+def _inference(found: Comparison) -> str:
+    """What the advised method costs on new images."""
+    networks = found.base.members if found.choice.method.startswith("ensemble") else 1
+    if networks == 1:
+        return "On new images it costs one pass of one network."
+    return f"On new images it costs {networks} times the time and memory of one network."
 
 
 def _on_test(found: Comparison) -> str:
     """How the advised method does on the test images."""
-    method = found.choice.method
-    wide = found.scores.pivot(index="seed", columns="method", values="test")
-    here = estimated(wide[method])
-    over = {of: estimated(wide[method] - wide[of]) for of in ("long", "plain") if of != method}
+    method, right = found.choice.method, found.right("test")
+    here = estimated(right[method])
+    over = {of: estimated(right[method] - right[of]) for of in ORDINARY if of != method}
     text = (
         f"On the {len(read(found.base.dataset)['test'])} test images, which no choice has seen, "
-        f"{_named(method)} recognises **{number(here.mean, 1)} %**"
+        f"{named(method)} recognises **{number(here.mean, 1)} %**"
     )
     text += "" if math.isnan(here.low) else f" ({LEVEL:.0%} interval {accuracies(here)})"
-    text += "".join(f"; {_points(points)} against {_named(of)}" for of, points in over.items())
+    text += "".join(f"; {_points(points)} against {named(of)}" for of, points in over.items())
     text += f". Always naming the commonest class would be right in {number(majority(found), 1)} %."
-    if found.choice.found and not over["long"].low > 0:
+    if found.choice.found and not all(points.low > 0 for points in over.values()):
         text += (
-            f" The test images alone do not confirm the difference to {_named('long')}: its "
-            "interval there does not lie above 0."
+            " The test images alone do not confirm that it is better than ordinary training: not "
+            "all of these intervals lie above 0."
         )
     return text
 
 
-def _named(method: str) -> str:
-    return "the long baseline (LB)" if method == "long" else label(method)
+def named(arm: str) -> str:
+    """An arm in a sentence."""
+    return label(arm).replace("long baseline", "the long baseline")
 
 
 def _over(method: str, other: str, difference: Estimate) -> str:
-    return f"{_named(method)} minus {_named(other)} is {_points(difference)}"
+    return f"{named(method)} minus {named(other)} is {_points(difference)}"
 
 
 def _points(difference: Estimate) -> str:
@@ -167,10 +183,14 @@ def accuracies(values: Estimate) -> str:
     return interval(max(values.low, 0.0), min(values.high, 100.0))
 
 
-def in_short(found: Comparison, method: str) -> str:
-    """What a method does with its epochs."""
-    base = vars(found.base)
-    return IN_WORDS[method].format(**base, total=base["generations"] * base["epochs"])
+def in_short(found: Comparison, arm: str) -> str:
+    """What an arm does with its epochs, and its settings where they were chosen."""
+    config, (stage, *_) = found.config(arm), plan(found.config(arm))
+    total = config.generations * config.epochs
+    said = IN_WORDS[config.method].format(**vars(config), total=total, share=stage.length(config))
+    if not arm.endswith("+tuned"):
+        return said
+    return f"{said}, with weight decay {config.weight_decay:g} and learning rate {config.lr:g}"
 
 
 def majority(found: Comparison) -> float:
