@@ -33,7 +33,10 @@ AT_LEAST = {
     **dict.fromkeys(("width", "generations", "epochs", "batch", "threads", "parts"), 1),
     "members": 2,
 }
+PRETRAINED = "imagenet1k_v1"
+"""The weights of torchvision that a network can start from."""
 ONE_OF = {
+    "start": ("random", PRETRAINED),
     "pool": ("test", "tuning"),
     "schedule": ("cosine", "step"),
     "precision": ("fp32", "bf16"),
@@ -109,6 +112,9 @@ class Config(Settings):
     members: int = knob(3, "plan", "networks of an ensemble")
     parts: int = knob(
         1, "plan", "parts in which the training images arrive, one after the other over the run"
+    )
+    start: str = knob(
+        "random", "root", "weights that training starts from: random or torchvision's", late=True
     )
     noise: float = knob(
         0.0, "root", "share of training labels that name another class, 0..1", late=True

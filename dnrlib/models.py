@@ -1,14 +1,16 @@
 """Networks of torchvision, with a choice of width and of the first layers."""
 
+import hashlib
 import math
 from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from . import UserError
-from .config import Config
+from .config import PRETRAINED, Config
 from .datasets.catalogue import dataset
 from .masks import fan_in, prunable
 from .streams import stream
@@ -138,8 +140,47 @@ def _in_one_layout(model: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
 
 
 def build(config: Config) -> nn.Module:
-    """The network of a run with its random initial weights, on the CPU."""
-    return birth(config, stream(config.seed, 0, "birth"))
+    """The network of a run with its initial weights, on the CPU; raises `UserError` if those of
+    torchvision are not on this machine, or do not fit the network."""
+    model = birth(config, stream(config.seed, 0, "birth"))
+    if config.start == PRETRAINED:
+        _load_pretrained(model, config)
+    return model
+
+
+def pretrained_file(name: str) -> Path:
+    """Where torchvision keeps the ImageNet weights of a network on this machine."""
+    from torchvision.models import get_model_weights
+
+    url = get_model_weights(name)[PRETRAINED.upper()].url
+    return Path(torch.hub.get_dir()) / "checkpoints" / PurePosixPath(url).name
+
+
+def _load_pretrained(model: nn.Module, config: Config) -> None:
+    """Gives a network torchvision's weights, all but those of its last layer."""
+    path, head = pretrained_file(config.model), MODELS[config.model].head
+    if not path.exists():
+        raise UserError(
+            f"start={config.start!r} needs {path}; with a network connection, "
+            f"torchvision.models.{config.model}(weights={config.start.upper()!r}) puts it there"
+        )
+    # The name ends in the first digits of its SHA-256.
+    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.rpartition("-")[2]):
+        raise UserError(f"{path} is damaged: it does not fit its name; delete it")
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    own = {
+        name: value
+        for name, value in model.state_dict().items()
+        if not name.startswith(f"{head}.") and not name.endswith("num_batches_tracked")
+    }
+    if any(name not in state or state[name].shape != value.shape for name, value in own.items()):
+        raise UserError(
+            f"start={config.start!r} is for width=64, stem='7x7' and colour images; not for this "
+            "network"
+        )
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(state[name])
 
 
 def birth(config: Config, draw: torch.Generator) -> nn.Module:

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from dnrlib import UserError, cli, methods, run, study, train
+from dnrlib import UserError, cli, methods, records, run, study, train
 from dnrlib.book.tables import LEAST_SEEDS
 from dnrlib.compare import choice, report
 from dnrlib.compare import export as export_module
@@ -44,7 +44,7 @@ def scores(**given):
     the accuracy of its seed, so that images add nothing to the spread. In names two
     underscores stand for the plus sign."""
     rows, given = [], {name.replace("__", "+"): values for name, values in given.items()}
-    for number, method in enumerate(ARMS):
+    for number, method in enumerate(dict.fromkeys([*ARMS, *given])):
         values = given.get(method, 80 + np.roll(NOISE, number))
         rows += [
             {"method": method, "seed": seed, "validation": float(value)}
@@ -407,6 +407,11 @@ def test_images_that_change_during_a_comparison_are_an_error(tmp_path, monkeypat
 def test_damaged_and_missing_comparisons_are_named(there, tmp_path):
     with pytest.raises(UserError, match="holds no comparison"):
         choice.load(tmp_path)
+    earlier = records.read(there / "comparison.json")
+    del earlier["tuned"]
+    records.save(tmp_path / "comparison.json", earlier)
+    with pytest.raises(UserError, match="is of an earlier version; compare again"):
+        choice.load(tmp_path)
     (tmp_path / "comparison.json").write_text((there / "comparison.json").read_text()[:-40])
     with pytest.raises(UserError, match=r"comparison\.json is damaged"):
         choice.load(tmp_path)
@@ -461,7 +466,7 @@ def test_the_answer_says_what_could_have_been_seen(there):
 
 def test_an_ensemble_says_what_it_costs(there):
     said = report.answer(made(there, scores(ensemble__tuned=86 + NOISE[::-1])))
-    assert said.startswith("**Use ensemble, tuned**: 3 networks of 1 epochs each")
+    assert said.startswith("**Use the ensemble, tuned**: 3 networks of 1 epochs each")
     assert "On new images it costs 3 times the time and memory of one network" in said
 
 
@@ -547,6 +552,33 @@ def test_what_the_advised_method_names(there):
     (row,) = named[named["label"] != named["named"]].itertuples()
     assert (row.seed, row.image, row.label, row.named) == (2, four, "4", "9")
     assert named["label"].cat.categories.tolist() == list("0123456789")
+
+
+def test_a_pretrained_network_is_compared_where_its_weights_are(there, tmp_path, monkeypatch):
+    """On images with colours; else the answer says what was not tried."""
+    assert report.UNTRIED in report.answer(choice.load(there))
+    there_too = SimpleNamespace(exists=lambda: True)
+    monkeypatch.setattr(choice, "pretrained_file", lambda name: there_too)
+    name, asked = build(tmp_path / "mine", {"cat": 8, "dog": 8}), []
+
+    def enough(configs, **how):
+        asked.extend(configs)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(choice, "_tuned", lambda *given: {})
+    monkeypatch.setattr(choice, "study", enough)
+    for images in ("digits", name):
+        asked.clear()
+        with pytest.raises(KeyboardInterrupt):
+            choice.compared(images, tmp_path / "out", seeds=3, device="cpu")
+        assert len(asked) == len(ARMS) + (images == name)
+    assert (asked[-1].method, asked[-1].start) == ("plain", "imagenet1k_v1")
+    assert (asked[-1].width, asked[-1].stem, asked[-1].seed) == (64, "7x7", 0)
+    found = made(there, scores(pretrained=95 + NOISE[::-1]))
+    said = report.answer(found)
+    assert said.startswith("**Use the pretrained network**: one training of 2 epochs of a resnet18")
+    assert "the best of 5" in said
+    assert report.UNTRIED not in said
 
 
 @pytest.mark.parametrize("arm", ARMS)

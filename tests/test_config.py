@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dnrlib import UserError, recipes
-from dnrlib.config import Config, canonical, meanings
+from dnrlib.config import PRETRAINED, Config, canonical, meanings
 from dnrlib.datasets.digits import DATASETS
 from dnrlib.losses import Cosine, Distilled
 from dnrlib.methods import MAIN, METHODS, Generation, label, plan
@@ -102,9 +102,11 @@ def test_recipes_say_what_the_paper_says():
 
 
 def test_every_setting_enters_the_key_in_exactly_one_way():
-    parts = [Config(noise=0.5).part(name) for name in ("root", "training", "plan")]
+    late = Config(noise=0.5, start=PRETRAINED)
+    parts = [late.part(name) for name in ("root", "training", "plan")]
     assert sum(len(part) for part in parts) == len(dataclasses.fields(Config))
-    assert "noise" not in Config().part("root"), "what was added late is left out at its default"
+    ordinary = Config().part("root").keys()
+    assert not {"noise", "start"} & ordinary, "what was added late is left out at its default"
     assert all(meanings().values())
 
 
@@ -159,6 +161,7 @@ def test_a_key_depends_on_every_setting_that_matters():
         "scope": "layer",
         "probe": 0.3,
         "noise": 0.2,
+        "start": PRETRAINED,
         "parts": 2,
     }
     keys = {

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 import math
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 import torchvision
 
-from dnrlib import UserError
+from dnrlib import UserError, models
 from dnrlib.datasets.augment import normalised
 from dnrlib.datasets.catalogue import load
 from dnrlib.datasets.digits import DATASETS
@@ -186,3 +187,57 @@ def test_gradients_in_the_fast_layout_are_those_in_double_precision():
     for (name, weight), true in zip(model.named_parameters(), exact.parameters(), strict=True):
         error = (weight.grad.double() - true.grad).norm() / true.grad.norm()
         assert error < 1e-3, name
+
+
+@pytest.fixture
+def imagenet(tmp_path, monkeypatch):
+    """Writes random weights in the form of torchvision's ImageNet weights, and says so."""
+
+    def there(name):
+        options = {**MODELS[name].options, "init_weights": False} if name != "resnet18" else {}
+        theirs = getattr(torchvision.models, name)(**options)
+        torch.save(theirs.state_dict(), tmp_path / "weights")
+        digest = hashlib.sha256((tmp_path / "weights").read_bytes()).hexdigest()
+        path = (tmp_path / "weights").rename(tmp_path / f"{name}-{digest[:8]}.pth")
+        monkeypatch.setattr(models, "pretrained_file", lambda name: path)
+        return theirs, path
+
+    return there
+
+
+PUBLISHED = {"start": "imagenet1k_v1", "width": 64, "stem": "7x7"}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "googlenet"])
+def test_a_network_can_start_from_torchvisions_weights(imagenet, name):
+    """All but the last layer, which is what it is without them."""
+    theirs, _ = imagenet(name)
+    config = configure("digits-colour", model=name, **PUBLISHED)
+    ours = build(config).state_dict()
+    new = build(dataclasses.replace(config, start="random")).state_dict()
+    for key, value in ours.items():
+        head = key.startswith(f"{MODELS[name].head}.")
+        assert torch.equal(value, (new if head else theirs.state_dict())[key]), key
+
+
+def test_torchvisions_weights_are_looked_for_where_it_puts_them():
+    assert models.pretrained_file("resnet18").name == "resnet18-f37072fd.pth"
+    assert models.pretrained_file("resnet18").parent.name == "checkpoints"
+    assert models.pretrained_file("vgg11_bn").name == "vgg11_bn-6002323d.pth"
+
+
+def test_weights_that_are_missing_damaged_or_of_another_network_are_refused(
+    imagenet, tmp_path, monkeypatch
+):
+    _, path = imagenet("resnet18")
+    for other in ({"width": 32}, {"stem": "3x3"}, {"model": "resnet34"}):
+        with pytest.raises(UserError, match="is for width=64, stem='7x7' and colour images"):
+            build(configure("digits-colour", **(PUBLISHED | other)))
+    with pytest.raises(UserError, match="is for width=64"):
+        build(configure("digits", **PUBLISHED))
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"\.pth is damaged: .* delete it"):
+        build(configure("digits-colour", **PUBLISHED))
+    monkeypatch.setattr(models, "pretrained_file", lambda name: tmp_path / "no.pth")
+    with pytest.raises(UserError, match=r"needs .*no\.pth; with a network connection, torchvision"):
+        build(configure("digits-colour", **PUBLISHED))

@@ -21,11 +21,12 @@ from tqdm.auto import tqdm
 
 from .. import UserError, records, train
 from ..book.tables import LEAST_SEEDS
-from ..config import Config
+from ..config import PRETRAINED, Config
 from ..datasets.catalogue import dataset, read
 from ..datasets.splits import Data
 from ..evaluate.evaluations import Predictions, recalls
 from ..frames import generations
+from ..models import pretrained_file
 from ..recipes import configure
 from ..run import entries, finished, threads
 from ..stats import LEVEL, MARGIN, POWER, Estimate, crossed
@@ -38,6 +39,10 @@ tuned ones, and of all generations."""
 OTHERS = ("tune", "ke", "dnr+tuned", "ensemble+tuned")
 """What is compared with it. They cost as much as `long`; an ensemble costs more at inference."""
 ARMS = ORDINARY + OTHERS
+FINETUNED = "pretrained"
+"""Where torchvision's ImageNet weights of a ResNet18 are on this machine, they are compared too."""
+SETTINGS = {"model": "resnet18", "width": 64, "stem": "7x7", "start": PRETRAINED, "lr": 0.01}
+"""Of that network; the learning rate is a usual one and was not tuned."""
 CELLS: list[dict[str, float]] = [{}]
 CELLS += [{"weight_decay": decay, "lr": lr} for decay in (5e-3, 2e-2) for lr in (0.1, 0.03)]
 """The settings from which the tuned ones are chosen, the given ones first; the grid of the book."""
@@ -52,11 +57,13 @@ class Choice:
     method: str
     """The arm that is advised."""
     leader: str
-    """The one of `OTHERS` with the highest mean."""
+    """The one of the `others` with the highest mean."""
+    others: tuple[str, ...]
+    """What was compared with ordinary training."""
     found: bool
     """Whether the leader was found to be better than all ordinary training."""
     over: dict[str, Estimate]
-    """`leader` minus each of `ORDINARY`; intervals are corrected for the number of `OTHERS`."""
+    """`leader` minus each of `ORDINARY`; intervals are corrected for the number of `others`."""
     ahead: dict[str, Estimate]
     """The advised one of `ORDINARY` minus each cheaper one."""
     detectable: float
@@ -73,25 +80,27 @@ class Choice:
 def choose(right: dict[str, np.ndarray]) -> Choice:
     """The choice from what each arm named rightly (seeds x validation images, 0 or 100).
 
-    The best of `OTHERS` is advised if its differences to all of `ORDINARY`, paired by seed and
-    image, have intervals above 0 (`stats.crossed`), at a level corrected for having picked the best
-    of several (Bonferroni). Otherwise the cheapest of `ORDINARY` is advised whose mean is at most
-    `MARGIN` below their best. The spread for `detectable` is the root mean square over `OTHERS`,
-    compared with the last of `ORDINARY`.
+    The best of `OTHERS`, or the pretrained network, is advised if its differences to all of
+    `ORDINARY`, paired by seed and image, have intervals above 0 (`stats.crossed`), at a level
+    corrected for having picked the best of several (Bonferroni). Otherwise the cheapest of
+    `ORDINARY` is advised whose mean is at most `MARGIN` below their best. The spread for
+    `detectable` is the root mean square over the others, compared with the last of `ORDINARY`.
     """
     means = {arm: round(float(values.mean()), 9) for arm, values in right.items()}
-    leader = max(OTHERS, key=lambda arm: means[arm])
-    level = 1 - (1 - LEVEL) / len(OTHERS)
+    others = tuple(arm for arm in (*OTHERS, FINETUNED) if arm in means)
+    leader = max(others, key=lambda arm: means[arm])
+    level = 1 - (1 - LEVEL) / len(others)
     over = {of: estimated(right[leader] - right[of], level) for of in ORDINARY}
     found = all(each.low > 0 for each in over.values())
     best = max(means[arm] for arm in ORDINARY)
     cheapest = next(arm for arm in ORDINARY if means[arm] >= best - MARGIN)
     cheaper = ORDINARY[: ORDINARY.index(cheapest)]
-    spreads = [crossed(right[of] - right[ORDINARY[-1]]).sd for of in OTHERS]
+    spreads = [crossed(right[of] - right[ORDINARY[-1]]).sd for of in others]
     sd = math.sqrt(float(np.mean(np.square(spreads))))
     return Choice(
         method=leader if found else cheapest,
         leader=leader,
+        others=others,
         found=found,
         over=over,
         ahead={of: estimated(right[cheapest] - right[of]) for of in cheaper},
@@ -156,9 +165,14 @@ class Comparison:
         """The seeds that were trained."""
         return self.scores["seed"].nunique()
 
+    @property
+    def arms(self) -> list[str]:
+        """What was compared, the simplest first."""
+        return self.scores["method"].drop_duplicates().tolist()
+
     def right(self, pool: str) -> dict[str, np.ndarray]:
         """By arm, what it names rightly of `validation` or `test`: seeds x images, 0 or 100."""
-        by_arm = self.scores.groupby("method")[f"{pool}_right"]
+        by_arm = self.scores.groupby("method", sort=False)[f"{pool}_right"]
         return {arm: np.array(rows.tolist(), dtype=float) for arm, rows in by_arm}
 
     def config(self, arm: str, seed: int = 0) -> Config:
@@ -182,7 +196,9 @@ class Comparison:
 
 
 def configured(base: Config, tuned: dict[str, float], arm: str, seed: int) -> Config:
-    """The run of an arm: METHOD, or METHOD+tuned."""
+    """The run of an arm: METHOD, METHOD+tuned, or the pretrained network."""
+    if arm == FINETUNED:
+        return dataclasses.replace(base, method="plain", seed=seed, **SETTINGS)
     method, _, is_tuned = arm.partition("+")
     return dataclasses.replace(base, method=method, seed=seed, **(tuned if is_tuned else {}))
 
@@ -197,8 +213,8 @@ def compared(
     workers: int = 0,
     settings: dict[str, Any] | None = None,
 ) -> Comparison:
-    """Compares `ARMS` on a dataset in about the time given, and writes `comparison.json` into the
-    folder `output`.
+    """Compares `ARMS` and a pretrained network on a dataset in about the time given, and writes
+    `comparison.json` into the folder `output`.
 
     What is on disk is read, and the time that it took counts: called again, it goes on where it
     was. `settings` change the dataset's recipe. Raises `UserError` for bad arguments, and for a
@@ -215,14 +231,16 @@ def compared(
         raise UserError(f"{name} has no images in the pools {', '.join(missing)}; all are needed")
     images = dataset(name).fingerprint
     on_cpu = train.device_named(device).type == "cpu"
-    at_once = min(workers or (os.cpu_count() or 1 if on_cpu else 1), len(ARMS))
+    there = dataset(name).channels == 3 and pretrained_file(SETTINGS["model"]).exists()
+    arms = [*ARMS, FINETUNED] if there else ARMS
+    at_once = min(workers or (os.cpu_count() or 1 if on_cpu else 1), len(arms))
     how = {"published": False, "workers": workers, "device": device}
     start, earlier = time.monotonic(), _recorded(tuning_runs(base)) / at_once
     tuned = _tuned(base, how)
     runs: dict[tuple[str, int], Run] = {}
     before = earlier + time.monotonic() - start
     for seed in range(seeds):
-        configs = [configured(base, tuned, arm, seed) for arm in ARMS]
+        configs = [configured(base, tuned, arm, seed) for arm in arms]
         used = earlier + time.monotonic() - start
         whole = all(Archive(published=False).find(config) for config in configs)
         expected = before + (used - before) * (seed + 1) / max(seed, 1)
@@ -235,7 +253,7 @@ def compared(
         print(f"seed {seed + 1} of {seeds}; {timedelta(seconds=round(used))} used", flush=True)
         earlier += _recorded(configs) / at_once
         of_seed = study(configs, **how)
-        runs |= {(arm, seed): run for arm, run in zip(ARMS, of_seed, strict=True)}
+        runs |= {(arm, seed): run for arm, run in zip(arms, of_seed, strict=True)}
     seconds = earlier + time.monotonic() - start
     if dataset(name).fingerprint != images:
         raise UserError(f"the images of {name} changed during the comparison; compare again")
@@ -323,6 +341,8 @@ def load(output: Path) -> Comparison:
         raise UserError(f"{path} is damaged; run the comparison again to write it anew") from None
     if stored is None:
         raise UserError(f"{output} holds no comparison; make one with: dnr compare PATH")
+    if "tuned" not in stored:
+        raise UserError(f"{path} is of an earlier version; compare again")
     base = Config(**stored["base"])
     if dataset(base.dataset).fingerprint != stored["images"]:
         raise UserError(

@@ -20,7 +20,7 @@ from ..datasets.catalogue import dataset, read
 from ..methods import label, plan
 from ..recipes import configure
 from ..stats import LEVEL, MARGIN, Estimate
-from .choice import ORDINARY, OTHERS, Comparison, compared, estimated, load
+from .choice import FINETUNED, ORDINARY, Comparison, compared, estimated, load
 
 _AGAIN = "{generations} trainings of {epochs} epochs, each from the weights of the one before"
 IN_WORDS = {
@@ -29,9 +29,10 @@ IN_WORDS = {
     "tune": _AGAIN,
     "ke": _AGAIN + ", with a fixed part of every layer drawn anew",
     "dnr": _AGAIN + ", with the weights that matter least drawn anew",
+    FINETUNED: "one training of {epochs} epochs of a {model}, from its ImageNet weights",
     "ensemble": "{members} networks of {share} epochs each, whose probabilities are averaged",
 }
-PRETRAINED = (
+UNTRIED = (
     "All of these begin with random weights. If you may, try a network first that was trained on "
     "many other images: on a small dataset it is usually better, and it is not compared here."
 )
@@ -87,7 +88,8 @@ def answer(found: Comparison) -> str:
             f"{found.seeds} seeds were wanted; the time was up after {found.done}, and more seeds "
             "may change this."
         )
-    paragraphs = [" ".join(parts), PRETRAINED, _on_test(found)]
+    pretrained = [] if FINETUNED in found.arms else [UNTRIED]
+    paragraphs = [" ".join(parts), *pretrained, _on_test(found)]
     if found.demonstration:
         note = "*A demonstration: trained too briefly to say anything of the methods.*"
         paragraphs.insert(0, note)
@@ -129,7 +131,7 @@ def _leading(found: Comparison) -> str:
     over = ", ".join(_over(choice.leader, of, each) for of, each in choice.over.items())
     return (
         f"on the validation images {over} (n = {found.done} seeds; intervals corrected for having "
-        f"picked the best of {len(OTHERS)})"
+        f"picked the best of {len(choice.others)})"
     )
 
 
@@ -163,7 +165,13 @@ def _on_test(found: Comparison) -> str:
 
 def named(arm: str) -> str:
     """An arm in a sentence."""
-    return label(arm).replace("long baseline", "the long baseline")
+    text = titled(arm)
+    return f"the {text}" if text.startswith(("long", "ensemble", "pretrained")) else text
+
+
+def titled(arm: str) -> str:
+    """An arm in words."""
+    return "pretrained network" if arm == FINETUNED else label(arm)
 
 
 def _over(method: str, other: str, difference: Estimate) -> str:
@@ -187,7 +195,8 @@ def in_short(found: Comparison, arm: str) -> str:
     """What an arm does with its epochs, and its settings where they were chosen."""
     config, (stage, *_) = found.config(arm), plan(found.config(arm))
     total = config.generations * config.epochs
-    said = IN_WORDS[config.method].format(**vars(config), total=total, share=stage.length(config))
+    numbers = vars(config) | {"total": total, "share": stage.length(config)}
+    said = IN_WORDS[arm.partition("+")[0]].format(**numbers)
     if not arm.endswith("+tuned"):
         return said
     return f"{said}, with weight decay {config.weight_decay:g} and learning rate {config.lr:g}"
