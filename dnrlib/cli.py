@@ -136,6 +136,8 @@ def export(command: argparse.ArgumentParser) -> None:
     _settings(command)
     said = "the file (default: model.pt)"
     command.add_argument("--output", type=Path, default=Path("model.pt"), help=said)
+    said = "of KE: the small dense network that KELS keeps; also for torch.export and ONNX"
+    command.add_argument("--slim", action="store_true", help=said)
 
 
 def book(command: argparse.ArgumentParser) -> None:
@@ -401,9 +403,14 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from .compare.export import export
+    from .compare.export import compared_costs, export
 
-    export(_config(options), options.output, options.device)
+    config = _config(options)
+    export(config, options.output, options.device, options.slim)
+    if options.slim:
+        shares = compared_costs(config).items()
+        print("of the dense network:", ", ".join(f"{share:.0%} of the {n}" for n, share in shares))
+        print(f"for torch alone: {options.output.with_suffix('.pt2')}")
     print(f"network: {options.output}, and how to use it: {options.output.parent / 'use_model.py'}")
 
 

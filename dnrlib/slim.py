@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from . import UserError
 from .masks import Mask, first_channels
@@ -62,6 +63,16 @@ def kels_inputs(model: nn.Module, split_rate: float) -> dict[str, Tensor]:
         model, lambda _, layer: torch.arange(first_channels(split_rate, layer.weight.shape[0]))
     )
     return {f"{name}.weight": inputs for name, (inputs, _) in found.items()}
+
+
+def operations(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """The multiplications and additions of a network for an input of this shape (batch included),
+    as torch counts them: those of convolutions and matrix products, two per weight and position.
+    Nothing is computed."""
+    empty = copy.deepcopy(model).to("meta").eval()
+    with FlopCounterMode(display=False) as counter:
+        empty(torch.empty(shape, device="meta"))
+    return counter.get_total_flops()
 
 
 def slim(model: nn.Module, mask: Mask) -> nn.Module:

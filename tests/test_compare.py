@@ -665,6 +665,44 @@ def test_an_exported_ensemble_averages_its_members(tiny, tmp_path):
     torch.testing.assert_close(model.network(inputs).softmax(1), total / 3, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["resnet18", "googlenet"])
+def test_an_exported_slim_network_is_the_masked_one(tiny, tmp_path, capsys, name):
+    """Read back as a model, and as a program that needs nothing of this library."""
+    config = tiny(method="ke", model=name, width=16, generations=2, lr=0.01)
+    settings = [f"--{n.replace('_', '-')}={v}" for n, v in vars(config).items()]
+    assert cli.main(["export", "--slim", "--output", str(tmp_path / "net.pt"), *settings]) == 0
+    said = capsys.readouterr().out
+    shares = [
+        int(n) for n in re.search(r"dense network: (\d+)% .* (\d+)% .* (\d+)%", said).groups()
+    ]
+    assert 50 < shares[0] < 80
+    assert 50 < shares[1] < 80
+    walk = run.Walk(config, Store(), torch.device("cpu"))
+    mask = walk.mask_after(1)
+    dense = walk.open(1).model.eval()
+    with torch.no_grad():
+        for key, kept in mask.items():
+            dense.state_dict()[key].mul_(kept)
+    images = torch.rand(7, 1, 10, 10)
+    model, program = load_model(tmp_path / "net.pt"), torch.export.load(tmp_path / "net.pt2")
+    with torch.inference_mode():
+        expected = dense(images)
+        torch.testing.assert_close(model.network(images), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(program.module()(images), expected, rtol=1e-4, atol=1e-5)
+    assert (tmp_path / "net.pt").stat().st_size < 0.8 * dense_size(dense, tmp_path)
+
+
+def dense_size(model, folder):
+    torch.save(model.state_dict(), folder / "dense.pt")
+    return (folder / "dense.pt").stat().st_size
+
+
+def test_only_what_kels_keeps_can_be_slim(tiny, tmp_path):
+    with pytest.raises(UserError, match="use --method ke, not ke-wels"):
+        export(tiny(method="ke-wels"), tmp_path / "net.pt", "cpu", slim=True)
+    assert not (tmp_path / "net.pt").exists()
+
+
 def test_export_trains_what_is_missing(tiny, tmp_path):
     config = tiny(method="tune", generations=2)
     export(config, tmp_path / "new" / "net.pt", "cpu")

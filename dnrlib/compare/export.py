@@ -1,8 +1,10 @@
 """A trained network as one file that says all that is needed to use it."""
 
 import hashlib
+import importlib.util
 import io
 import json
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +20,10 @@ from ..datasets.augment import normalised
 from ..datasets.catalogue import dataset, read
 from ..datasets.decoded import pixels
 from ..evaluate.evaluations import Averaged
-from ..run import finished, run
+from ..masks import kels
+from ..run import finished, run, threads
+from ..slim import kels_inputs, operations
+from ..slim import slim as slim_network
 
 FORMAT = 2
 
@@ -75,7 +80,7 @@ class Model:
         return sorted(zip(self.labels, shares, strict=True), key=lambda pair: -pair[1])
 
 
-def export(config: Config, output: Path, device: str = "auto") -> None:
+def export(config: Config, output: Path, device: str = "auto", slim: bool = False) -> None:
     """Writes the network at the end of a run to a file, training what of the run is missing; and
     beside it `use_model.py`, which uses it. The file holds:
 
@@ -83,15 +88,24 @@ def export(config: Config, output: Path, device: str = "auto") -> None:
     `network` (what `load_model` builds it from), `config`, `provenance`, `format` and `seal` (the
     SHA-256 of all the rest); plain types and tensors only, so that `torch.load(weights_only=True)`
     reads it.
+
+    With `slim`, for KE with KELS, it is the small dense network of what the mask keeps, and the
+    same is written as a program of `torch.export` (`.pt2`) that needs torch alone, and, where the
+    package `onnx` is installed, as `.onnx`. Raises `UserError` for other methods.
     """
+    if slim and config.method != "ke":
+        raise UserError(f"a slim network is what KELS keeps: use --method ke, not {config.method}")
     found = run(config, device=device)
-    state, about = finished(config, device).state(), dataset(config.dataset)
+    model, about = finished(config, device).model.cpu().eval(), dataset(config.dataset)
+    if slim:
+        model = slimmed(model, config.model, config.split_rate)
+        _write_programs(model, output, (about.channels, about.size, about.size))
     last = [record for record in found if record["kind"] == "generation"][-1]
     # As on disk: torch's version, for one, is not a plain string before.
     provenance = json.loads(json.dumps(last["provenance"]))
     written = {
         "format": FORMAT,
-        "state_dict": {name: value.contiguous() for name, value in state.items()},
+        "state_dict": {name: value.contiguous() for name, value in model.state_dict().items()},
         "labels": list(about.classes),
         "preprocessing": {
             "resize": int(read(config.dataset)["train"].images.shape[-1]),
@@ -103,6 +117,7 @@ def export(config: Config, output: Path, device: str = "auto") -> None:
         "network": {
             **{name: getattr(config, name) for name in ("model", "width", "stem")},
             **{"classes": len(about.classes), "channels": about.channels},
+            **({"split_rate": config.split_rate} if slim else {}),
         },
         "config": dict(vars(config)),
         "provenance": provenance | {"key": last["key"], "images": about.fingerprint},
@@ -113,6 +128,60 @@ def export(config: Config, output: Path, device: str = "auto") -> None:
     records.write(output, file.getvalue())
     snippet = SNIPPET.format(model=output.name)
     records.write(output.with_name("use_model.py"), snippet.encode())
+
+
+def slimmed(model: nn.Module, name: str, split_rate: float) -> nn.Module:
+    """The slim network of a network of `models.MODELS` with the mask of KELS."""
+    inputs = kels_inputs(model, split_rate) if models.MODELS[name].side_by_side else None
+    return slim_network(model, kels(model, split_rate, inputs=inputs))
+
+
+def _write_programs(model: nn.Module, output: Path, shape: tuple[int, ...]) -> None:
+    """Writes a network as programs for any number of images; raises `UserError` if a program does
+    not compute what the network does."""
+    images = torch.rand((3, *shape))
+    batch = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(model, (images[:2],), dynamic_shapes=batch)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    records.write(output.with_suffix(".pt2"), file.getvalue())
+    read_again = torch.export.load(output.with_suffix(".pt2")).module()
+    with torch.inference_mode():
+        away = (read_again(images) - model(images)).abs().max().item()
+    if not away < 1e-4:
+        raise UserError(f"{output.with_suffix('.pt2')} differs from the network by {away:g}")
+    if importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxscript"):
+        path = output.with_suffix(".onnx")
+        torch.onnx.export(program, (), path, input_names=["images"], output_names=["outputs"])
+        from onnx.reference import ReferenceEvaluator
+
+        (outputs,) = ReferenceEvaluator(str(path)).run(None, {"images": images[:2].numpy()})
+        away = np.abs(outputs - model(images[:2]).detach().numpy()).max()
+        if not away < 1e-3:
+            raise UserError(f"{path} differs from the network by {away:g}")
+
+
+def compared_costs(config: Config, device: str = "cpu", times: int = 15) -> dict[str, float]:
+    """What the slim network of a finished run costs on images of its size, as a share of the dense
+    one: parameters, operations, and time (the median of interleaved passes of 32 images)."""
+    dense = finished(config, device).model.eval()
+    small = slimmed(dense, config.model, config.split_rate)
+    about = dataset(config.dataset)
+    images = torch.rand(32, about.channels, about.size, about.size).to(device)
+    both, seconds = (small, dense), ([], [])
+    with torch.inference_mode(), threads(config.threads):
+        for _ in range(times):
+            for model, spent in zip(both, seconds, strict=True):
+                start = time.perf_counter()
+                model(images)
+                spent.append(time.perf_counter() - start)
+    weights = [sum(weight.numel() for weight in model.parameters()) for model in both]
+    work = [operations(model, images.shape) for model in both]
+    return {
+        "parameters": weights[0] / weights[1],
+        "operations": work[0] / work[1],
+        "time": float(np.median(np.divide(*seconds))),
+    }
 
 
 def load_model(path: str | Path) -> Model:
@@ -168,6 +237,8 @@ def _model(stored: dict[str, Any], path: str | Path) -> Model:
     for prefix in dict.fromkeys(f"networks.{number}." for number in averaged) or [""]:
         own = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
         members[prefix] = models.network(*shape)
+        if "split_rate" in how:
+            members[prefix] = slimmed(members[prefix], how["model"], how["split_rate"])
         models.load_state(members[prefix], own)
     network = Averaged(members.values()) if averaged else members[""]
     network.eval().to(memory_format=torch.channels_last)
