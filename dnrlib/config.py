@@ -38,10 +38,11 @@ PRETRAINED = "imagenet1k_v1"
 ONE_OF = {
     "start": ("random", PRETRAINED),
     "pool": ("test", "tuning"),
+    "mix": ("none", "cutmix"),
     "schedule": ("cosine", "step"),
     "precision": ("fp32", "bf16"),
 }
-SHARES = ("keep", "split_rate", "momentum", "smoothing", "noise")
+SHARES = ("keep", "split_rate", "momentum", "smoothing", "noise", "average")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,11 @@ class Config(Settings):
     )
     split_rate: float = knob(
         0.8, "plan", "KE's s_r: KELS keeps this share of filters and channels, WELS of weights"
+    )
+    loss: str = knob("labels", "plan", "what is learnt from")
+    mix: str = knob("none", "plan", "how images are mixed: none or cutmix")
+    average: float = knob(
+        0.0, "plan", "decay of a moving average of the weights, which the training ends with"
     )
     members: int = knob(3, "plan", "networks of an ensemble")
     parts: int = knob(

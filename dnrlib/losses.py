@@ -1,4 +1,6 @@
-"""What a generation learns from."""
+"""What a generation learns from: functions of the network and a batch."""
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -12,33 +14,99 @@ class Labels:
     """The labels: cross-entropy with label smoothing, mean over the batch."""
 
     needs_parent = False
+    pairs = False
+    """Whether each batch is followed by as many other images of the same classes."""
 
     def loss(
-        self, logits: Tensor, labels: Tensor, inputs: Tensor, parent: nn.Module, smoothing: float
+        self, model: nn.Module, inputs: Tensor, labels: Tensor, parent: nn.Module, smoothing: float
     ) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        return F.cross_entropy(model(inputs), labels, label_smoothing=smoothing)
 
 
 @stored("Cosine")
-class Cosine:
+class Cosine(Labels):
     """The cosine loss with cross-entropy (Barz and Denzler, 2020): one minus the cosine between
     outputs and unit vector of the label, plus `weight` times the cross-entropy of the outputs at
     length 1; mean over the batch, without smoothing. The paper has a second classifier for the
     cross-entropy; here it is of the same outputs."""
 
-    needs_parent = False
     weight: float = 0.1
 
     def loss(
-        self, logits: Tensor, labels: Tensor, inputs: Tensor, parent: nn.Module, smoothing: float
+        self, model: nn.Module, inputs: Tensor, labels: Tensor, parent: nn.Module, smoothing: float
     ) -> Tensor:
-        unit = F.normalize(logits)
+        unit = F.normalize(model(inputs))
         cosine = unit.gather(1, labels[:, None]).mean()
         return 1 - cosine + self.weight * F.cross_entropy(unit, labels)
 
 
+@stored("SelfDistilled")
+class SelfDistilled(Labels):
+    """CS-KD (Yun et al., 2020): cross-entropy of the labels, without smoothing, plus
+
+    weight T^2 KL(softmax(q / T) || softmax(p / T)), mean over the batch,
+
+    with p the outputs of the images and q those of other images of the same classes, which have no
+    gradient but move the statistics of batch normalisation. The weight is that of KE."""
+
+    pairs = True
+    weight: float = 3.0
+    temperature: float = 4.0
+
+    def loss(
+        self, model: nn.Module, inputs: Tensor, labels: Tensor, parent: nn.Module, smoothing: float
+    ) -> Tensor:
+        first, second = inputs.chunk(2)
+        logits = model(first)
+        with torch.no_grad():
+            target = (model(second) / self.temperature).softmax(1)
+        own = (logits / self.temperature).log_softmax(1)
+        divergence = F.kl_div(own, target, reduction="batchmean")
+        return F.cross_entropy(logits, labels) + self.weight * self.temperature**2 * divergence
+
+
+@stored("AdaCos")
+class AdaCos(Labels):
+    """AdaCos (Zhang et al., 2019, dynamic): cross-entropy of the cosines of a `CosineHead` times a
+    scale, without smoothing. With every batch the scale becomes
+
+    log(mean over images of the sum over wrong classes of exp(scale cos)) / cos(min(pi/4, median
+    angle to the right class)), from the scale before.
+    """
+
+    def loss(
+        self, model: nn.Module, inputs: Tensor, labels: Tensor, parent: nn.Module, smoothing: float
+    ) -> Tensor:
+        cosines = model(inputs)
+        (head,) = (module for module in model.modules() if isinstance(module, CosineHead))
+        with torch.no_grad():
+            right = labels[:, None]
+            wrong = (head.scale * cosines).exp().scatter(1, right, 0).sum(1).mean()
+            angle = cosines.gather(1, right).clamp(-1, 1).acos().median().clamp(max=math.pi / 4)
+            head.scale.copy_(wrong.log() / angle.cos())
+        return F.cross_entropy(head.scale.clone() * cosines, labels)
+
+
+class CosineHead(nn.Linear):
+    """A last layer whose outputs are the cosines between features and weights, without a bias; and
+    the scale of `AdaCos`, sqrt 2 log(classes - 1) at first."""
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = False) -> None:
+        super().__init__(inputs, outputs, bias=False)
+        self.register_buffer("scale", torch.tensor(math.nan))
+        self.reset_scale()
+
+    def reset_scale(self) -> None:
+        """Sets the scale with which a training begins."""
+        # Of two classes it would be zero.
+        self.scale.fill_(math.sqrt(2) * math.log(max(self.out_features - 1, 2)))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return F.linear(F.normalize(features), F.normalize(self.weight))
+
+
 @stored("Distilled")
-class Distilled:
+class Distilled(Labels):
     """The parent's outputs and the labels (born-again networks; Furlanello et al., 2018):
 
     alpha T^2 KL(softmax(parent / T) || softmax(child / T)) + (1 - alpha) cross-entropy.
@@ -54,8 +122,9 @@ class Distilled:
     """`batchmean`: the mean over the batch, the divergence proper. `mean`: over classes as well."""
 
     def loss(
-        self, logits: Tensor, labels: Tensor, inputs: Tensor, parent: nn.Module, smoothing: float
+        self, model: nn.Module, inputs: Tensor, labels: Tensor, parent: nn.Module, smoothing: float
     ) -> Tensor:
+        logits = model(inputs)
         with torch.no_grad():
             target = (parent(inputs) / self.temperature).softmax(1)
         # torch warns of its own reduction "mean", whose meaning it is going to change.
@@ -65,4 +134,5 @@ class Distilled:
         return self.alpha * self.temperature**2 * divergence + (1 - self.alpha) * by_labels
 
 
-Task = Labels | Cosine | Distilled
+LOSSES = {"labels": Labels, "cosine": Cosine, "cs-kd": SelfDistilled, "adacos": AdaCos}
+"""By the names that `Config.loss` takes."""

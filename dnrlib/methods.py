@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from .config import Config, stored
-from .losses import Cosine, Distilled, Labels, Task
+from .losses import LOSSES, Distilled, Labels
 from .masks import Mask
 from .models import MODELS
 from .reinit import reinitialise
@@ -50,7 +50,7 @@ class Generation:
     """Length of the training in units of `Config.epochs`; its schedule runs once over all of it."""
     inherit: AsIs | Rescaled = AsIs()
     """What happens to the kept weights."""
-    task: Task = Labels()
+    task: Labels = Labels()
     """What is learnt from."""
     hold: bool = False
     """Whether the reset weights are held at zero during the training (sparse phases)."""
@@ -122,6 +122,15 @@ def dsd(config: Config) -> Iterator[Generation]:
     pruned = Top(Magnitude(), 0.7, scope="layer")
     yield Generation(pruned, Zeros(), epochs=0.5, peak=0.1, hold=True)
     yield Generation(epochs=0.5, peak=0.1)
+
+
+@method("KE + DSD")
+def ke_dsd(config: Config) -> Iterator[Generation]:
+    """DSD over generations (KE appendix C.1, Algorithm 2): in every second one the smallest 30 % of
+    each layer are pruned and held at zero, in the next they are released."""
+    pruned = Generation(Top(Magnitude(), 0.7, scope="layer"), Zeros(), hold=True)
+    for number in range(config.generations):
+        yield pruned if number % 2 else Generation()
 
 
 @method("BAN")
@@ -212,24 +221,6 @@ def ensemble(config: Config) -> Iterator[Generation]:
         yield Generation(*reborn(config), epochs=share)
 
 
-@method("LB, EMA")
-def long_ema(config: Config) -> Iterator[Generation]:
-    """The long baseline with an exponential moving average of its weights."""
-    yield Generation(epochs=float(config.generations), average=0.999)
-
-
-@method("LB, CutMix")
-def long_cutmix(config: Config) -> Iterator[Generation]:
-    """The long baseline with CutMix (Yun et al., 2019)."""
-    yield Generation(epochs=float(config.generations), mix=True)
-
-
-@method("LB, cosine loss")
-def long_cosine(config: Config) -> Iterator[Generation]:
-    """The long baseline with the cosine loss and cross-entropy (Barz and Denzler, 2020)."""
-    yield Generation(epochs=float(config.generations), task=Cosine())
-
-
 # --------------------------------------------------------------------------------------------------
 # Knowledge Evolution
 
@@ -312,6 +303,9 @@ def _in_words(name: str, value: str) -> str:
         "noise": f"wrong labels {value}",
         "parts": f"data in {value} parts",
         "members": f"of {value}",
+        "average": f"EMA {value}",
+        "mix": {"cutmix": "CutMix"}.get(value, value),
+        "loss": {"cs-kd": "CS-KD", "adacos": "AdaCos", "cosine": "cosine loss"}.get(value, value),
         "generations": f"f{value}",
         "smoothing": "CE" if value == "0" else f"smoothing {value}",
         "per_class": "all images" if value == "0" else f"{value} per class",
@@ -322,14 +316,19 @@ def _in_words(name: str, value: str) -> str:
 
 
 def plan(config: Config) -> list[Generation]:
-    """The stages of a run, in order. Images that come in `Config.parts` arrive at equal intervals;
-    a method of one stage waits for them all."""
+    """The stages of a run, in order, with what its settings change in all of them. Images that come
+    in `Config.parts` arrive at equal intervals; a method of one stage waits for them all."""
     stages = list(METHODS[config.method](config))
-    if config.parts == 1:
-        return stages
-    parts, many = config.parts, len(stages)
+    task, mix, parts, many = LOSSES[config.loss](), config.mix != "none", config.parts, len(stages)
     return [
-        replace(stage, images=math.ceil(number * parts / many) / parts)
+        replace(
+            stage,
+            # Distillation has a loss of its own.
+            task=task if stage.task == Labels() else stage.task,
+            mix=mix,
+            average=config.average,
+            images=math.ceil(number * parts / many) / parts,
+        )
         for number, stage in enumerate(stages, 1)
     ]
 

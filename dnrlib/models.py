@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from . import UserError
 from .config import PRETRAINED, Config
 from .datasets.catalogue import dataset
+from .losses import CosineHead
 from .masks import fan_in, prunable
 from .streams import stream
 
@@ -91,13 +92,16 @@ MODELS = {
 draws it from its global numbers. The branch '5x5' of GoogLeNet is 3x3 there and in KE's code."""
 
 
-def network(name: str, classes: int, channels: int, width: int, stem: str) -> nn.Module:
+def network(
+    name: str, classes: int, channels: int, width: int, stem: str, cosines: bool = False
+) -> nn.Module:
     """A network of `MODELS`, on the current device; its values are not set.
 
     All of torchvision's numbers of channels are multiplied by `width` / 64, so that `width` is that
     of the first stage; at 64 it is torchvision's network. The stem `7x7` is torchvision's too; with
     `3x3`, for small images, the first convolution is 3x3 with stride 1, and `Network.pools` are
-    left out. Raises `UserError` if a number of channels is not whole.
+    left out. With `cosines` its last layer is a `CosineHead`. Raises `UserError` if a number of
+    channels is not whole.
     """
     # Importing torchvision takes longer than all else that a page needs.
     from torchvision import models
@@ -125,7 +129,8 @@ def network(name: str, classes: int, channels: int, width: int, stem: str) -> nn
                 new = nn.BatchNorm2d(times(old.num_features), old.eps)
             elif isinstance(old, nn.Linear):
                 outputs = classes if part == about.head else times(old.out_features)
-                new = nn.Linear(times(old.in_features), outputs)
+                kind = CosineHead if cosines and part == about.head else nn.Linear
+                new = kind(times(old.in_features), outputs)
             else:
                 continue
             model.set_submodule(part, new)
@@ -197,7 +202,7 @@ def birth(config: Config, draw: torch.Generator) -> nn.Module:
     """
     images, about = dataset(config.dataset), MODELS[config.model]
     shape = len(images.classes), images.channels, config.width, config.stem
-    model = network(config.model, *shape)
+    model = network(config.model, *shape, cosines=config.loss == "adacos")
     for weight in prunable(model).values():
         if cut := 2 * about.deviation:
             nn.init.trunc_normal_(weight, 0, about.deviation, -cut, cut, generator=draw)
@@ -207,7 +212,9 @@ def birth(config: Config, draw: torch.Generator) -> nn.Module:
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             nn.init.ones_(module.weight)
-        if isinstance(module, nn.Linear) and about.bias:
+        if isinstance(module, CosineHead):
+            module.reset_scale()
+        elif isinstance(module, nn.Linear) and about.bias:
             bound = 1 / math.sqrt(fan_in(module.weight))
             nn.init.uniform_(module.bias, -bound, bound, generator=draw)
         elif getattr(module, "bias", None) is not None:

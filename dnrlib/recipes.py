@@ -11,6 +11,7 @@ from .config import Config, meanings, not_one_of
 from .datasets.augment import AUGMENTATIONS
 from .datasets.catalogue import dataset as named_dataset
 from .datasets.folder import canonical
+from .losses import LOSSES
 from .masks import SCOPES
 from .methods import METHODS, plan
 from .models import MODELS, STEMS
@@ -147,6 +148,7 @@ NAMES = {
     "stem": STEMS,
     "augment": AUGMENTATIONS,
     "criterion": CRITERIA,
+    "loss": LOSSES,
     "scope": SCOPES,
 }
 """The valid values of each setting that is a name of something registered."""

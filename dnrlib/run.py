@@ -245,7 +245,7 @@ class Trainee:
 
         trained = train.train(
             self.model,
-            Training(data, self.config, link.generation, stage.mix),
+            Training(data, self.config, link.generation, stage.mix, stage.task.pairs),
             epochs,
             peak=stage.peak,
             step=self.step_of(stage),

@@ -24,7 +24,7 @@ def channels(model: nn.Module, outputs: Callable[[str, nn.Module], Tensor]) -> C
     keep different channels.
     """
     try:
-        graph = fx.symbolic_trace(model).graph
+        graph = _Tracer().trace(model)
     except Exception as error:
         raise UserError(f"the network cannot be traced: {error}") from error
     found: Channels = {}
@@ -53,6 +53,11 @@ def channels(model: nn.Module, outputs: Callable[[str, nn.Module], Tensor]) -> C
                 found[node.target] = parts[0][0], parts[0][0]
             kept[node] = parts[0]
     return found
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, nn.Linear) or super().is_leaf_module(module, name)
 
 
 def kels_inputs(model: nn.Module, split_rate: float) -> dict[str, Tensor]:
@@ -99,7 +104,7 @@ def slim(model: nn.Module, mask: Mask) -> nn.Module:
                 raise UserError(f"the mask of {name} does not keep whole filters and channels")
             with_bias = old.bias is not None
             if isinstance(old, nn.Linear):
-                new = nn.Linear(len(inputs), len(kept), with_bias)
+                new = type(old)(len(inputs), len(kept), with_bias)
             else:
                 window = old.kernel_size, old.stride, old.padding, old.dilation
                 new = nn.Conv2d(len(inputs), len(kept), *window, bias=with_bias)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from . import UserError
 from .clock import Clock
 from .config import Settings
-from .losses import Labels, Task
+from .losses import Labels
 from .masks import Batches, Mask, on
 
 
@@ -60,7 +60,7 @@ class Step:
     Made once for a network and a task, and restarted for every generation.
     """
 
-    def __init__(self, model: nn.Module, task: Task, settings: Settings) -> None:
+    def __init__(self, model: nn.Module, task: Labels, settings: Settings) -> None:
         self.model = model
         self.task = task
         self.settings = settings
@@ -90,8 +90,8 @@ class Step:
         """The mean loss over a batch (detached); its gradients are left on the weights."""
         bf16 = self.settings.precision == "bf16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            outputs, smoothing = self.model(inputs), self.settings.smoothing
-            loss = self.task.loss(outputs, labels, inputs, self.parent, smoothing)
+            given = inputs, labels, self.parent, self.settings.smoothing
+            loss = self.task.loss(self.model, *given)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         return loss.detach()

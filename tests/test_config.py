@@ -10,7 +10,7 @@ import pytest
 from dnrlib import UserError, recipes
 from dnrlib.config import PRETRAINED, Config, canonical, meanings
 from dnrlib.datasets.digits import DATASETS
-from dnrlib.losses import Cosine, Distilled
+from dnrlib.losses import LOSSES, AdaCos, Cosine, Distilled, Labels, SelfDistilled
 from dnrlib.methods import MAIN, METHODS, Generation, label, plan
 from dnrlib.recipes import RECIPES, arm_of, configure, grid, parse_arm
 from dnrlib.released import ReleasedMagnitude, ReleasedSnip
@@ -163,6 +163,9 @@ def test_a_key_depends_on_every_setting_that_matters():
         "noise": 0.2,
         "start": PRETRAINED,
         "parts": 2,
+        "loss": "cs-kd",
+        "mix": "cutmix",
+        "average": 0.9,
     }
     keys = {
         chain(configure("digits", **{"method": "dnr", name: v}))[-1].key
@@ -204,9 +207,7 @@ def test_plans_by_hand():
         "lw": [first, *lw],
         "lw-released": [first, *stages],
         "ensemble": [first, *2 * [Generation(*reborn)]],
-        "long-ema": [Generation(epochs=3.0, average=0.999)],
-        "long-cutmix": [Generation(epochs=3.0, mix=True)],
-        "long-cosine": [Generation(epochs=3.0, task=Cosine(0.1))],
+        "ke-dsd": [first, Generation(pruned.keep, Zeros(), hold=True), first],
     }
     children = {
         "tune": again,
@@ -231,6 +232,27 @@ def test_plans_by_hand():
     ten = configure("digits", method="ensemble", members=10)
     assert {stage.epochs for stage in plan(ten)} == {1.0}
     assert {stage.length(ten) for stage in plan(ten)} == {30}
+
+
+def test_what_is_changed_in_every_stage():
+    every = {"loss": "cs-kd", "mix": "cutmix", "average": 0.9}
+    for name, value in every.items():
+        for method in METHODS:
+            config = configure("digits", method=method, generations=3)
+            changed = plan(dataclasses.replace(config, **{name: value}))
+            for stage, plain in zip(changed, plan(config), strict=True):
+                distilled = stage.task.needs_parent
+                wanted = {"loss": ("task", plain.task if distilled else SelfDistilled())}
+                wanted |= {"mix": ("mix", True), "average": ("average", 0.9)}
+                field, expected = wanted[name]
+                assert stage == dataclasses.replace(plain, **{field: expected}), (method, name)
+    losses = {n: plan(configure("digits", method="plain", loss=n))[0].task for n in LOSSES}
+    assert losses == {
+        "labels": Labels(),
+        "cosine": Cosine(0.1),
+        "cs-kd": SelfDistilled(3.0, 4.0),
+        "adacos": AdaCos(),
+    }
 
 
 @pytest.mark.parametrize(
@@ -386,7 +408,7 @@ def test_budgets_follow_from_the_dataset():
         ({"dataset": "digits", "methd": "dnr"}, "unknown setting methd; settings: lr, schedule"),
         (
             {"dataset": "digits", "method": "drn"},
-            "choose one of: plain, dsd, ban, ban-lineage, lw, lw-released, llf, llf-layer3, long",
+            "choose one of: plain, dsd, ke-dsd, ban, ban-lineage, lw, lw-released, llf, llf-layer3, long",
         ),
         ({"dataset": "digits", "keep": 1.5}, "keep=1.5 must lie between 0 and 1"),
         ({"dataset": "digits", "probe": 0}, "must be greater than 0"),

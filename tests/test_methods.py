@@ -1,5 +1,6 @@
 """What defines each method: tests that fail when its own step is left out."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from dnrlib import models, records, run, train
 from dnrlib.datasets import augment
 from dnrlib.datasets.augment import Training
 from dnrlib.datasets.catalogue import load
-from dnrlib.losses import Cosine, Distilled, Labels
+from dnrlib.losses import AdaCos, Cosine, CosineHead, Distilled, Labels, SelfDistilled
 from dnrlib.masks import prunable
 from dnrlib.methods import METHODS, plan
 from dnrlib.models import birth, build, normalise_after
@@ -273,7 +274,7 @@ def test_distillation_by_hand(reduction, divided):
     student.requires_grad_()
     teacher.requires_grad_()
     loss = Distilled(reduction=reduction).loss(
-        student, torch.tensor([2, 0]), torch.zeros(2), lambda inputs: teacher, 0.1
+        lambda inputs: student, torch.zeros(2), torch.tensor([2, 0]), lambda inputs: teacher, 0.1
     )
     loss.backward()
 
@@ -293,10 +294,112 @@ def test_distillation_by_hand(reduction, divided):
 def test_the_cosine_loss_by_hand():
     """Of two images and two classes: 1 - cosine, and a tenth of the cross-entropy at length 1."""
     outputs = torch.tensor([[3.0, 4.0], [-5.0, 12.0]], dtype=torch.float64)
-    loss = Cosine().loss(outputs, torch.tensor([0, 1]), outputs, None, 0.1)
+    loss = Cosine().loss(lambda inputs: outputs, None, torch.tensor([0, 1]), None, 0.1)
     units = np.array([[0.6, 0.8], [-5 / 13, 12 / 13]])
     entropies = np.log(np.exp(units).sum(1)) - [0.6, 12 / 13]
     assert loss.item() == pytest.approx(((0.4 + 1 / 13) + 0.1 * entropies.sum()) / 2, rel=1e-12)
+
+
+def test_self_distillation_by_hand():
+    """Cross-entropy of the first half, unsmoothed, plus 3 * 4^2 * KL(second / 4 || first / 4)."""
+    logits = {0: torch.tensor([[1.0, -2.0, 5.0], [3.0, 0.5, -7.0]], dtype=torch.float64)}
+    logits[1] = torch.tensor([[-4.0, 2.0, 2.5], [3.0, 9.0, 1.0]], dtype=torch.float64)
+    for each in logits.values():
+        each.requires_grad_()
+    # The images say which half they are of.
+    inputs = torch.tensor([0, 0, 1, 1])
+    loss = SelfDistilled().loss(
+        lambda images: logits[int(images[0])], inputs, torch.tensor([2, 0]), None, 0.1
+    )
+    loss.backward()
+
+    def softmax(logits):
+        return np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+
+    z, other = (logits[half].detach().numpy() for half in (0, 1))
+    p, q = softmax(other / 4), softmax(z / 4)
+    right = np.array([[0, 0, 1], [1, 0, 0]])
+    entropy = -(right * np.log(softmax(z))).sum() / 2
+    assert loss.item() == pytest.approx(entropy + 48 * (p * np.log(p / q)).sum() / 2, rel=1e-12)
+    gradient = ((softmax(z) - right) + 12 * (q - p)) / 2
+    np.testing.assert_allclose(logits[0].grad.numpy(), gradient, rtol=1e-9)
+    assert logits[1].grad is None
+
+
+def test_counterparts_are_of_the_same_class_and_others_every_time(tiny):
+    config = tiny(per_class=8, augment="none")
+    data = load(config)
+    training = Training(data, config, 1, pairs=True)
+    by_image = {
+        image.numpy().tobytes(): int(label)
+        for image, label in zip(data.train.images, data.train.labels, strict=True)
+    }
+    drawn = [training.counterparts(data.train.labels) for _ in range(30)]
+    for images in drawn:
+        found = [by_image[image.numpy().tobytes()] for image in images]
+        assert found == data.train.labels.tolist()
+    first = [images[0].numpy().tobytes() for images in drawn]
+    assert len(set(first)) == 8
+    plain = Training(data, config, 1)
+    for (both, labels), (images, same) in zip(training, plain, strict=True):
+        assert torch.equal(labels, same)
+        assert torch.equal(both[: len(labels)], images)
+        assert len(both) == 2 * len(labels)
+
+
+def test_the_second_half_of_a_pair_moves_the_statistics_alone(tiny):
+    """Batch normalisation sees it in a pass of its own."""
+    config = tiny(method="plain", loss="cs-kd", augment="none")
+    model, sizes = build(config), []
+    model.bn1.register_forward_hook(
+        lambda m, given, out: sizes.append((len(out), out.requires_grad))
+    )
+    data = load(config)
+    train.train(model, Training(data, config, 1, pairs=True), 1, step=step_of(model, config))
+    assert sizes == 2 * [(20, True), (20, False)]
+
+
+def step_of(model, config):
+    return train.Step(model, plan(config)[0].task, config)
+
+
+def test_adacos_by_hand():
+    """Two images, three classes; the scale begins at sqrt 2 log 2."""
+    head = CosineHead(2, 3).double()
+    assert head.scale.item() == pytest.approx(math.sqrt(2) * math.log(2))
+    features = torch.tensor([[3.0, 4.0], [-1.0, 0.0]], dtype=torch.float64)
+    with torch.no_grad():
+        head.weight.copy_(torch.tensor([[2.0, 0.0], [0.0, 0.5], [-3.0, 4.0]]))
+    cosines = np.array([[0.6, 0.8, 0.28], [-1.0, 0.0, 0.6]])
+    np.testing.assert_allclose(head(features).detach(), cosines, atol=1e-12)
+    scale = head.scale.item()
+    loss = AdaCos().loss(head, features, torch.tensor([1, 2]), None, 0.1)
+    wrong = np.exp(scale * cosines[[0, 0, 1, 1], [0, 2, 0, 1]]).sum() / 2
+    # The median of two is the lower one in torch: arccos 0.8, below pi / 4.
+    new = np.log(wrong) / 0.8
+    assert head.scale.item() == pytest.approx(new)
+    shares = np.exp(new * cosines) / np.exp(new * cosines).sum(1, keepdims=True)
+    assert loss.item() == pytest.approx(-np.log(shares[[0, 1], [1, 2]]).mean())
+    far = AdaCos().loss(head, features, torch.tensor([0, 0]), None, 0.1)
+    assert torch.isfinite(far)
+    wrong = np.exp(new * cosines[:, 1:]).sum() / 2
+    assert head.scale.item() == pytest.approx(
+        np.log(wrong) / np.cos(min(np.pi / 4, np.arccos(0.6)))
+    )
+
+
+def test_adacos_trains_a_network_of_cosines(tiny, tmp_path):
+    """Its scale is part of what is stored, and goes on in the next generation."""
+    found = run.run(tiny(method="ke", loss="adacos", generations=2, epochs=4), tmp_path)
+    config = tiny(method="ke", loss="adacos", generations=2, epochs=4)
+    states = [Store(tmp_path).weights(link.trained) for link in chain(config)]
+    assert "fc.bias" not in states[0]
+    assert states[0]["fc.scale"] != states[1]["fc.scale"]
+    assert states[0]["fc.scale"] != build(config).fc.scale
+    data, model = load(config), run.finished(config, runs=tmp_path).model
+    images = augment.evaluation_batches(data.evaluation, data.dataset)
+    assert all(outputs.abs().max() <= 1 + 1e-6 for outputs, _ in train.outputs(model, images))
+    assert found[-2]["result"]["test_accuracy"] > 10
 
 
 def test_what_has_not_arrived_is_not_looked_at(tiny, monkeypatch):

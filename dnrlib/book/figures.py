@@ -18,6 +18,7 @@ from .tables import LEAST_SEEDS, MEASURES
 COLOURS = {
     "plain": "#000000",
     "dsd": "#8c8c8c",
+    "ke-dsd": "#5c8a7a",
     "ban": "#b07aa1",
     "ban-lineage": "#d4b5cb",
     "lw": "#9c755f",
@@ -25,9 +26,6 @@ COLOURS = {
     "llf": "#0072B2",
     "llf-layer3": "#7fb8d8",
     "long": "#E69F00",
-    "long-ema": "#f5c24d",
-    "long-cutmix": "#b37b00",
-    "long-cosine": "#f9dda0",
     "ensemble": "#332288",
     "tune": "#56B4E9",
     "ke": "#009E73",

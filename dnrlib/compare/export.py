@@ -119,6 +119,7 @@ def export(config: Config, output: Path, device: str = "auto", slim: bool = Fals
             **{name: getattr(config, name) for name in ("model", "width", "stem")},
             **{"classes": len(about.classes), "channels": about.channels},
             **({"split_rate": config.split_rate} if slim else {}),
+            **({"cosines": True} if config.loss == "adacos" else {}),
         },
         "config": dict(vars(config)),
         "provenance": provenance | {"key": last["key"], "images": about.fingerprint},
@@ -238,7 +239,7 @@ def _model(stored: dict[str, Any], path: str | Path) -> Model:
     members = {}
     for prefix in dict.fromkeys(f"networks.{number}." for number in averaged) or [""]:
         own = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
-        members[prefix] = models.network(*shape)
+        members[prefix] = models.network(*shape, cosines=how.get("cosines", False))
         if "split_rate" in how:
             members[prefix] = slimmed(members[prefix], how["model"], how["split_rate"])
         models.load_state(members[prefix], own)

@@ -226,17 +226,30 @@ class Training:
     generation: int
     mix: bool = False
     """Whether they are mixed with `cut_mix`."""
+    pairs: bool = False
+    """Whether each batch is followed by as many other images, each of the same class as its
+    counterpart and drawn at random (it may be the same image)."""
 
     def __post_init__(self) -> None:
         self.order = stream(self.config.seed, self.generation, "order")
         self.draw = stream(self.config.seed, self.generation, "augment")
+        self.pair = stream(self.config.seed, self.generation, "pairs")
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in batches(self.data.train, self.config.batch, self.order):
+            if self.pairs:
+                images = torch.cat([images, self.counterparts(labels)])
             inputs = augmented(images, self.data, self.config, self.draw)
             if self.mix:
                 inputs, labels = cut_mix(inputs, labels, len(self.data.dataset.classes), self.draw)
             yield inputs, labels
+
+    def counterparts(self, labels: Tensor) -> Tensor:
+        """For each label, a random training image of its class."""
+        train = self.data.train
+        alike = train.labels == labels.to(train.labels.device)[:, None]
+        drawn = torch.rand(alike.shape, generator=self.pair).to(alike.device)
+        return train.images[drawn.masked_fill(~alike, -1).argmax(1)]
 
 
 def cut_mix(

@@ -73,7 +73,10 @@ _SMOOTH = {
 _SHARES = "tune dnr+keep=0.95 dnr+keep=0.9 dnr dnr+keep=0.7 dnr+keep=0.6"
 _FIVE_ARMS = "plain long tune ke dnr"
 _TUNED = "plain+tuned long+tuned tune+tuned ke+tuned llf+tuned dnr+tuned"
-_ALTERNATIVES = "long-ema long-cutmix long-cosine long+augment=trivial long+augment=trivial-shift"
+_ALTERNATIVES = (
+    "long+average=0.999 long+mix=cutmix long+loss=cosine long+augment=trivial "
+    "long+augment=trivial-shift"
+)
 _AVERAGED = "ensemble ensemble+members=10 ensemble+tuned tune+tuned dnr+tuned"
 _NOISE = " ".join(
     f"{arm}+noise={share}"
