@@ -84,6 +84,8 @@ def study(command: argparse.ArgumentParser) -> None:
     said = f"evaluate the networks as an exhibit does: {', '.join(EVALUATING)}; may be repeated"
     add("--evaluate", **MANY, choices=EVALUATING, metavar="EXHIBIT", help=said)
     add("--seeds", type=int, default=5, help="seeds 0..SEEDS-1 (default: 5)")
+    said = "instead: this seed, or these (0-11); may be repeated"
+    add("--seed", type=_seeds, action="extend", metavar="SEED", help=said)
     said = "runs at once (default: one per core, one on a GPU)"
     add("--workers", type=int, default=0, help=said)
 
@@ -259,6 +261,19 @@ def _line(record: dict[str, Any]) -> None:
         print(f"   its mask keeps {kept:.1%}; without the rest, {result['masked_accuracy']:.2f} %")
 
 
+def _seeds(text: str) -> list[int]:
+    """The seeds that `7` or `0-11` names."""
+    from .recipes import MOST_SEEDS
+
+    first, _, last = text.partition("-")
+    if not (first.isdecimal() and (last or first).isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is no seed, and no range such as 0-11")
+    found = range(int(first), int(last or first) + 1)
+    if not 1 <= len(found) <= MOST_SEEDS:
+        raise argparse.ArgumentTypeError(f"{text!r} must name 1 to {MOST_SEEDS} seeds")
+    return list(found)
+
+
 def _study(options: argparse.Namespace) -> None:
     from .evaluate.evaluations import EVALUATED
     from .frames import generations
@@ -281,7 +296,12 @@ def _study(options: argparse.Namespace) -> None:
     chosen = options.method + [arm for name in options.exhibit for arm in arms(name, dataset)]
     evaluated = [each for name in exhibits for each in evaluations_of(name, dataset)]
     found = study(
-        grid(dataset, dict.fromkeys(chosen or MAIN), options.seeds, options.budget),
+        grid(
+            dataset,
+            dict.fromkeys(chosen or MAIN),
+            options.seed or options.seeds,
+            options.budget,
+        ),
         published=False,
         workers=options.workers,
         device=options.device,

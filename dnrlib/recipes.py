@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -244,24 +244,33 @@ def arm_of(config: Config) -> str:
     return "+".join(min(ways, key=len))
 
 
-def grid(
-    dataset: str, arms: Iterable[str], seeds: int, budget: str | None = None, **overrides: Any
-) -> list[Config]:
-    """One config per arm and seed 0..seeds-1, each once, seeds outermost, arms in the order given.
+MOST_SEEDS = 10_000
 
-    Raises `UserError` for an arm with a setting that its method does not read.
+
+def grid(
+    dataset: str,
+    arms: Iterable[str],
+    seeds: int | Sequence[int],
+    budget: str | None = None,
+    **overrides: Any,
+) -> list[Config]:
+    """One config per arm and seed (a number n of seeds are 0..n-1), each once, seeds outermost,
+    arms in the order given.
+
+    Raises `UserError` for an arm with a setting that its method does not read, and for no seed or
+    more than `MOST_SEEDS`.
     """
-    if seeds < 1:
-        raise UserError(f"seeds={seeds!r} must be at least 1")
+    number = seeds if isinstance(seeds, int) else len(seeds)
+    if not 1 <= number <= MOST_SEEDS:
+        raise UserError(f"seeds={number} must be at least 1 and at most {MOST_SEEDS}")
+    seeds = range(seeds) if isinstance(seeds, int) else seeds
     parsed = [parse_arm(arm) for arm in arms]
     settings = [overrides | arm for arm in parsed]
     for chosen, arm in zip(settings, parsed, strict=True):
         for name in idle(configure(dataset, budget, **chosen), arm):
             raise UserError(f"{name}={arm[name]} changes nothing in {arm['method']}")
     configs = (
-        configure(dataset, budget, seed=seed, **chosen)
-        for seed in range(seeds)
-        for chosen in settings
+        configure(dataset, budget, seed=seed, **chosen) for seed in seeds for chosen in settings
     )
     return list(dict.fromkeys(configs))
 

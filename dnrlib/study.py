@@ -9,6 +9,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from .paper.exhibits import EXHIBITS, evaluations_of, made_for
 from .paper.exhibits import arms as paper_arms
 from .recipes import arm_of, configure, idle, parse_arm
 from .records import Record
-from .run import chain, check_descent, entries, parent_digests, run
+from .run import Link, chain, check_descent, entries, parent_digests, run
 from .store import Entry, Store
 from .train import device_named
 
@@ -249,19 +250,18 @@ def _train(
     first = Counter(chain(config)[0].key for config in configs)
     shared = {chain(c)[0].key: c for c in configs if first[chain(c)[0].key] > 1}
     failures: dict[str, str] = {}
-    with tqdm(total=epochs, unit="epoch", desc="training", smoothing=0.05) as bar:
+    with (
+        tqdm(total=epochs, unit="epoch", desc="training", smoothing=0.05) as bar,
+        _watching(bar, store, todo),
+    ):
         for phase, first_only in ((list(shared.values()), True), (configs, False)):
             tasks = [
                 delayed(_attempt)(config, runs, device, first_only, os.getpid(), evaluations)
                 for config in phase
             ]
-            for number, (config, keys, error) in enumerate(_finished(tasks, workers), 1):
-                done = [todo.pop(key) for key in keys if key in todo]
+            for number, (config, error) in enumerate(_finished(tasks, workers), 1):
                 running = min(workers, len(phase) - number)
-                said = f"{number}/{len(phase)} runs done, {running} running"
-                # All at once: of steps that follow each other closely tqdm shows only the first.
-                bar.set_postfix_str(said, refresh=False)
-                bar.update(sum(link.stage.length(at) for at, link in done))
+                bar.set_postfix_str(f"{number}/{len(phase)} runs done, {running} running")
                 if error is not None:
                     failures[f"{config.dataset} {arm_of(config)} seed {config.seed}"] = error
     if failures:
@@ -269,7 +269,32 @@ def _train(
         raise StudyFailed(f"{len(failures)} of {len(configs)} runs failed:\n{listed}")
 
 
-def _finished(tasks: list, workers: int) -> Iterator[tuple[Config, list[str], str | None]]:
+@contextmanager
+def _watching(bar: tqdm, store: Store, todo: dict[str, tuple[Config, Link]]) -> Iterator[None]:
+    """Moves a bar by the epochs of each generation as soon as its record is on disk, whichever
+    process wrote it."""
+    ended = threading.Event()
+
+    def look() -> None:
+        done = [key for key, (_, link) in todo.items() if store.path(link.trained).exists()]
+        # All at once: of steps that follow each other closely tqdm shows only the first.
+        bar.update(sum(link.stage.length(config) for config, link in map(todo.pop, done)))
+
+    def watch() -> None:
+        while not ended.wait(1):
+            look()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
+        look()
+
+
+def _finished(tasks: list, workers: int) -> Iterator[tuple[Config, str | None]]:
     """What `_attempt` returns, of each task as soon as it is done."""
     try:
         yield from Parallel(n_jobs=workers, return_as="generator_unordered")(tasks)
@@ -300,27 +325,18 @@ def _attempt(
     first_only: bool,
     study: int,
     evaluations: Sequence[Evaluation],
-) -> tuple[Config, list[str], str | None]:
+) -> tuple[Config, str | None]:
     """Runs a config, or only its first generation, for the process `study`; never raises. Returns
-    the config, the keys of what was made, and what went wrong: a line for a `UserError`, the whole
-    traceback for any other."""
-    keys: list[str] = []
+    the config, and what went wrong: a line for a `UserError`, the whole traceback for any other."""
     if os.getpid() != study:
         _live_with(study)
     try:
-        run(
-            config,
-            runs,
-            device,
-            lambda record: keys.append(record["key"]),
-            first_only,
-            evaluations,
-        )
+        run(config, runs, device, first_only=first_only, evaluations=evaluations)
     except UserError as error:
-        return config, keys, f"{type(error).__name__}: {error}"
+        return config, f"{type(error).__name__}: {error}"
     except Exception:
-        return config, keys, traceback.format_exc().rstrip()
-    return config, keys, None
+        return config, traceback.format_exc().rstrip()
+    return config, None
 
 
 def seconds_per_epoch(config: Config) -> float | None:

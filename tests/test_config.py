@@ -408,7 +408,7 @@ def test_budgets_follow_from_the_dataset():
         ({"dataset": "digits", "methd": "dnr"}, "unknown setting methd; settings: lr, schedule"),
         (
             {"dataset": "digits", "method": "drn"},
-            "choose one of: plain, dsd, ke-dsd, ban, ban-lineage, lw, lw-released, llf, llf-layer3, long",
+            "choose one of: plain, dsd, ke-dsd, ban, ban-lineage, lw, lw-released, llf, llf-layer3",
         ),
         ({"dataset": "digits", "keep": 1.5}, "keep=1.5 must lie between 0 and 1"),
         ({"dataset": "digits", "probe": 0}, "must be greater than 0"),
@@ -431,8 +431,10 @@ def test_bad_settings_are_refused_with_the_valid_ones(arguments, message):
 
 
 def test_no_seeds_are_refused():
-    with pytest.raises(UserError, match="seeds=0 must be at least 1"):
-        grid("digits", ["dnr"], 0)
+    for seeds, number in ((0, 0), ([], 0), (10**9, 10**9), (range(10**9), 10**9)):
+        with pytest.raises(UserError, match=f"seeds={number} must be at least 1 and at most 10000"):
+            grid("digits", ["dnr"], seeds)
+    assert [config.seed for config in grid("digits", ["dnr"], [7, 3])] == [7, 3]
 
 
 if __name__ == "__main__":

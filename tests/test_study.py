@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -24,6 +25,7 @@ from dnrlib.paper import exhibits
 from dnrlib.paper.exhibits import evaluations_of
 from dnrlib.recipes import RECIPES, arm_of, configure, grid
 from dnrlib.run import chain, run
+from dnrlib.store import Store
 from dnrlib.study import Archive, StudyFailed
 from tests import POSIX
 from tests import publish as tests_publish
@@ -166,8 +168,44 @@ def test_a_programming_error_in_a_worker_brings_its_traceback(tiny, published, m
     assert re.search(r"(?s)test_study\.py\".*in _broken\n.*KeyError: 'a'$", str(error.value))
 
 
-def _broken(*arguments):
+def _broken(*arguments, **named):
     return {}["a"]
+
+
+def test_progress_moves_with_every_generation(tiny, tmp_path):
+    """Also with those that another process has trained, and each once."""
+    config, moved = tiny(method="dnr", generations=3, epochs=2), []
+    store = Store(tmp_path)
+    todo = {link.key: (config, link) for link in chain(config)}
+    bar = SimpleNamespace(update=moved.append)
+    with study._watching(bar, store, todo):
+        run(dataclasses.replace(config, generations=1), tmp_path)
+        for _ in range(100):
+            if sum(moved) == 2:
+                break
+            time.sleep(0.1)
+        assert sum(moved) == 2
+        run(config, tmp_path)
+    assert sum(moved) == 6
+    assert not todo
+
+
+def test_seeds_can_be_named_one_by_one(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(study, "study", lambda configs, **how: asked.extend(configs) or [])
+    words = ["study", "--method", "plain"]
+    for options, seeds in (
+        (["--seeds", "2"], [0, 1]),
+        (["--seed", "7"], [7]),
+        (["--seed", "3", "--seed", "5-7"], [3, 5, 6, 7]),
+    ):
+        asked.clear()
+        assert cli.main([*words, *options]) == 0
+        assert [config.seed for config in asked] == seeds
+    for wrong in ("a", "-1", "5-3", "0-999999999", "1-2-3"):
+        with pytest.raises(SystemExit):
+            cli.main([*words, f"--seed={wrong}"])
+        assert repr(wrong) in capsys.readouterr().err
 
 
 def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
