@@ -137,7 +137,13 @@ TUNED: dict[str, dict[str, dict[str, float]]] = {
         "tune": {"weight_decay": 0.005, "lr": 0.1},
         "ke": {"weight_decay": 0.005, "lr": 0.1},
         "dnr": {"weight_decay": 0.005, "lr": 0.1},
-    }
+    },
+    "cifar10-few": {
+        "long": {"weight_decay": 0.005, "lr": 0.1},
+        "tune": {"weight_decay": 0.005, "lr": 0.1},
+        "ke": {"weight_decay": 0.005, "lr": 0.1},
+        "dnr": {"weight_decay": 0.005, "lr": 0.03},
+    },
 }
 """By dataset and method, the settings of the arm `METHOD+tuned`: learning rate and weight decay
 with the highest accuracy on the tuning pool, out of one grid for all methods (`data/tuning`)."""
@@ -230,7 +236,7 @@ def arm_of(config: Config) -> str:
     this the one in fewest words."""
     own = config.method in TUNED.get(config.dataset, {})
     ways = []
-    for budget, tuned in itertools.product((None, "smoke"), (False, True) if own else (False,)):
+    for budget, tuned in itertools.product((None, "smoke"), (True, False) if own else (False,)):
         base = configure(
             config.dataset, budget, tuned=tuned, method=config.method, seed=config.seed
         )

@@ -80,7 +80,9 @@ def test_every_claim_can_be_read_and_every_printed_row_exists():
     assert table.index.is_unique
     assert (table["rank"] == "primary").sum() == 3
     assert set(table["exhibit"]) <= EXHIBITS.keys() | {"cost"}
-    assert set(table["basis"]) == {"text", "exhibit"}
+    assert set(table["basis"]) == {"text", "exhibit", "ours"}
+    assert set(table["source"]) == {"dnr", "ske", "ke", "ours"}
+    assert ((table["basis"] == "ours") == (table["source"] == "ours")).all()
     for column in ("known", "looked"):
         assert set(table[column]) == {"yes", ""}
     assert table.index[table["untestable"]].tolist() == ["beats-ban"]

@@ -149,7 +149,8 @@ def titled(exhibit: str) -> str:
     """The name of an exhibit in prose: `table4` is 'Table 4', `ske_table1` the preprint's."""
     source, _, bare = exhibit.rpartition("_")
     words = bare.replace("table", "Table ").replace("fig", "Fig. ")
-    return f"{words} of the preprint" if source == "ske" else words
+    of = {"ske": "the preprint", "ke": "KE"}
+    return f"{words} of {of[source]}" if source else words
 
 
 def comparison_table(

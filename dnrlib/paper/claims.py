@@ -209,10 +209,15 @@ def _judged(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _in_words(part: Part) -> str:
-    arms = (term.partition("@") for term in part.terms)
-    return " − ".join(
-        label(arm) + (f" ({column.replace('_', ' ')})" if column else "") for arm, _, column in arms
-    )
+    words = []
+    for term in part.terms:
+        sides = [side.partition("@") for side in term.split(" - ")]
+        named = [
+            label(arm) + (f" ({column.replace('_', ' ')})" if column else "")
+            for arm, _, column in sides
+        ]
+        words.append(" − ".join(named) if len(named) == 1 else f"({' − '.join(named)})")
+    return " − ".join(words)
 
 
 def in_print(statement: str) -> tuple[int, list[str]]:

@@ -77,6 +77,17 @@ _ALTERNATIVES = (
     "long+average=0.999 long+mix=cutmix long+loss=cosine long+augment=trivial "
     "long+augment=trivial-shift"
 )
+_LOSSES = ("+smoothing=0", "", "+loss=cs-kd")
+_KE_ROWS = {
+    f"{method}{loss}": f"{words} {row}"
+    for loss, words in zip(_LOSSES, ("CE", "Smth", "CS-KD"), strict=True)
+    for method, row in (("plain", "(N1)"), ("ke+generations=3", "+ KE-N3"), ("ke", "+ KE-N10"))
+} | {
+    "plain+loss=adacos": "CE + AdaCos",
+    "dsd+smoothing=0": "CE + DSD",
+    "ban-lineage+smoothing=0": "CE + BANs-N10",
+}
+_RATES = ("0.2", "0.3", "0.5")
 _AVERAGED = "ensemble ensemble+members=10 ensemble+tuned tune+tuned dnr+tuned"
 _NOISE = " ".join(
     f"{arm}+noise={share}"
@@ -225,9 +236,47 @@ EXHIBITS = {
         bundled="digits",
         evaluations=lambda dataset: (AveragedAccuracy(),),
     ),
+    "ke_table2": Exhibit(
+        arms=" ".join([*_KE_ROWS, "long", "long+loss=cs-kd"]),
+        rows=_KE_ROWS,
+        columns=_FIVE,
+        bundled="digits",
+        photographs=(),
+    ),
+    "ke_table5": Exhibit(
+        notebook="ke_slim", arms="ke ke+split_rate=0.5", bundled="digits", photographs=()
+    ),
+    "ke_table6": Exhibit(notebook="ke_costs", photographs=()),
+    "ke_table10": Exhibit(notebook="ke_costs", photographs=()),
+    "ke_table11": Exhibit(notebook="ke_correlation", photographs=()),
+    "ke_table12": Exhibit(notebook="ke_correlation", photographs=()),
+    "ke_fig1": Exhibit(
+        notebook="ke_generations",
+        arms="plain ke+generations=100 tune+generations=100 dnr+generations=100",
+        bundled="digits",
+        photographs=(),
+    ),
+    "ke_fig8": Exhibit(
+        notebook="ke_masks",
+        arms="ke ke+split_rate=0.5 ke-wels ke-wels+split_rate=0.5",
+        bundled="digits",
+        photographs=(),
+    ),
+    "ke_fig12": Exhibit(notebook="ke_masks", arms="ke ke-dsd", bundled="digits", photographs=()),
+    "ke_fig16": Exhibit(
+        notebook="ke_masks",
+        arms=" ".join(
+            f"{method}+split_rate={rate}" if rate else method
+            for method in ("ke-wels", "ke-wels-rand")
+            for rate in ("", *_RATES)
+        ),
+        bundled="digits",
+        photographs=(),
+    ),
     "when": Exhibit(arms=f"{_PARTS} {_NOISE}", bundled="digits", photographs=("cifar10-few",)),
 }
-"""By name. Exhibits are of the DNR paper unless named `ske_`; the last eight are our own."""
+"""By name. Exhibits are of the DNR paper unless named `ske_` (its preprint) or `ke_` (Knowledge
+Evolution), or not named after a table or a figure: these are our own."""
 
 ANALOGUE = {n: each.bundled for n, each in EXHIBITS.items() if each.bundled not in (None, "digits")}
 """The bundled dataset of each exhibit that needs another one than digits."""
