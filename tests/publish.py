@@ -4,8 +4,8 @@
     python -m tests.publish [DATASET ...] --publish    then copy the records to data/records
     python -m tests.publish DATASET --copied           list in the manifest of data/records what of
                                                        it was copied there from another clone
-    python -m tests.publish DATASET --go-on            on photographs: train and publish, seed by
-                                                       seed, what is planned and not yet published
+    python -m tests.publish DATASET --go-on            train and publish, seed by seed, what is not
+                                                       published yet
 
 What is published is listed in `tests/test_published.py`, what is planned in `paper.PLANNED`.
 """
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--publish", action="store_true", help="copy the records to data/records")
     parser.add_argument("--copied", action="store_true", help="list files that were copied there")
     parser.add_argument(
-        "--go-on", action="store_true", help="publish what is planned, seed by seed"
+        "--go-on", action="store_true", help="train and publish what is missing, seed by seed"
     )
     parser.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
     options = parser.parse_args()
@@ -59,10 +59,11 @@ def refuse_publishing(found: list[Run]) -> None:
 
 
 def go_on(dataset: str, workers: int) -> None:
-    """Arms with the same number of planned seeds are one step; steps are taken in the order of
+    """Trains and publishes what is planned, or listed in `SEEDS`, and not published. Arms with the
+    same number of planned seeds are one step; steps are taken in the order of
     `PLANNED`, and within a step seed by seed, so that what is published is always comparable."""
     of_arm, steps = evaluated(dataset), {}
-    for arm, seeds in PLANNED[dataset].items():
+    for arm, seeds in (PLANNED.get(dataset) or SEEDS[dataset]).items():
         steps.setdefault(seeds, []).append(arm)
     for seeds, arms in steps.items():
         for seed in range(seeds):
