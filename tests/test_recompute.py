@@ -9,7 +9,7 @@ import gzip
 import itertools
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
@@ -23,12 +23,14 @@ MARGIN, ALPHA = 0.5, 0.05
 ON = {
     "embedded": {"": "digits", "fig5": "digits-colour", "fig6": "digits-colour"}
     | {"fig7": "digits-imbalanced", "table8": "digits-binary"},
-    "photographs": dict.fromkeys(("table2", "fig5", "fig6"), "cifar10-few")
+    "photographs": dict.fromkeys(("table2", "fig5", "fig6", "when"), "cifar10-few")
     | {"": "flower102-64 cifar10-few", "fig7": "cifar10-few-imbalanced"},
 }
 """The datasets that a claim is judged on by column and exhibit; those of "" for all others."""
-SETTINGS = {"per_class": 0, "smoothing": 0.1, "precision": "fp32"}
+SETTINGS = {"per_class": 0, "smoothing": 0.1, "precision": "fp32", "noise": 0.0}
+SETTINGS |= {"weight_decay": 1e-4, "lr": 0.1, "augment": "shift"}
 """What the records of a file differ in, apart from their stages."""
+RATES = {"digits-colour": 0.2, "flower102-64": 0.256, "cifar10-few": 0.03}
 SIZES = {"digits": 10, "digits-colour": 10, "cifar10-few": 50}
 GENERATIONS = {"digits": 10, "digits-imbalanced": 10, "digits-binary": 3}
 
@@ -42,11 +44,18 @@ def read(folder):
     """By seed: generations by settings, number and stage, and what was made of each, by its key."""
     found = {}
     for path in sorted(folder.glob("seed-*")):
-        trained, made = {}, defaultdict(list)
+        trained, made, by_weights = {}, defaultdict(list), {}
         for record in map(json.loads, gzip.decompress(path.read_bytes()).splitlines()):
             if record["kind"] == "generation":
-                settings = {name: record["config"][name] for name in SETTINGS}
-                at = text(settings, record["generation"], record["stage"]["Generation"])
+                settings = {name: record["config"].get(name, SETTINGS[name]) for name in SETTINGS}
+                by_weights[record["result"].get("weights")] = record
+                first = record
+                # Records are in the order of their generations; the first published ones do not
+                # say what they descend from, which is an ordinary first generation.
+                while first["generation"] > 1 and "parents" in first:
+                    first = by_weights[first["parents"][0]]
+                begun = first["stage"]["Generation"] if first["generation"] == 1 else {}
+                at = text(settings, record["generation"], record["stage"]["Generation"], begun)
                 assert at not in trained
                 trained[at] = record
             else:
@@ -55,33 +64,71 @@ def read(folder):
     return found
 
 
-def last_stage(arm, dataset):
-    """(settings, number of the last generation, its stage) of an arm."""
+def settings_of(dataset):
+    """The settings of a dataset's recipe."""
+    known = SETTINGS | {"per_class": SIZES.get(dataset, 0), "lr": RATES.get(dataset, 0.1)}
+    return known | ({} if dataset.startswith("digits") else {"augment": "crop-flip"})
+
+
+def tuned(method, dataset):
+    """Weight decay and learning rate of the cell that was best on the tuning images."""
+    with (DATA / "tuning" / f"{dataset}.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["arm"] == method]
+    cells, by_seed = defaultdict(list), Counter(row["seed"] for row in rows)
+    for row in rows:
+        # Some seeds have the recipe alone.
+        if by_seed[row["seed"]] == max(by_seed.values()):
+            cells[row["weight_decay"], row["lr"]].append(float(row["accuracy"]))
+    return map(float, max(cells, key=lambda cell: mean(cells[cell])))
+
+
+def stages(arm, dataset):
+    """(settings, number of the last generation, its stage, the first stage) of an arm."""
     method, *given = arm.split("+")
-    known = SETTINGS | {"per_class": SIZES.get(dataset, 0), "keep": 0.8, "probe": 0.2}
-    known |= {"generations": GENERATIONS.get(dataset, 5), "criterion": "snip"}
+    known = settings_of(dataset) | {"keep": 0.8, "probe": 0.2, "split_rate": 0.8, "members": 3}
+    known |= {"generations": GENERATIONS.get(dataset, 5), "criterion": "snip", "average": 0.0}
+    known |= {"mix": "", "loss": "", "parts": 1}
+    if "tuned" in given:
+        given.remove("tuned")
+        known["weight_decay"], known["lr"] = tuned(method, dataset)
     for name, value in (setting.split("=") for setting in given):
         known[name] = type(known[name])(value)
-    n, probe, born = known["generations"], {"probe": known["probe"]}, {"fill": {"Birth": {}}}
+    n, probe, rate = known["generations"], {"probe": known["probe"]}, known["split_rate"]
     score = {"snip": {"Snip": probe}, "fisher": {"Fisher": probe}}
     score |= {"magnitude": {"Magnitude": {}}, "random": {"Chance": {}}}
     top = {"score": score[known["criterion"]], "share": known["keep"]}
-    new = {"keep": {"Below": {"first": "conv1", "what": "state"}}, "task": {"Distilled": {}}}
-    block = {"keep": {"Below": {"first": "layer4.1", "what": "parameters"}}}
+    new = {"keep": {"Below": {"first": "conv1", "what": "state"}}, "fill": {"Birth": {}}}
+    taught = new | {"task": {"Distilled": {}}}
+    block = {"keep": {"Below": {"first": "layer4.1", "what": "parameters"}}, "fill": {"Birth": {}}}
+    one = {"epochs": n / known["members"]} if n != known["members"] else {}
     last = {
         "plain": (1, {}),
         "long": (1, {"epochs": float(n)}),
         "dsd": (3, {"epochs": 0.5, "peak": 0.1}),
-        "ban": (n, new | born),
-        "lw": (8, block | born | {"inherit": {"Rescaled": {"after": "layer4.0"}}}),
+        "ban": (n, taught),
+        "ban-lineage": (n, taught | {"task": {"Distilled": {"reduction": "mean"}}}),
+        "lw": (8, block | {"inherit": {"Rescaled": {"after": "layer4.0"}}}),
         "llf": (n, {"keep": {"Below": {"first": "layer4"}}}),
         "tune": (n, {}),
-        "ke": (n, {"keep": {"Kels": {"split_rate": 0.8}}}),
-        "ke-wels": (n, {"keep": {"Wels": {"share": 0.8}}}),
-        "ke-wels-rand": (n, {"keep": {"Wels": {"share": 0.8, "redraw": True}}}),
+        "ke": (n, {"keep": {"Kels": {"split_rate": rate}}}),
+        "ke-wels": (n, {"keep": {"Wels": {"share": rate}}}),
+        "ke-wels-rand": (n, {"keep": {"Wels": {"share": rate, "redraw": True}}}),
+        "shrink-perturb": (
+            n,
+            {"keep": {"Below": {"first": "conv1"}}, "fill": {"ShrinkPerturb": {}}},
+        ),
+        "ensemble": (known["members"], new | one),
         "dnr": (n, {"keep": {"Top": top}}),
     }
-    return {name: known[name] for name in SETTINGS}, *last[method]
+    number, stage = last[method]
+    every = {"average": known["average"]} if known["average"] else {}
+    every |= {"mix": True} if known["mix"] else {}
+    losses = {"cosine": "Cosine", "cs-kd": "SelfDistilled", "adacos": "AdaCos"}
+    every |= {"task": {losses[known["loss"]]: {}}} if known["loss"] else {}
+    first = every | (one if method == "ensemble" else {})
+    first |= {"images": 1 / known["parts"]} if known["parts"] > 1 < number else {}
+    first = stage | every if number == 1 else first
+    return {name: known[name] for name in SETTINGS}, number, stage | every, first
 
 
 def measure(column, record, made, rule):
@@ -103,6 +150,8 @@ def measure(column, record, made, rule):
         if (kind, column) == ("Attack", "pgd") and not {"steps", "restarts"} & how.keys():
             under = zip(how["epsilons"], found["accuracy"], strict=True)
             return mean(accuracy for epsilon, accuracy in under if 0 < epsilon <= 6)
+        if (kind, column) == ("AveragedAccuracy", "averaged"):
+            return found["accuracy"]
         if kind == "Predictions" and column in ("balanced_accuracy", "sensitivity"):
             hits = defaultdict(list)
             for label, named in zip(found["labels"], found["predicted"], strict=True):
@@ -119,11 +168,12 @@ def mean(values):
 def outcomes(term, dataset, every=False):
     """By seed, the value of `arm@column` after the last generation, or those after `every` one."""
     arm, column = (*term.split("@"), "test_accuracy")[:2]
-    settings, last, stage = last_stage(arm, dataset)
+    settings, last, stage, first = stages(arm, dataset)
     found = {}
     for seed, (trained, made) in read(DATA / "records" / dataset).items():
         numbers = range(1 if every else last, last + 1)
-        links = [trained.get(text(settings, n, {} if n < 2 <= last else stage)) for n in numbers]
+        listed = [(settings, n, first if n == 1 else stage, first) for n in numbers]
+        links = [trained.get(text(*at)) for at in listed]
         if None not in links:
             rows = [measure(column, link, made[link["key"]], stage.get("keep")) for link in links]
             found[seed] = [value for value in rows if value is not None]
@@ -249,7 +299,7 @@ def test_photographs_are_judged_when_all_planned_seeds_of_all_sets_are_there(tmp
             common = {
                 "kind": "generation",
                 "generation": 1,
-                "config": SETTINGS | {"per_class": size},
+                "config": settings_of(dataset) | {"per_class": size},
             }
             lines = [
                 {
