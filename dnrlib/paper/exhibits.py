@@ -236,6 +236,12 @@ EXHIBITS = {
         bundled="digits",
         evaluations=lambda dataset: (AveragedAccuracy(),),
     ),
+    "steps": Exhibit(
+        notebook="ke_to_dnr",
+        arms="ke ke-wels ke-wels-rand dnr+criterion=random dnr",
+        bundled="digits",
+        photographs=(),
+    ),
     "ke_table2": Exhibit(
         arms=" ".join([*_KE_ROWS, "long", "long+loss=cs-kd"]),
         rows=_KE_ROWS,
