@@ -4,6 +4,7 @@ What a command needs is imported when it is chosen: `dnr --help` imports nothing
 """
 
 import argparse
+import json
 import os
 import sys
 import textwrap
@@ -64,12 +65,30 @@ def run(command: argparse.ArgumentParser) -> None:
 
 def study(command: argparse.ArgumentParser) -> None:
     """many runs in parallel, into your own runs folder"""
+    _many(command)
+    command.set_defaults(do=_study)
+    add = command.add_argument
+    add("--plan", type=Path, metavar="FILE", help="instead: the runs of a plan (see: dnr plan)")
+    said = "runs at once (default: one per core, one on a GPU)"
+    add("--workers", type=int, default=0, help=said)
+
+
+def plan(command: argparse.ArgumentParser) -> None:
+    """what a study would train: runs, epochs, hours, disk; nothing is trained"""
+    _many(command)
+    command.set_defaults(do=_plan)
+    said = "write it, a JSON line per seed, for: dnr study --plan FILE --seed SEED"
+    command.add_argument("--output", type=Path, metavar="FILE", help=said)
+
+
+def _many(command: argparse.ArgumentParser) -> None:
+    """The options that name many runs."""
     from .methods import MAIN, METHODS
     from .paper.exhibits import ANALOGUE, EVALUATING, EXHIBITS
 
     _common(command)
     # An exhibit may have a bundled dataset of its own.
-    command.set_defaults(do=_study, dataset=None)
+    command.set_defaults(dataset=None)
     add = command.add_argument
     said = f"may be repeated (default: {', '.join(MAIN)}); one of: {', '.join(METHODS)}"
     add("--method", **MANY, metavar="METHOD[+SETTING=VALUE...]", help=said)
@@ -86,8 +105,6 @@ def study(command: argparse.ArgumentParser) -> None:
     add("--seeds", type=int, default=5, help="seeds 0..SEEDS-1 (default: 5)")
     said = "instead: this seed, or these (0-11); may be repeated"
     add("--seed", type=_seeds, action="extend", metavar="SEED", help=said)
-    said = "runs at once (default: one per core, one on a GPU)"
-    add("--workers", type=int, default=0, help=said)
 
 
 def page(command: argparse.ArgumentParser) -> None:
@@ -147,7 +164,7 @@ def book(command: argparse.ArgumentParser) -> None:
     command.set_defaults(do=_book)
 
 
-COMMANDS = {one.__name__: one for one in (run, study, page, data, compare, export, book)}
+COMMANDS = {one.__name__: one for one in (run, study, plan, page, data, compare, export, book)}
 """By name, what gives a command its options; its docstring is the help."""
 
 
@@ -274,14 +291,11 @@ def _seeds(text: str) -> list[int]:
     return list(found)
 
 
-def _study(options: argparse.Namespace) -> None:
-    from .evaluate.evaluations import EVALUATED
-    from .frames import generations
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    """What the options of a study name: a dataset, arms, seeds, a budget, and the exhibits whose
+    evaluations are made."""
     from .methods import MAIN
-    from .paper.exhibits import ANALOGUE, arms, evaluations_of
-    from .recipes import grid
-    from .stats import summary
-    from .study import study
+    from .paper.exhibits import ANALOGUE, arms
 
     exhibits = options.exhibit + options.evaluate
     if options.dataset is None:
@@ -294,23 +308,72 @@ def _study(options: argparse.Namespace) -> None:
         (options.dataset,) = analogues
     dataset = options.dataset
     chosen = options.method + [arm for name in options.exhibit for arm in arms(name, dataset)]
-    evaluated = [each for name in exhibits for each in evaluations_of(name, dataset)]
-    found = study(
-        grid(
-            dataset,
-            dict.fromkeys(chosen or MAIN),
-            options.seed or options.seeds,
-            options.budget,
-        ),
-        published=False,
-        workers=options.workers,
-        device=options.device,
-        evaluations=tuple(dict.fromkeys(evaluated)),
-    )
-    frame = generations(found)
-    for column in ("test_accuracy", *EVALUATED):
-        if frame[column].notna().any():
-            print(f"\n{column} in %\n{summary(frame, column).round(2).to_string()}")
+    return {
+        "dataset": dataset,
+        "arms": list(dict.fromkeys(chosen or MAIN)),
+        "seeds": options.seed or list(range(options.seeds)),
+        "budget": options.budget,
+        "evaluate": exhibits,
+    }
+
+
+def _runs_of(asked: dict[str, Any]) -> tuple[list[Any], tuple[Any, ...]]:
+    """The runs that were asked for, and what is measured of them."""
+    from .paper.exhibits import evaluations_of
+    from .recipes import grid
+
+    names = ("dataset", "arms", "seeds", "budget")
+    measured = [e for name in asked["evaluate"] for e in evaluations_of(name, asked["dataset"])]
+    return grid(*(asked[name] for name in names)), tuple(dict.fromkeys(measured))
+
+
+def _study(options: argparse.Namespace) -> None:
+    from .evaluate.evaluations import EVALUATED
+    from .frames import generations
+    from .stats import summary
+    from .study import study
+
+    for asked in [_asked(options)] if options.plan is None else _of_plan(options):
+        configs, evaluations = _runs_of(asked)
+        how = {"workers": options.workers, "device": options.device, "evaluations": evaluations}
+        frame = generations(study(configs, published=False, **how))
+        for column in ("test_accuracy", *EVALUATED):
+            if frame[column].notna().any():
+                print(f"\n{column} in %\n{summary(frame, column).round(2).to_string()}")
+
+
+def _of_plan(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """The lines of a plan, those of the seeds that are named; raises `UserError`."""
+    try:
+        lines = [json.loads(line) for line in options.plan.read_text().splitlines()]
+        chosen = [a for a in lines if options.seed is None or set(a["seeds"]) <= {*options.seed}]
+        for asked in chosen:
+            _runs_of(asked)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{options.plan} is not a plan that dnr plan wrote") from error
+    if not chosen:
+        raise UserError(f"{options.plan} has none of these seeds")
+    return chosen
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from .records import write
+    from .study import planned
+
+    asked = _asked(options)
+    configs, _ = _runs_of(asked)
+    frame = planned(configs)
+    numbers = ["runs", "generations", "epochs", "hours", "megabytes"]
+    frame.loc["all", numbers] = frame[numbers].sum(skipna=False)
+    digits = {"hours": "{:.2f}".format, "megabytes": "{:.0f}".format}
+    whole = dict.fromkeys(("seed", "runs", "generations", "epochs"), "{:.0f}".format)
+    print(frame.to_string(index=False, na_rep="", formatters=digits | whole))
+    if options.output is not None:
+        lines = [json.dumps(asked | {"seeds": [seed]}) + "\n" for seed in asked["seeds"]]
+        write(options.output, "".join(lines).encode())
+        print(f"{options.output}: a line per seed; dnr study --plan {options.output} --seed SEED")
 
 
 def _page(options: argparse.Namespace) -> None:

@@ -1,6 +1,8 @@
 """Many runs: find them on disk, or train them, in parallel."""
 
 import functools
+import itertools
+import math
 import os
 import shlex
 import statistics
@@ -13,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+import torch
 from joblib import Parallel, delayed
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
@@ -21,6 +25,7 @@ from . import UserError, records
 from .config import Config
 from .datasets.catalogue import dataset, read
 from .evaluate.evaluations import Evaluation
+from .models import network
 from .paper.exhibits import EXHIBITS, evaluations_of, made_for
 from .paper.exhibits import arms as paper_arms
 from .recipes import arm_of, configure, idle, parse_arm
@@ -209,6 +214,54 @@ def _same_conditions(found: list[Run]) -> None:
 # Training what is missing
 
 
+def missing_links(configs: Iterable[Config], store: Store) -> dict[str, tuple[Config, Link]]:
+    """By key, the generations of these runs that are not on disk; those that runs share once."""
+    links = {link.key: (config, link) for config in configs for link in chain(config)}
+    return {
+        key: (config, link)
+        for key, (config, link) in links.items()
+        if any(store.read(entry) is None for entry in link.entries)
+    }
+
+
+def planned(configs: Iterable[Config], runs: Path | None = None) -> pd.DataFrame:
+    """What there is to train for these runs, a row per seed, which share nothing: dataset, seed;
+    runs, generations and epochs that are missing; `hours` on one worker at the pace of the
+    dataset's published records (NaN if there are none); and `megabytes` of weights and masks."""
+    rows, configs = [], list(configs)
+    for (of, seed), group in itertools.groupby(
+        sorted(configs, key=lambda c: (c.dataset, c.seed)), key=lambda c: (c.dataset, c.seed)
+    ):
+        own = list(group)
+        todo = missing_links(own, Store(runs)).values()
+        epochs = sum(link.stage.length(config) for config, link in todo)
+        pace = seconds_per_epoch(own[0])
+        missing = [c for c in own if Archive(published=False, runs=runs).find(c) is None]
+        rows.append(
+            {
+                "dataset": of,
+                "seed": seed,
+                "runs": len(missing),
+                "generations": len(todo),
+                "epochs": epochs,
+                "hours": math.nan if pace is None else epochs * pace / 3600,
+                "megabytes": sum(_bytes(config) for config, _ in todo) / 1e6,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _bytes(config: Config) -> float:
+    """What a generation leaves on disk: its weights, and a bit for each."""
+    about = dataset(config.dataset)
+    with torch.device("meta"):
+        shape = len(about.classes), about.channels, config.width, config.stem
+        numbers = sum(
+            value.numel() for value in network(config.model, *shape).state_dict().values()
+        )
+    return numbers * (4 + 1 / 8)
+
+
 def _train(
     configs: list[Config],
     workers: int,
@@ -225,12 +278,7 @@ def _train(
     cores = os.cpu_count() or 1
     workers = workers or (cores if device_named(device).type == "cpu" else 1)
     store = Store(runs)
-    links = {link.key: (config, link) for config in configs for link in chain(config)}
-    todo = {
-        key: (config, link)
-        for key, (config, link) in links.items()
-        if any(store.read(entry) is None for entry in link.entries)
-    }
+    todo = missing_links(configs, store)
     epochs = sum(link.stage.length(config) for config, link in todo.values())
     per_epoch = seconds_per_epoch(configs[0])
     duration = (

@@ -3,6 +3,7 @@
 import dataclasses
 import gzip
 import json
+import math
 import os
 import re
 import shlex
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from dnrlib import UserError, cli, recipes, records, study
+from dnrlib import UserError, cli, models, recipes, records, study
 from dnrlib.book.agreement import agreement
 from dnrlib.datasets import digits
 from dnrlib.evaluate.evaluations import Attack, Predictions
@@ -206,6 +207,54 @@ def test_seeds_can_be_named_one_by_one(monkeypatch, capsys):
         with pytest.raises(SystemExit):
             cli.main([*words, f"--seed={wrong}"])
         assert repr(wrong) in capsys.readouterr().err
+
+
+def test_a_plan_says_what_there_is_to_train(tmp_path, published, capsys):
+    """Nine generations of 30 epochs for two seeds each: the first is shared by fine-tuning, DNR and
+    plain training, and what is on disk is not counted."""
+    given = ["--method", "plain", "--method", "tune+generations=5", "--method", "dnr+generations=5"]
+    file = tmp_path / "plan.jsonl"
+    assert cli.main(["plan", *given, "--seed", "3-4", "--output", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[:5] for line in said.splitlines()[1:3]] == [
+        ["digits", "3", "3", "9", "270"],
+        ["digits", "4", "3", "9", "270"],
+    ]
+    assert said.splitlines()[3].split()[:3] == ["6", "18", "540"]
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [line["seeds"] for line in lines] == [[3], [4]]
+    frame = study.planned(grid("digits", ["plain"], [3]))
+    assert math.isnan(frame["hours"][0])
+    state = models.build(configure("digits")).state_dict().values()
+    assert frame["megabytes"][0] == pytest.approx(sum(v.numel() for v in state) * 4.125e-6)
+    run(configure("digits", method="plain", seed=3))
+    assert study.planned(grid("digits", ["plain"], [3]))[["runs", "epochs"]].sum(axis=None) == 0
+
+
+def test_a_plan_is_carried_out_seed_by_seed(tmp_path, published, monkeypatch, capsys):
+    file, asked = tmp_path / "plan.jsonl", []
+    words = ["--exhibit", "fig7", "--budget", "smoke", "--seeds", "3"]
+    assert cli.main(["plan", *words, "--output", str(file)]) == 0
+    monkeypatch.setattr(study, "study", lambda configs, **how: asked.append((configs, how)) or [])
+    assert cli.main(["study", "--plan", str(file), "--seed", "1", "--workers", "2"]) == 0
+    ((configs, how),) = asked
+    arms = exhibits.arms("fig7", "digits-imbalanced")
+    assert configs == grid("digits-imbalanced", arms, [1], "smoke")
+    assert (how["evaluations"], how["workers"]) == ((Predictions(),), 2)
+    asked.clear()
+    assert cli.main(["study", "--plan", str(file)]) == 0
+    assert [configs[0].seed for configs, _ in asked] == [0, 1, 2]
+    for content, seed, wrong in (
+        (file.read_text(), "7", "has none of these seeds"),
+        ("{}\n", "1", "is not a plan"),
+        ("[1]\n", "1", "is not a plan"),
+        ("no json", "1", "is not a plan"),
+        (file.read_text().replace("plain", "plane"), "1", "'plane' is unknown"),
+    ):
+        file.write_text(content)
+        assert cli.main(["study", "--plan", str(file), "--seed", seed]) == 1
+        assert wrong in capsys.readouterr().err
+    assert cli.main(["study", "--plan", str(tmp_path / "none")]) == 1
 
 
 def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
