@@ -451,9 +451,10 @@ def _compare(options: argparse.Namespace) -> None:
     from .datasets import folder
     from .datasets.augment import UNFLIPPED
     from .recipes import recipe
+    from .records import located
     from .train import device_named
 
-    path = Path(options.path).expanduser().resolve()
+    path = located(options.path)
     name, native = f"{folder.PREFIX}{path}", folder.native(path)
     # A CPU has no time for photographs at 224 pixels.
     on_cpu = device_named(options.device).type == "cpu"

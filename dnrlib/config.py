@@ -35,6 +35,9 @@ AT_LEAST = {
 }
 PRETRAINED = "imagenet1k_v1"
 """The weights of torchvision that a network can start from."""
+AT_MOST = {"width": 4096, "epochs": 1_000_000, "batch": 1_000_000, "threads": 1024}
+AT_MOST |= dict.fromkeys(("generations", "members", "parts"), 10_000)
+"""More is a slip of the keyboard."""
 ONE_OF = {
     "start": ("random", PRETRAINED),
     "pool": ("test", "tuning"),
@@ -74,6 +77,8 @@ class Settings:
                 raise UserError(f"{name}={value!r} must be a finite number")
             elif name in AT_LEAST and value < AT_LEAST[name]:
                 raise UserError(f"{name}={value!r} must be at least {AT_LEAST[name]}")
+            elif name in AT_MOST and value > AT_MOST[name]:
+                raise UserError(f"{name}={value!r} must be at most {AT_MOST[name]}")
             elif name in SHARES and not 0 <= value <= 1:
                 raise UserError(f"{name}={value!r} must lie between 0 and 1")
 

@@ -55,7 +55,15 @@ class DamagedFile(UserError):
 
 def runs_root() -> Path:
     """The folder of the user's own runs: $DNRLIB_RUNS, or `runs/` beside the package."""
-    return Path(os.environ.get("DNRLIB_RUNS") or ROOT / "runs").expanduser().resolve()
+    return located(os.environ.get("DNRLIB_RUNS") or ROOT / "runs")
+
+
+def located(path: str | Path) -> Path:
+    """A path in full, with `~` for a home; raises `UserError` for that of a user unknown here."""
+    try:
+        return Path(path).expanduser().resolve()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such user on this machine") from None
 
 
 def write(path: Path, content: bytes) -> None:
@@ -77,7 +85,8 @@ def write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Exclusive use of a folder among processes. The system frees it when its owner dies."""
+    """Exclusive use of a folder among processes, in which what `write` left behind in killed ones
+    is deleted. The system frees it when its owner dies."""
     folder.mkdir(parents=True, exist_ok=True)
     held = FileLock(folder / "lock")
     try:
@@ -86,6 +95,9 @@ def lock(folder: Path) -> Iterator[None]:
         print(f"waiting for another process, which is making {folder}", file=sys.stderr, flush=True)
         held.acquire()
     try:
+        # Whoever left a temporary file here was killed: its owner would hold the lock.
+        for left in folder.glob(".*-????????"):
+            left.unlink(missing_ok=True)
         yield
     finally:
         held.release()

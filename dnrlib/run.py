@@ -114,14 +114,17 @@ def run(
     """
     walk = Walk(config, Store(runs), train.device_named(device))
     found: list[Record] = []
-    with walk.conditions():
+    with walk.conditions(), enough_memory():
         for position, link in enumerate(walk.links[:1] if first_only else walk.links):
-            with walk.store.lock(link.key):
+            measured = evaluations if link is walk.links[-1] and not first_only else ()
+            wanted = [*link.entries, *map(link.evaluated, measured)]
+            # What is finished needs no lock, which could not be made in a folder to read only.
+            whole = all(walk.store.read(entry) is not None for entry in wanted)
+            with nullcontext() if whole else walk.store.lock(link.key):
                 here = [walk.generation(position, parent_digests(found))]
                 if link.mask is not None:
                     here.append(walk.mask(position))
-                if link is walk.links[-1] and not first_only:
-                    here += [walk.evaluation(each) for each in evaluations]
+                here += [walk.evaluation(each) for each in measured]
             for record in here:
                 report(record)
             found += here
@@ -181,6 +184,20 @@ def threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def enough_memory() -> Iterator[None]:
+    """Raises `UserError` with advice where memory does not suffice."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise UserError(
+                f"not enough memory ({str(error).splitlines()[0]}); use a smaller batch or width, "
+                "or fewer workers"
+            ) from error
+        raise
 
 
 # --------------------------------------------------------------------------------------------------

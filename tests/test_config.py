@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dnrlib import UserError, recipes
-from dnrlib.config import PRETRAINED, Config, canonical, meanings
+from dnrlib.config import AT_MOST, PRETRAINED, Config, canonical, meanings
 from dnrlib.datasets.digits import DATASETS
 from dnrlib.losses import LOSSES, AdaCos, Cosine, Distilled, Labels, SelfDistilled
 from dnrlib.methods import MAIN, METHODS, Generation, label, plan
@@ -428,6 +428,12 @@ def test_bad_settings_are_refused_with_the_valid_ones(arguments, message):
     with pytest.raises(UserError) as error:
         configure(**arguments)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("name", AT_MOST)
+def test_a_slip_of_the_keyboard_is_refused(name):
+    with pytest.raises(UserError, match=f"{name}={AT_MOST[name] + 1} must be at most"):
+        configure("digits", **{name: AT_MOST[name] + 1})
 
 
 def test_no_seeds_are_refused():

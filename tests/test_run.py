@@ -1,5 +1,6 @@
 """Properties of whole runs, over all methods."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from dnrlib import UserError, masks, records, rules, run, train
+from dnrlib import UserError, cli, masks, records, rules, run, train
 from dnrlib.config import canonical
 from dnrlib.datasets.augment import Training
 from dnrlib.datasets.catalogue import load
@@ -476,3 +477,71 @@ def test_dnr_runs_on_the_other_bundled_datasets(tiny):
     for dataset in ("digits-hard", "digits-32", "digits-hard-32"):
         found = run.run(configure(dataset, "smoke", method="dnr", width=4, per_class=2, epochs=1))
         assert len(found) == 4
+
+
+def test_what_a_killed_process_left_is_deleted(tmp_path):
+    """Its temporary files, and nothing else."""
+    store, config = Store(tmp_path), configure("digits", method="plain", epochs=1, width=4)
+    link = chain(config)[0]
+    folder = tmp_path / link.key
+    folder.mkdir()
+    (folder / ".weights.pt-a1b2c3d_").write_bytes(b"half")
+    (folder / ".note").write_text("mine")
+    run.run(config, tmp_path)
+    there = {path.name for path in folder.iterdir()}
+    assert there == {".note", "lock", "record.json", "weights.pt"}
+    with store.lock(link.key):
+        (folder / ".record.json-z9y8x7w6").write_bytes(b"")
+    with store.lock(link.key):
+        assert not list(folder.glob(".record*"))
+
+
+def test_a_finished_run_needs_no_lock(tiny, monkeypatch):
+    """In a folder that can only be read none could be made."""
+    config = tiny(method="dnr", generations=2)
+    first = run.run(config)
+
+    def refused(self, link):
+        raise PermissionError(link)
+
+    monkeypatch.setattr(Store, "lock", refused)
+    assert run.run(config) == first
+    with pytest.raises(PermissionError):
+        run.run(dataclasses.replace(config, generations=3))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_too_little_memory_gives_advice(tiny, monkeypatch, error):
+    def fail(*given, **named):
+        raise error
+
+    monkeypatch.setattr(train, "train", fail)
+    with pytest.raises(
+        UserError, match=r"not enough memory .*; use a smaller batch or width, or fewer"
+    ):
+        run.run(tiny(method="plain"))
+    error.args = ("shapes do not fit",)
+    if not isinstance(error, torch.OutOfMemoryError):
+        with pytest.raises(RuntimeError, match="shapes do not fit"):
+            run.run(tiny(method="plain"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["data", "prepare", "folder:~nosuchuser/photos"],
+        ["compare", "~nosuchuser/photos"],
+        ["run", "--dataset", "folder:~nosuchuser/photos@64", "--method", "plain"],
+    ],
+)
+def test_an_unknown_home_is_one_line(words, capsys):
+    assert cli.main(words) == 1
+    said = capsys.readouterr().err
+    assert "there is no such user on this machine" in said
+    assert said.count("\n") == 1

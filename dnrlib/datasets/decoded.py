@@ -100,7 +100,7 @@ def root() -> Path:
     """The folder of image files and decoded datasets: $DNRLIB_DATA, or `data/images/` beside the
     package."""
     given = os.environ.get("DNRLIB_DATA")
-    return Path(given or records.ROOT / "data" / "images").expanduser().resolve()
+    return records.located(given or records.ROOT / "data" / "images")
 
 
 def slug(name: str) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from .. import UserError
 from ..config import digest
-from ..records import Record
+from ..records import Record, located
 from . import decoded
 from .decoded import CorruptImages, Kind, Listing, Picture
 from .splits import Dataset
@@ -50,14 +50,14 @@ def canonical(name: str) -> str:
 def parse(name: str) -> tuple[Path, int | None]:
     """Folder and size in pixels of `folder:PATH[@SIZE]`; raises `UserError` for a size that cannot
     be used. Images up to 64 pixels are shown whole to the network, of larger ones 7/8."""
-    whole = Path(name.removeprefix(PREFIX)).expanduser().resolve()
+    whole = located(name.removeprefix(PREFIX))
     path, at, size = name.removeprefix(PREFIX).rpartition("@")
     # A folder may be called so itself.
     if not at or not size.isdecimal() or whole.is_dir():
         return whole, None
     if int(size) not in range(16, 513) or int(size) % 8:
         raise UserError(f"@{size} in {name!r} must be a multiple of 8 from 16 to 512")
-    return Path(path).expanduser().resolve(), int(size)
+    return located(path), int(size)
 
 
 def dataset(name: str) -> Dataset:

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from .. import UserError, records
-from ..records import Record
+from ..records import Record, located
 from . import archives, decoded, layouts
 from .archives import Archive
 from .decoded import Kind, Listing
@@ -86,7 +86,7 @@ def prepare(name: str, root: Path | None = None, download: bool = False) -> Reco
     if name not in facts():
         raise UserError(f"{name!r} is no official dataset; choose one of: {', '.join(facts())}")
     official = facts()[name]
-    root = Path(root or decoded.root() / name).expanduser().resolve()
+    root = located(root or decoded.root() / name)
     try:
         if root.exists() and not root.is_dir():
             raise UserError(f"{root} is not a folder; give the folder of {name} with --root")
