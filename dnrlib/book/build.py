@@ -50,6 +50,8 @@ def execute(
         cwd=str(ROOT),
         progress_bar=progress,
         kernel_name="python3",
+        # It warns that it talks to this process over TCP, once for every page.
+        extra_arguments=["--IPKernelApp.log_level=40"],
     )
     page = nbformat.read(partial, as_version=4)
     for cell in page.cells:
@@ -83,12 +85,13 @@ def gate(page: nbformat.NotebookNode, name: str) -> None:
 
 def ingredients() -> str:
     """A digest of all that an executed page is made of beside its notebook: the library, the pinned
-    versions, the papers' numbers, the published records, the benchmarks; and by size and time of
-    change the user's own records and images."""
-    patterns = ("dnrlib/**/*.py", "dnrlib/**/*.toml", "data/paper/*", "benchmarks/results/*")
+    versions, the papers' numbers, the tuning grids, the published records, the benchmarks; and by
+    size and time of change the user's own records and images."""
+    code, data = ("dnrlib/**/*.py", "dnrlib/**/*.toml"), ("data/paper/*", "data/tuning/*")
+    others = ("benchmarks/results/*", "data/records/manifest.json", "requirements.txt")
     content = [
         [str(path.relative_to(ROOT)), hashlib.sha256(path.read_bytes()).hexdigest()]
-        for pattern in (*patterns, "data/records/manifest.json", "requirements.txt")
+        for pattern in (*code, *data, *others)
         for path in sorted(ROOT.glob(pattern))
     ]
     own = [*records.runs_root().glob("*/*.json"), *decoded.root().glob("**/manifest.json")]

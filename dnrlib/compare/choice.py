@@ -284,8 +284,8 @@ def _tuned(base: Config, how: dict[str, Any]) -> dict[str, float]:
     print(f"weight decay and learning rate: {len(configs)} short trainings", flush=True)
     try:
         study(configs, **how)
-    except StudyFailed:
-        print("some of them do not train; they are left out")
+    except StudyFailed as error:
+        print(f"left out: {error}")
     found = [Archive(published=False).find(config) for config in configs]
     accuracies = [run.last["result"]["test_accuracy"] if run else -1.0 for run in found]
     if max(accuracies) < 0:
