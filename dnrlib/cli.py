@@ -86,9 +86,7 @@ def _many(command: argparse.ArgumentParser) -> None:
     from .methods import MAIN, METHODS
     from .paper.exhibits import ANALOGUE, EVALUATING, EXHIBITS
 
-    _common(command)
-    # An exhibit may have a bundled dataset of its own.
-    command.set_defaults(dataset=None)
+    _common(command, many=True)
     add = command.add_argument
     said = f"may be repeated (default: {', '.join(MAIN)}); one of: {', '.join(METHODS)}"
     add("--method", **MANY, metavar="METHOD[+SETTING=VALUE...]", help=said)
@@ -195,11 +193,16 @@ class _Formatter(argparse.HelpFormatter):
         return _wrapped(text, width)
 
 
-def _common(command: argparse.ArgumentParser) -> None:
+def _common(command: argparse.ArgumentParser, many: bool = False) -> None:
     from .recipes import BUDGETS
 
     add = command.add_argument
-    add("--dataset", default="digits", help="see: dnr data list; or folder:PATH (default: digits)")
+    said = "see: dnr data list; or folder:PATH (default: digits)"
+    if many:
+        # An exhibit may have a bundled dataset of its own.
+        add("--dataset", **MANY, help=f"{said}; may be repeated")
+    else:
+        add("--dataset", default="digits", help=said)
     add("--budget", choices=BUDGETS, help="size of the recipe (default: follows from the dataset)")
     add("--device", default="auto", help="auto (default: the best there is), cpu, cuda or mps")
 
@@ -291,30 +294,35 @@ def _seeds(text: str) -> list[int]:
     return list(found)
 
 
-def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    """What the options of a study name: a dataset, arms, seeds, a budget, and the exhibits whose
+def _asked(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """What the options of a study name, by dataset: arms, seeds, a budget, and the exhibits whose
     evaluations are made."""
     from .methods import MAIN
     from .paper.exhibits import ANALOGUE, arms
 
     exhibits = options.exhibit + options.evaluate
-    if options.dataset is None:
+    datasets = options.dataset
+    if not datasets:
         analogues = {ANALOGUE.get(exhibit, "digits") for exhibit in exhibits} or {"digits"}
         if len(analogues) > 1:
             raise UserError(
                 f"{', '.join(exhibits)} have different datasets ({', '.join(sorted(analogues))}); "
                 "study them one after the other, or give one with --dataset"
             )
-        (options.dataset,) = analogues
-    dataset = options.dataset
-    chosen = options.method + [arm for name in options.exhibit for arm in arms(name, dataset)]
-    return {
-        "dataset": dataset,
-        "arms": list(dict.fromkeys(chosen or MAIN)),
-        "seeds": options.seed or list(range(options.seeds)),
-        "budget": options.budget,
-        "evaluate": exhibits,
-    }
+        datasets = list(analogues)
+    asked = []
+    for dataset in datasets:
+        chosen = options.method + [arm for name in options.exhibit for arm in arms(name, dataset)]
+        asked.append(
+            {
+                "dataset": dataset,
+                "arms": list(dict.fromkeys(chosen or MAIN)),
+                "seeds": options.seed or list(range(options.seeds)),
+                "budget": options.budget,
+                "evaluate": exhibits,
+            }
+        )
+    return asked
 
 
 def _runs_of(asked: dict[str, Any]) -> tuple[list[Any], tuple[Any, ...]]:
@@ -333,13 +341,14 @@ def _study(options: argparse.Namespace) -> None:
     from .stats import summary
     from .study import study
 
-    for asked in [_asked(options)] if options.plan is None else _of_plan(options):
+    for asked in _asked(options) if options.plan is None else _of_plan(options):
         configs, evaluations = _runs_of(asked)
         how = {"workers": options.workers, "device": options.device, "evaluations": evaluations}
         frame = generations(study(configs, published=False, **how))
         for column in ("test_accuracy", *EVALUATED):
             if frame[column].notna().any():
-                print(f"\n{column} in %\n{summary(frame, column).round(2).to_string()}")
+                print(f"\n{asked['dataset']}: {column} in %")
+                print(summary(frame, column).round(2).to_string())
 
 
 def _of_plan(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -363,15 +372,16 @@ def _plan(options: argparse.Namespace) -> None:
     from .study import planned
 
     asked = _asked(options)
-    configs, _ = _runs_of(asked)
-    frame = planned(configs)
+    frame = planned(config for each in asked for config in _runs_of(each)[0])
     numbers = ["runs", "generations", "epochs", "hours", "megabytes"]
     frame.loc["all", numbers] = frame[numbers].sum(skipna=False)
     digits = {"hours": "{:.2f}".format, "megabytes": "{:.0f}".format}
     whole = dict.fromkeys(("seed", "runs", "generations", "epochs"), "{:.0f}".format)
     print(frame.to_string(index=False, na_rep="", formatters=digits | whole))
     if options.output is not None:
-        lines = [json.dumps(asked | {"seeds": [seed]}) + "\n" for seed in asked["seeds"]]
+        lines = [
+            json.dumps(each | {"seeds": [seed]}) + "\n" for each in asked for seed in each["seeds"]
+        ]
         write(options.output, "".join(lines).encode())
         print(f"{options.output}: a line per seed; dnr study --plan {options.output} --seed SEED")
 

@@ -1035,7 +1035,7 @@ def test_a_study_prints_what_its_evaluations_found(capsys):
     assert cli.main(words.split()) == 0
     said = capsys.readouterr().out
     for column in ("test_accuracy", "balanced_accuracy", "sensitivity", "specificity"):
-        assert f"\n{column} in %\n" in said
+        assert f": {column} in %\n" in said
     assert "mca in %" not in said
 
 

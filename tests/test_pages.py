@@ -233,7 +233,7 @@ def test_study_summarises(capsys):
     assert cli.main(words.split()) == 0
     said = capsys.readouterr().out
     assert "2 runs to train" in said
-    assert "\ntest_accuracy in %\n" in said
+    assert "\ndigits: test_accuracy in %\n" in said
     assert cli.main(words.split()) == 0
     assert "nothing to train" in capsys.readouterr().out
 

@@ -231,6 +231,17 @@ def test_a_plan_says_what_there_is_to_train(tmp_path, published, capsys):
     assert study.planned(grid("digits", ["plain"], [3]))[["runs", "epochs"]].sum(axis=None) == 0
 
 
+def test_several_datasets_are_studied_one_after_the_other(monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(study, "study", lambda configs, **how: asked.append(configs) or [])
+    words = ["study", "--method", "plain", "--seeds", "1", "--dataset", "digits-hard"]
+    assert cli.main([*words, "--dataset", "digits"]) == 0
+    assert [[config.dataset for config in configs] for configs in asked] == [
+        ["digits-hard"],
+        ["digits"],
+    ]
+
+
 def test_a_plan_is_carried_out_seed_by_seed(tmp_path, published, monkeypatch, capsys):
     file, asked = tmp_path / "plan.jsonl", []
     words = ["--exhibit", "fig7", "--budget", "smoke", "--seeds", "3"]
