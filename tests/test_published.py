@@ -22,8 +22,6 @@ from tests import test_recompute as recompute
 GOLDEN = Path(__file__).parent / "golden"
 TABULATED = set(MAIN)
 _SIZES = {"5": 12, "20": 8, "0": 5}
-KE = ("ke_table2", "ke_table5", "ke_fig8", "ke_fig12", "ke_fig16")
-KNOWN = {*MAIN, "ban-lineage+smoothing=0", "ke+generations=3"}
 SEEDS = {
     "digits": dict.fromkeys(MAIN, 68)
     | {"ke-wels": 40, "plain+precision=bf16": 68, "dnr+precision=bf16": 12}
@@ -46,10 +44,6 @@ SEEDS = {
         for method in ("long", "tune", "ke", "dnr")
     }
     | {f"plain+per_class={size}": seeds for size, seeds in _SIZES.items()}
-    | dict.fromkeys(
-        [arm for exhibit in KE for arm in arms(exhibit, "digits") if arm not in KNOWN], 8
-    )
-    | dict.fromkeys(arms("ke_fig1", "digits")[1:], 3)
     | dict.fromkeys(("dnr+generations=30", "long+generations=20", "long+generations=30"), 5),
     "digits-hard": dict.fromkeys(MAIN, 6),
     "digits-32": {"dnr+generations=2": 3},
