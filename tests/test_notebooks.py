@@ -9,6 +9,7 @@ import pytest
 
 from dnrlib.book.build import gate, known_parameters
 from dnrlib.book.pages import NOTEBOOKS, contents, source
+from dnrlib.methods import METHODS
 from dnrlib.paper.exhibits import EXHIBITS, discrepancies
 from dnrlib.recipes import RECIPES
 
@@ -165,6 +166,11 @@ def test_the_list_of_discrepancies_is_escaped_and_searchable():
     assert text.count("<tr id=") == len(listed) >= 50
     assert all(html.escape(what) in text for what in listed["what"])
     assert 'type="search"' in text
+
+
+def test_every_method_has_a_card():
+    said = (NOTEBOOKS / "methods.ipynb").read_text()
+    assert [name for name in METHODS if f"tbl-plan-{name}\\n" not in said] == []
 
 
 def test_the_book_has_a_page_for_every_exhibit():
