@@ -137,6 +137,8 @@ class Config(Settings):
             raise UserError("probe and split_rate must be greater than 0")
         if self.probe > 1 and self.probe != int(self.probe):
             raise UserError(f"probe={self.probe!r} must be a share up to 1 or a whole number")
+        if self.mix != "none" and self.loss != "labels":
+            raise UserError(f"mix={self.mix!r} mixes labels, which loss={self.loss!r} cannot learn")
         if self.warmup >= self.epochs:
             raise UserError(f"warmup={self.warmup} must be smaller than epochs={self.epochs}")
 

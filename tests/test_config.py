@@ -410,6 +410,10 @@ def test_budgets_follow_from_the_dataset():
             {"dataset": "digits", "method": "drn"},
             "choose one of: plain, dsd, ke-dsd, ban, ban-lineage, lw, lw-released, llf, llf-layer3",
         ),
+        (
+            {"dataset": "digits", "mix": "cutmix", "loss": "cs-kd"},
+            "mix='cutmix' mixes labels, which loss='cs-kd' cannot learn",
+        ),
         ({"dataset": "digits", "keep": 1.5}, "keep=1.5 must lie between 0 and 1"),
         ({"dataset": "digits", "probe": 0}, "must be greater than 0"),
         ({"dataset": "digits", "probe": 1.5}, "must be a share up to 1 or a whole number"),
