@@ -37,7 +37,8 @@ def main() -> None:
         for dataset in options.datasets:
             go_on(dataset, options.workers)
         return
-    for dataset in options.datasets or SEEDS:
+    # The images of photographs are not in the repository.
+    for dataset in options.datasets or [name for name in SEEDS if name not in PLANNED]:
         of_arm = evaluated(dataset)
         alike: dict[tuple, list[str]] = {}
         for arm, seeds in SEEDS[dataset].items():
