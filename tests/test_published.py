@@ -22,6 +22,7 @@ from tests import test_recompute as recompute
 GOLDEN = Path(__file__).parent / "golden"
 TABULATED = set(MAIN)
 _SIZES = {"5": 12, "20": 8, "0": 5}
+PUBLISHED_ARMS = ("plain", "long", "tune", "llf", "ke", "ke-wels", "dnr")
 SEEDS = {
     "digits": dict.fromkeys(MAIN, 68)
     | {"ke-wels": 40, "plain+precision=bf16": 68, "dnr+precision=bf16": 12}
@@ -50,6 +51,7 @@ SEEDS = {
     "digits-colour": dict.fromkeys(arms("fig5", "digits-colour"), 5),
     "digits-imbalanced": dict.fromkeys(arms("fig7", "digits-imbalanced"), 6),
     "digits-binary": dict.fromkeys(arms("table8", "digits-binary"), 12),
+    **{name: dict.fromkeys(PUBLISHED_ARMS, 3) for name in ("flower102-64",)},
 }
 """How many seeds, from 0, are published of each arm; fewer generations of one come with it.
 Photographs are published as they are trained, towards `paper.PLANNED`."""
