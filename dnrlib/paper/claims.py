@@ -165,7 +165,8 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
                     finished &= len(values) >= least
         row = {"id": claim, "rank": stated["rank"], "evidence": evidence, "n": 0, "part": ""}
         row |= {"support": 1.0, "refute": 1.0, "verdict": "" if finished else "not finished"}
-        if not evidence or not all(len(values) for _, _, values, _ in evidence):
+        there = [len(values) > 0 for _, _, values, _ in evidence]
+        if not any(there) or (finished and not all(there)):
             row["verdict"] = "not run"
         elif finished:
             row["support"] = max(s for s, *_ in evidence)
@@ -197,6 +198,7 @@ def _judged(row: dict[str, Any]) -> dict[str, Any]:
         return row
     holds, fails = row["support"] < 1 - LEVEL, row["refute"] < 1 - LEVEL
     row["verdict"] = row["verdict"] or ("holds" if holds else "fails" if fails else "undecided")
+    evidence = [found for found in evidence if len(found[2])]
     weakest = max(evidence, key=lambda found: found[0])
     clearest = min(evidence, key=lambda found: found[1])
     *_, values, words = clearest if row["verdict"] == "fails" else weakest
