@@ -51,7 +51,8 @@ SEEDS = {
     "digits-colour": dict.fromkeys(arms("fig5", "digits-colour"), 5),
     "digits-imbalanced": dict.fromkeys(arms("fig7", "digits-imbalanced"), 6),
     "digits-binary": dict.fromkeys(arms("table8", "digits-binary"), 12),
-    **{name: dict.fromkeys(PUBLISHED_ARMS, 3) for name in ("flower102-64",)},
+    "flower102-64": dict.fromkeys(PUBLISHED_ARMS, 3),
+    "cifar10-few": dict.fromkeys(PUBLISHED_ARMS, 1),
 }
 """How many seeds, from 0, are published of each arm; fewer generations of one come with it.
 Photographs are published as they are trained, towards `paper.PLANNED`."""
