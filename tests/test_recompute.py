@@ -247,9 +247,8 @@ def verdicts(column):
                 parts.append((*p_values(equal, values), values))
                 if len(values) < min(PLANNED.get(dataset, {}).get(arm, 0) for arm in arms):
                     verdict = "not finished"
-        if not any(values for _, _, values in parts):
-            verdict = "not run"
-        elif not (verdict or all(values for _, _, values in parts)):
+        there = [bool(values) for _, _, values in parts]
+        if not any(there) or not (verdict or all(there)):
             verdict = "not run"
         support, refute = max(s for s, _, _ in parts), min(r for _, r, _ in parts)
         supports[claim["rank"]][name] = 1.0 if verdict else support
