@@ -286,11 +286,19 @@ def publish(dataset: str, seed: int, records: Iterable[Record]) -> Path:
     """Adds records to the published file of a dataset and seed; returns its path.
 
     Lines are ordered by generation, kind and key, so that republishing gives the same file. Raises
-    `DamagedFile` for records of another dataset or seed.
+    `DamagedFile` for records of another dataset or seed, and `UserError` for a record that is
+    published with another result.
     """
     path = _published_path(dataset, seed)
     with lock(PUBLISHED):
-        merged = published(dataset, seed) | {record["key"]: record for record in records}
+        merged = published(dataset, seed)
+        for record in records:
+            there = merged.setdefault(record["key"], record)
+            if there["result"] != record["result"]:
+                raise UserError(
+                    f"record {record['key']} is published with another result, which stays: a run "
+                    "goes on from published generations only on the processor that made them"
+                )
         ordered = sorted(merged.values(), key=lambda r: (r["generation"], r["kind"], r["key"]))
         lines = "".join(_text(record) + "\n" for record in ordered)
         content = gzip.compress(lines.encode(), mtime=0)

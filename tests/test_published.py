@@ -45,6 +45,13 @@ SEEDS = {
         for method in ("long", "tune", "ke", "dnr")
     }
     | {f"plain+per_class={size}": seeds for size, seeds in _SIZES.items()}
+    | dict.fromkeys(
+        [
+            *("plain+loss=cs-kd", "ke+generations=3+loss=cs-kd", "ke+loss=cs-kd"),
+            *("long+loss=cs-kd", "plain+loss=adacos"),
+        ],
+        8,
+    )
     | dict.fromkeys(("dnr+generations=30", "long+generations=20", "long+generations=30"), 5),
     "digits-hard": dict.fromkeys(MAIN, 6),
     "digits-32": {"dnr+generations=2": 3},

@@ -173,6 +173,20 @@ def _broken(*arguments, **named):
     return {}["a"]
 
 
+def test_a_published_record_is_never_replaced(tiny, published):
+    """Nor by one of the same key that another processor made; the file stays as it is."""
+    found = run(tiny(method="tune", generations=2))
+    path = records.publish("digits", 0, found[:1])
+    before = path.read_bytes()
+    changed = found[0] | {"result": found[0]["result"] | {"test_accuracy": 1.0}}
+    with pytest.raises(UserError, match="is published with another result, which stays"):
+        records.publish("digits", 0, [changed, found[1]])
+    assert path.read_bytes() == before
+    timed = records.seal(found[0] | {"timing": {"seconds": 9}})
+    records.publish("digits", 0, [timed, found[1]])
+    assert records.published("digits", 0)[found[0]["key"]] == found[0]
+
+
 def test_progress_moves_with_every_generation(tiny, tmp_path):
     """Also with those that another process has trained, and each once."""
     config, moved = tiny(method="dnr", generations=3, epochs=2), []
