@@ -291,7 +291,7 @@ def publish(dataset: str, seed: int, records: Iterable[Record]) -> Path:
     """
     path = _published_path(dataset, seed)
     with lock(PUBLISHED):
-        merged = published(dataset, seed)
+        merged = dict(published(dataset, seed))
         for record in records:
             there = merged.setdefault(record["key"], record)
             if there["result"] != record["result"]:

@@ -180,8 +180,9 @@ def test_a_published_record_is_never_replaced(tiny, published):
     before = path.read_bytes()
     changed = found[0] | {"result": found[0]["result"] | {"test_accuracy": 1.0}}
     with pytest.raises(UserError, match="is published with another result, which stays"):
-        records.publish("digits", 0, [changed, found[1]])
+        records.publish("digits", 0, [found[1], changed])
     assert path.read_bytes() == before
+    assert list(records.published("digits", 0)) == [found[0]["key"]]
     timed = records.seal(found[0] | {"timing": {"seconds": 9}})
     records.publish("digits", 0, [timed, found[1]])
     assert records.published("digits", 0)[found[0]["key"]] == found[0]
