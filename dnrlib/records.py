@@ -85,8 +85,7 @@ def write(path: Path, content: bytes) -> None:
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Exclusive use of a folder among processes, in which what `write` left behind in killed ones
-    is deleted. The system frees it when its owner dies."""
+    """Exclusive use of a folder among processes. The system frees it when its owner dies."""
     folder.mkdir(parents=True, exist_ok=True)
     held = FileLock(folder / "lock")
     try:
@@ -95,9 +94,6 @@ def lock(folder: Path) -> Iterator[None]:
         print(f"waiting for another process, which is making {folder}", file=sys.stderr, flush=True)
         held.acquire()
     try:
-        # Whoever left a temporary file here was killed: its owner would hold the lock.
-        for left in folder.glob(".*-????????"):
-            left.unlink(missing_ok=True)
         yield
     finally:
         held.release()

@@ -7,7 +7,8 @@ after it `mask-KEY.json` and `mask-KEY.npz`; per evaluation `evaluation-KEY.json
 import io
 import pickle
 import zipfile
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,9 +49,15 @@ class Store:
         name = "record" if entry.kind == "generation" else f"{entry.kind}-{entry.key}"
         return self.runs / entry.link / f"{name}{suffix}"
 
-    def lock(self, link: str) -> AbstractContextManager[None]:
-        """Exclusive use of the folder of a generation among processes."""
-        return records.lock(self.runs / link)
+    @contextmanager
+    def lock(self, link: str) -> Iterator[None]:
+        """Exclusive use of the folder of a generation among processes, in which what killed ones
+        left is deleted: a temporary file of `records.write` that has an owner has the lock too."""
+        folder = self.runs / link
+        with records.lock(folder):
+            for left in folder.glob(".*-????????"):
+                left.unlink(missing_ok=True)
+            yield
 
     def read(self, entry: Entry) -> Record | None:
         """The record of an entry, or None if there is none; raises `DamagedFile`, also for a record

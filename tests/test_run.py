@@ -494,6 +494,10 @@ def test_what_a_killed_process_left_is_deleted(tmp_path):
         (folder / ".record.json-z9y8x7w6").write_bytes(b"")
     with store.lock(link.key):
         assert not list(folder.glob(".record*"))
+    # A folder of the user's own archives is locked too, and holds what is theirs.
+    (tmp_path / ".backup-20260101").write_text("mine")
+    with records.lock(tmp_path):
+        assert (tmp_path / ".backup-20260101").exists()
 
 
 def test_a_finished_run_needs_no_lock(tiny, monkeypatch):
