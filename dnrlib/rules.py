@@ -153,10 +153,15 @@ class Kels(Keep):
     split_rate: float
 
     def mask(self, parent: Parent) -> tuple[Mask, Mask]:
-        inputs = {}
-        if models.MODELS[parent.config.model].side_by_side:
-            inputs = slim.kels_inputs(parent.model, self.split_rate)
-        return masks.kels(parent.model, self.split_rate, inputs=inputs), {}
+        return kels_of(parent.model, parent.config.model, self.split_rate), {}
+
+
+def kels_of(model: nn.Module, name: str, split_rate: float) -> Mask:
+    """The mask of `masks.kels` of a network of `models.MODELS`."""
+    inputs = {}
+    if models.MODELS[name].side_by_side:
+        inputs = slim.kels_inputs(model, split_rate)
+    return masks.kels(model, split_rate, inputs=inputs)
 
 
 @stored("Wels")

@@ -20,9 +20,9 @@ from ..datasets.augment import normalised
 from ..datasets.catalogue import dataset, read
 from ..datasets.decoded import pixels
 from ..evaluate.evaluations import Averaged
-from ..masks import kels
+from ..rules import kels_of
 from ..run import finished, run, threads
-from ..slim import kels_inputs, operations
+from ..slim import operations
 from ..slim import slim as slim_network
 
 FORMAT = 2
@@ -134,8 +134,7 @@ def export(config: Config, output: Path, device: str = "auto", slim: bool = Fals
 
 def slimmed(model: nn.Module, name: str, split_rate: float) -> nn.Module:
     """The slim network of a network of `models.MODELS` with the mask of KELS."""
-    inputs = kels_inputs(model, split_rate) if models.MODELS[name].side_by_side else None
-    return slim_network(model, kels(model, split_rate, inputs=inputs))
+    return slim_network(model, kels_of(model, name, split_rate))
 
 
 def _write_programs(model: nn.Module, output: Path, shape: tuple[int, ...]) -> None:
@@ -164,16 +163,17 @@ def _write_programs(model: nn.Module, output: Path, shape: tuple[int, ...]) -> N
             raise UserError(f"{path} differs from the network by {away:g}")
 
 
-def compared_costs(config: Config, device: str = "cpu", times: int = 15) -> dict[str, float]:
+def compared_costs(config: Config) -> dict[str, float]:
     """What the slim network of a finished run costs on images of its size, as a share of the dense
-    one: parameters, operations, and time (the median of interleaved passes of 32 images)."""
-    dense = finished(config, device).model.eval()
+    one: parameters, operations, and time on a CPU (the median of 15 interleaved passes of 32
+    images)."""
+    dense = finished(config, "cpu").model.eval()
     small = slimmed(dense, config.model, config.split_rate)
     about = dataset(config.dataset)
-    images = torch.rand(32, about.channels, about.size, about.size).to(device)
+    images = torch.rand(32, about.channels, about.size, about.size)
     both, seconds = (small, dense), ([], [])
     with torch.inference_mode(), threads(config.threads):
-        for _ in range(times):
+        for _ in range(15):
             for model, spent in zip(both, seconds, strict=True):
                 start = time.perf_counter()
                 model(images)

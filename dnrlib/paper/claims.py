@@ -143,8 +143,9 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
 
     - `holds` if the adjusted support is below 5 %,
     - `fails` if the adjusted refutation is,
-    - `undecided` otherwise; `not finished` where photographs lack seeds that are planned
-      (`exhibits.PLANNED`), and `not run` where an arm has no runs. Both count with p = 1;
+    - `undecided` otherwise; `not finished` where photographs have some, but not all, of the seeds
+      that are planned (`exhibits.PLANNED`), and `not run` where there are none, or on other images
+      an arm has no runs. Both count with p = 1;
     - `not testable here` in the column `embedded` where the claim is marked `untestable`, for the
       reason in its note. It has no value, but its p-values count as they were published: a family
       that changed with what was found would move the verdicts of the other claims.

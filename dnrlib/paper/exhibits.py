@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import pandas as pd
 import torch
@@ -95,6 +96,8 @@ _NOISE = " ".join(
     for arm in ("long", "tune", "llf", "dnr", "long+tuned", "dnr+tuned")
 )
 _PARTS = "long long+generations=5 tune+parts=2 shrink-perturb+parts=2 llf+parts=2 dnr+parts=2"
+
+_on_digits = partial(Exhibit, bundled="digits", photographs=())
 
 EXHIBITS = {
     "table1": Exhibit(
@@ -236,48 +239,36 @@ EXHIBITS = {
         bundled="digits",
         evaluations=lambda dataset: (AveragedAccuracy(),),
     ),
-    "steps": Exhibit(
+    "steps": _on_digits(
         notebook="ke_to_dnr",
         arms="ke ke-wels ke-wels-rand dnr+criterion=random dnr",
-        bundled="digits",
-        photographs=(),
     ),
-    "ke_table2": Exhibit(
+    "ke_table2": _on_digits(
         arms=" ".join([*_KE_ROWS, "long", "long+loss=cs-kd"]),
         rows=_KE_ROWS,
         columns=_FIVE,
-        bundled="digits",
-        photographs=(),
     ),
-    "ke_table5": Exhibit(
-        notebook="ke_slim", arms="ke ke+split_rate=0.5", bundled="digits", photographs=()
-    ),
+    "ke_table5": _on_digits(notebook="ke_slim", arms="ke ke+split_rate=0.5"),
     "ke_table6": Exhibit(notebook="ke_costs", photographs=()),
     "ke_table10": Exhibit(notebook="ke_costs", photographs=()),
     "ke_table11": Exhibit(notebook="ke_correlation", photographs=()),
     "ke_table12": Exhibit(notebook="ke_correlation", photographs=()),
-    "ke_fig1": Exhibit(
+    "ke_fig1": _on_digits(
         notebook="ke_generations",
         arms="plain ke+generations=100 tune+generations=100 dnr+generations=100",
-        bundled="digits",
-        photographs=(),
     ),
-    "ke_fig8": Exhibit(
+    "ke_fig8": _on_digits(
         notebook="ke_masks",
         arms="ke ke+split_rate=0.5 ke-wels ke-wels+split_rate=0.5",
-        bundled="digits",
-        photographs=(),
     ),
-    "ke_fig12": Exhibit(notebook="ke_masks", arms="ke ke-dsd", bundled="digits", photographs=()),
-    "ke_fig16": Exhibit(
+    "ke_fig12": _on_digits(notebook="ke_masks", arms="ke ke-dsd"),
+    "ke_fig16": _on_digits(
         notebook="ke_masks",
         arms=" ".join(
             f"{method}+split_rate={rate}" if rate else method
             for method in ("ke-wels", "ke-wels-rand")
             for rate in ("", *_RATES)
         ),
-        bundled="digits",
-        photographs=(),
     ),
     "when": Exhibit(arms=f"{_PARTS} {_NOISE}", bundled="digits", photographs=("cifar10-few",)),
 }
