@@ -5,6 +5,7 @@ per dataset and seed with a record per line, and `manifest.json`, which lists th
 what this user trained, a folder per link.
 """
 
+import ctypes
 import functools
 import gzip
 import hashlib
@@ -172,13 +173,15 @@ def _commit() -> str | None:
 
 
 def processor() -> str:
-    """The processor's name and the instruction set that torch uses on it."""
+    """The processor's name and the instruction set that torch uses on it, and whether MKL, which
+    rounds otherwise on other makers' processors, was made to take its way for Intel's."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         name = lines[0].split(":", 1)[1].strip() if lines else name
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+    shim = os.name == "posix" and hasattr(ctypes.CDLL(None), "mkl_serv_intel_cpu_true")
+    return f"{name}, {torch.backends.cpu.get_cpu_capability()}{', MKL as on Intel' * shim}"
 
 
 def provenance(device: torch.device, threads: int) -> dict[str, Any]:
