@@ -20,14 +20,7 @@ from ..evaluate.evaluations import Evaluation
 from ..frames import generations
 from ..paper.claims import arms as stated_arms
 from ..paper.claims import claims, ledger
-from ..paper.exhibits import (
-    ANALOGUE,
-    EXHIBITS,
-    Exhibit,
-    arms,
-    evaluations_of,
-    made_for,
-)
+from ..paper.exhibits import ANALOGUE, arms, evaluations_of, made_for, run_on
 from ..recipes import BUDGETS, RECIPES, arm_of, configure, grid, parse_arm, scope
 from ..records import ROOT
 from ..study import Archive, Run, command
@@ -234,11 +227,7 @@ def find_evaluated(config: Config, archive: Archive) -> Run | None:
 def claimed_arms(dataset: str) -> list[str]:
     """Every arm that a claim speaks of on a dataset, each once."""
     listed = claims()
-    here = listed["exhibit"].isin(made_for(dataset))
-    if scope(dataset) == "embedded" and dataset not in ANALOGUE.values():
-        here |= listed["exhibit"].map(lambda name: EXHIBITS.get(name, Exhibit()).bundled).isna()
-    if scope(dataset) != "full":
-        listed = listed[here]
+    listed = listed[listed["exhibit"].isin(run_on(dataset))]
     said = [text for text in listed[scope(dataset)] if text]
     return list(dict.fromkeys(arm for text in said for arm in stated_arms(text, dataset)))
 
@@ -246,13 +235,7 @@ def claimed_arms(dataset: str) -> list[str]:
 def published_runs(dataset: str) -> list[Run]:
     """The published runs of a dataset: of every exhibit and claim, all seeds."""
     files = records.published_seeds(dataset)
-    everywhere = None if dataset not in ANALOGUE.values() else dataset
-    listed = [
-        arm
-        for exhibit, of in EXHIBITS.items()
-        if of.bundled in (everywhere, dataset) or exhibit in made_for(dataset)
-        for arm in arms(exhibit, dataset)
-    ]
+    listed = [arm for exhibit in run_on(dataset) for arm in arms(exhibit, dataset)]
     listed += claimed_arms(dataset)
     configs = grid(dataset, dict.fromkeys(listed), files) if files else []
     return [run for run in map(Archive(own=False).find, configs) if run]

@@ -337,6 +337,15 @@ def made_for(dataset: str) -> list[str]:
     return [n for n, each in EXHIBITS.items() if dataset in (each.bundled, *each.columns)]
 
 
+def run_on(dataset: str) -> list[str]:
+    """The exhibits that are run on a dataset: those made for it (`made_for`), and on digits and
+    folders without an exhibit of their own all that are bound to no dataset."""
+    here = made_for(dataset)
+    if scope(dataset) == "embedded" and dataset not in ANALOGUE.values():
+        here += [name for name, each in EXHIBITS.items() if each.bundled is None]
+    return list(dict.fromkeys(here))
+
+
 def arms(exhibit: str, dataset: str) -> list[str]:
     """The arms of an exhibit on a dataset, in order.
 
