@@ -413,6 +413,23 @@ def test_records_hold_what_they_promise(tiny):
         assert record == json.loads(json.dumps(record))
 
 
+@pytest.mark.skipif(not POSIX, reason="a shim is preloaded on POSIX only")
+def test_provenance_says_where_mkl_takes_its_way_for_intel(tmp_path):
+    """A run with other last bits must not pass for one of the same machine without the shim."""
+    shim, source = tmp_path / "shim.so", "int mkl_serv_intel_cpu_true(void) { return 1; }"
+    made = shutil.which("gcc") and subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-x", "c", "-o", shim, "-"], input=source, text=True
+    )
+    if not made or made.returncode:
+        pytest.skip("no compiler")
+    ask = [sys.executable, "-c", "from dnrlib.records import processor; print(processor())"]
+    names = [
+        subprocess.run(ask, env=os.environ | more, capture_output=True, text=True).stdout.strip()
+        for more in ({}, {"LD_PRELOAD": str(shim)})
+    ]
+    assert names[1] == names[0] + ", MKL as on Intel"
+
+
 def test_evaluation_and_training_accuracy_are_not_mixed_up(tiny):
     """Against a plain recomputation from the stored weights."""
     config = tiny(method="plain", epochs=3, per_class=2)
