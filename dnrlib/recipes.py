@@ -132,6 +132,15 @@ def recipe(dataset: str) -> dict[str, Any]:
 
 
 TUNED: dict[str, dict[str, dict[str, float]]] = {
+    "digits": {
+        "plain": {"weight_decay": 0.003, "lr": 0.1},
+        "long": {"weight_decay": 0.01, "lr": 0.1},
+        "tune": {"weight_decay": 0.03, "lr": 0.03},
+        "ke": {"weight_decay": 0.003, "lr": 0.03},
+        "llf": {"weight_decay": 0.003, "lr": 0.1},
+        "dnr": {"weight_decay": 0.01, "lr": 0.1},
+        "ensemble": {"weight_decay": 0.03, "lr": 0.03},
+    },
     "flower102-64": {
         "long": {"weight_decay": 0.02, "lr": 0.03},
         "tune": {"weight_decay": 0.005, "lr": 0.1},
