@@ -266,9 +266,10 @@ def test_the_report_is_one_file_with_the_answer_first(there):
     assert label(found.choice.method) in first
     assert "n = 3" in first
     assert f"{report.majority(found):.1f} %" in first
-    images = re.findall(r"<img[^>]*>", text)
+    images = re.findall(r"<svg[^>]*>", text)
     assert len(images) == 4
-    assert all(re.search(r'alt="[^"]{30}', image) for image in images)
+    assert all(re.search(r'aria-label="[^"]{30}', image) for image in images)
+    assert "<img" not in text
     for arm in ARMS:
         assert label(arm) in text
     assert "If you may, try a network first that was trained on many other images" in first

@@ -1,15 +1,21 @@
 """Figures and tables: what they show, computed by hand, and that they draw without runs too."""
 
+import io
+import itertools
+import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import matplotlib
 
 matplotlib.use("Agg")
 
+import numpy as np
 import pandas as pd
 import pytest
 from IPython.display import Markdown
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_rgb
 from nbconvert.filters import markdown2html_mistune
 
 from dnrlib.book import figures, tables
@@ -54,7 +60,7 @@ def test_curves_draw_the_means():
     ax = figures.curves(course(), ["tune", "dnr"])
     lines = {line.get_label(): line.get_ydata().tolist() for line in ax.get_lines()}
     assert lines["fine-tuning"] == [52.5, 62.5, 72.5]
-    assert figures.COLOURS.keys() == METHODS.keys()
+    assert {arm.partition("+")[0] for arm in figures.COLOURS} == METHODS.keys()
 
 
 def test_differences_draw_the_comparisons():
@@ -81,6 +87,76 @@ def test_tables_say_what_the_frame_says():
     assert "- **Not run**: DNR is more accurate than KE" in words
     assert "neither confirms nor refutes" in words
     assert "neither confirms" not in tables.findings(verdicts, "table1", "flower102").data
+
+
+def light(colour):
+    return np.array(
+        [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    )
+
+
+def contrast(a, b):
+    """The ratio of WCAG 2."""
+    one, other = sorted(light(of) @ [0.2126, 0.7152, 0.0722] + 0.05 for of in (a, b))
+    return other / one
+
+
+def seen(colour, eyes):
+    """A colour in OKLab (Ottosson 2020), as eyes see it, given as a matrix of linear RGB."""
+    to_cones = [[0.4122, 0.5363, 0.0514], [0.2119, 0.6807, 0.1074], [0.0883, 0.2817, 0.63]]
+    to_lab = [[0.2105, 0.7936, -0.0041], [1.978, -2.4286, 0.4506], [0.0259, 0.7828, -0.8087]]
+    return to_lab @ np.cbrt(to_cones @ np.clip(eyes @ light(colour), 0, 1))
+
+
+# Protanopia and deuteranopia of Machado, Oliveira and Fernandes (2009), severity 1.
+EYES = (
+    np.eye(3),
+    np.array([[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.052]]),
+    np.array([[0.3673, 0.8607, -0.228], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]]),
+)
+
+
+def test_colours_are_seen_on_both_grounds_and_told_apart():
+    drawn = {*figures.COLOURS.values(), figures.GREY} - {"#000000"}
+    assert len(drawn) == len(figures.COLOURS)
+    for paint in drawn:
+        assert min(contrast(paint, "white"), contrast(paint, "#121212")) > 2.5, paint
+    most = ("long", "tune", "ke", "llf", "dnr", "dnr+criterion=random")
+    for a, b in itertools.combinations(map(figures.colour, most), 2):
+        for eyes in EYES:
+            assert np.linalg.norm(seen(a, eyes) - seen(b, eyes)) > 0.12, (a, b)
+
+
+def drawn():
+    """A figure as a notebook writes it."""
+    ax = figures.curves(course(), ["tune", "dnr"])
+    ax.set_title("<b> & accuracy")
+    file = io.BytesIO()
+    ax.figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue().decode()
+
+
+def test_a_figure_is_the_same_file_every_time_and_its_text_is_text():
+    assert drawn() == drawn()
+    assert ">test accuracy in %</text>" in drawn()
+
+
+def test_two_figures_stand_on_one_page_without_sharing_an_id():
+    trees = [
+        ElementTree.fromstring(figures.inlined(drawn(), 'Two "curves" <b>', name))
+        for name in ("a", "b")
+    ]
+    ids = [{node.get("id") for node in tree.iter() if node.get("id")} for tree in trees]
+    assert not ids[0] & ids[1]
+    for tree, known in zip(trees, ids, strict=True):
+        text = ElementTree.tostring(tree, "unicode")
+        asked = {*re.findall(r'href="#([^"]+)"', text), *re.findall(r"url\(#([^)]+)\)", text)}
+        assert asked <= known
+        assert len(asked) > 2
+        assert tree.get("aria-label") == 'Two "curves" <b>'
+        assert "#000000" not in text
+        assert "currentColor" in text
+        assert not [node for node in tree.iter() if node.tag.endswith(("style", "metadata"))]
 
 
 def test_everything_draws_and_says_not_run_without_runs():

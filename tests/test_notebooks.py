@@ -126,9 +126,11 @@ def test_prose_comes_before_code_and_figures_have_words_and_folded_code(notebook
     assert cells[0].source.startswith("# ")
     for cell in cells:
         assert not {"remove-input", "remove-cell"} & {*tags(cell)}, "fold code, do not remove it"
-        pictures = [o for o in cell.get("outputs", []) if "image/png" in o.get("data", {})]
-        if pictures:
+        kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+        if kinds & {"image/svg+xml", "image/png"}:
             assert "hide-input" in tags(cell), cell.source
+            results = [o for o in cell.outputs if o.output_type == "execute_result"]
+            assert not results, f"what the last line returns is shown too: {cell.source}"
             shown = cell.metadata["mystnb"]
             assert len(shown["image"]["alt"]) > 30, cell.source
             assert shown["figure"]["caption"], cell.source

@@ -1,54 +1,89 @@
-"""Figures: a tidy frame and axes in, axes out; one colour per method everywhere."""
+"""Figures: a tidy frame in, axes out; one style and one colour per method everywhere.
 
+Importing this module sets the style: figures of a notebook are SVG files on a transparent ground.
+"""
+
+import html
+import itertools
+import re
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.core.getipython import get_ipython
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib_inline.config import InlineBackend
 from scipy import stats
 
 from ..methods import label
 from ..stats import LEVEL, MARGIN, comparisons
 from .tables import LEAST_SEEDS, MEASURES
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, for the methods that are
-# compared most; the others are told apart by their labels too.
+# Six arms that are compared most can be told apart with the common kinds of colour blindness too;
+# the others also by their labels. All can be seen on a white and on a dark page, where black, which
+# is the colour of the text, becomes light (`inlined`).
 COLOURS = {
     "plain": "#000000",
     "dsd": "#8c8c8c",
     "ke-dsd": "#5c8a7a",
     "ban": "#b07aa1",
-    "ban-lineage": "#d4b5cb",
+    "ban-lineage": "#8f6bb3",
     "lw": "#9c755f",
-    "lw-released": "#c9ae9e",
-    "llf": "#0072B2",
-    "llf-layer3": "#7fb8d8",
-    "long": "#E69F00",
-    "ensemble": "#332288",
-    "tune": "#56B4E9",
-    "ke": "#009E73",
-    "ke-wels": "#CC79A7",
-    "ke-wels-rand": "#e3b6ce",
-    "shrink-perturb": "#b3a125",
-    "dnr": "#D55E00",
-    "dnr-released": "#e89a66",
-    "dnr-released-magnitude": "#f0c3a3",
-    "dnr-matched": "#7a4a2b",
-    "dnr-highest": "#7f2704",
+    "lw-released": "#c08d6e",
+    "llf": "#3b48fe",
+    "llf-layer3": "#6e8fe0",
+    "long": "#ca8206",
+    "ensemble": "#7a5fa0",
+    "tune": "#25a1fc",
+    "ke": "#17b3a1",
+    "ke-wels": "#cc79a7",
+    "ke-wels-rand": "#7d5ba6",
+    "shrink-perturb": "#8f8115",
+    "dnr": "#a1470d",
+    "dnr+criterion=random": "#ae3290",
+    "dnr-released": "#d9702e",
+    "dnr-released-magnitude": "#d98b5f",
+    "dnr-matched": "#8a6a55",
+    "dnr-highest": "#c0392b",
 }
+GREY = "#808080"
+
+# A phone shows a figure of 7 inches at two thirds of its size, where letters of 13 points are still
+# 9 pixels high. Pictures of data in a figure have twice the density of its 72 points per inch.
+STYLE = {
+    "figure.facecolor": "none",
+    "figure.figsize": (7, 4),
+    "figure.dpi": 144,
+    "figure.constrained_layout.use": True,
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": "medium",
+    "font.size": 13,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "dnrlib",
+}
+plt.rcParams.update(STYLE)
+if get_ipython():
+    # Without a date, a figure is the same file whenever it is drawn.
+    InlineBackend.instance().print_figure_kwargs = {
+        "bbox_inches": "tight",
+        "metadata": {"Date": None},
+    }
+    InlineBackend.instance().figure_formats = {"svg"}
 
 
 def colour(arm: str) -> str:
-    """The colour of an arm: that of its method."""
-    return COLOURS[arm.partition("+")[0]]
+    """The colour of an arm: its own, or that of its method."""
+    return COLOURS.get(arm) or COLOURS[arm.partition("+")[0]]
 
 
 def not_run(ax: Axes) -> Axes:
     """Axes that say that nothing was run."""
     ax.set_axis_off()
-    ax.text(0.5, 0.5, "not run", color="0.4", ha="center", va="center", transform=ax.transAxes)
+    ax.text(0.5, 0.5, "not run", ha="center", va="center", transform=ax.transAxes)
     return ax
 
 
@@ -58,10 +93,10 @@ def curves(frame: pd.DataFrame, methods: Sequence[str]) -> Axes:
     The long baseline is drawn dashed: before its last epoch its learning rate has not come down,
     so only its last point compares with the others.
     """
-    ax = plt.subplots(figsize=(7, 4), layout="constrained")[1]
+    ax = plt.subplots()[1]
     if frame.empty:
         return not_run(ax)
-    for method in methods:
+    for method, marker in zip(methods, itertools.cycle("osD^vPX")):
         part = frame[frame["method"] == method].groupby("generation")["test_accuracy"]
         mean, n = part.mean(), part.count()
         ax.plot(
@@ -69,8 +104,8 @@ def curves(frame: pd.DataFrame, methods: Sequence[str]) -> Axes:
             mean,
             color=colour(method),
             linestyle="--" if method.partition("+")[0] == "long" else "-",
-            marker="o",
-            markersize=3,
+            marker=marker,
+            markersize=4,
             label=label(method),
         )
         if (n >= LEAST_SEEDS).all():
@@ -81,7 +116,6 @@ def curves(frame: pd.DataFrame, methods: Sequence[str]) -> Axes:
     ax.set(xlabel="generation", ylabel="test accuracy in %")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False)
-    sns.despine(ax=ax)
     return ax
 
 
@@ -90,11 +124,11 @@ def differences(
 ) -> Axes:
     """Paired differences with their intervals; the band is the margin of equivalence."""
     compared = comparisons(frame, pairs, column)
-    ax = plt.subplots(figsize=(7, 1 + 0.5 * len(compared)), layout="constrained")[1]
+    ax = plt.subplots(figsize=(7, 1 + 0.5 * len(compared)))[1]
     if compared.empty:
         return not_run(ax)
-    ax.axvspan(-MARGIN, MARGIN, color="0.9", lw=0)
-    ax.axvline(0, color="0.5", lw=1)
+    ax.axvspan(-MARGIN, MARGIN, color=GREY, alpha=0.2, lw=0)
+    ax.axvline(0, color=GREY, lw=1)
     one_reference = len({b for _, b in pairs}) == 1
     for position, row in enumerate(compared.itertuples()):
         paint = colour(row.a if one_reference else row.b)
@@ -102,8 +136,25 @@ def differences(
             ax.plot([row.low, row.high], [position] * 2, color=paint, lw=2)
         ax.plot(row.difference, position, "o", color=paint)
     names = [f"{label(row.a)} − {label(row.b)}" for row in compared.itertuples()]
+    # Two lines leave the picture its width.
+    names = [name if len(name) < 25 else name.replace(" − ", "\n− ") for name in names]
     ax.set_yticks(range(len(compared)), names)
-    ax.invert_yaxis()
+    ax.set_ylim(len(compared) - 0.5, -0.5)
     ax.set_xlabel(f"difference of {MEASURES[column]} in points")
     sns.despine(ax=ax, left=True)
     return ax
+
+
+def inlined(svg: str, alt: str, name: str) -> str:
+    """A figure (an SVG file) as part of an HTML page: its text is text of the page, its black is
+    the colour of the page's text, and its ids begin with `name`, so that a page can hold several.
+    """
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
+    head = (
+        f'<svg class="drawing" role="img" aria-label="{html.escape(alt)}" fill="currentColor" '
+        f'stroke-linejoin="round" viewBox="0 0 {width} {height}" width="{1.2 * float(width):.0f}" '
+        'xmlns:xlink="http://www.w3.org/1999/xlink" xmlns="http://www.w3.org/2000/svg">'
+    )
+    svg = re.sub(r"(?s)^.*?<svg.*?>|<metadata>.*?</metadata>|<style.*?</style>", "", svg)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    return head + svg.replace("stroke: #000000", "stroke: currentColor")

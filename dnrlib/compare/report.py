@@ -14,6 +14,7 @@ from IPython.display import HTML
 
 from .. import UserError, records
 from ..book.build import execute
+from ..book.figures import inlined
 from ..book.pages import NOTEBOOKS
 from ..book.tables import LEAST_SEEDS, escaped, interval, number
 from ..datasets.catalogue import dataset, read
@@ -45,8 +46,8 @@ table { border-collapse: collapse; margin: .3rem 0 .8rem; }
 .caption { margin: 1rem 0 0; color: #444; font-size: .93rem; }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left;
   overflow-wrap: normal; vertical-align: top; }
-img { max-width: 100%; height: auto; } pre { white-space: pre-wrap; background: #f5f5f5;
-  padding: .7rem; } code { font-size: .9em; }
+svg { max-width: 100%; height: auto; } svg text { font-family: inherit !important; }
+pre { white-space: pre-wrap; background: #f5f5f5; padding: .7rem; } code { font-size: .9em; }
 summary { cursor: pointer; }
 """
 
@@ -255,7 +256,8 @@ def as_html(page: nbformat.NotebookNode, title: str) -> str:
         cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
         if shown := cell.metadata.get("mystnb"):
             for output in cell.outputs:
-                output.metadata["image/png"] = {"alt": shown["image"]["alt"]}
+                if svg := output.get("data", {}).pop("image/svg+xml", None):
+                    output.data["text/html"] = inlined(svg, shown["image"]["alt"], cell.id)
             words = html.escape(shown["figure"]["caption"])
             said = {"text/html": f"<p class='caption'>{words}</p>"}
             cell.outputs.append(nbformat.v4.new_output("display_data", said))
