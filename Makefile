@@ -1,7 +1,8 @@
 # Every target makes its own virtual environment first; `make book` and `make test` are all that a
-# fresh machine needs.
+# fresh machine needs. With CPU=1 it has a torch without CUDA, which is much smaller.
 
 PYTHON ?= python3
+CHROMIUM ?= chromium
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -11,13 +12,17 @@ FAST := $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
 LEVELS := default:SSE41:sse4_1 default:AVX:avx avx2:AVX2:avx2 avx512:AVX512_CORE:avx512_dq \
   avx512:AVX512_CORE_BF16:avx512_bf16
 
-.PHONY: book book-only book-full notebooks test test-portable test-slow bench lint format clean
+.PHONY: book book-only book-full pdf notebooks test test-portable test-slow test-browser bench lint format clean
 
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.8
+ifdef CPU
+	PATH=$(CURDIR)/$(BIN):$$PATH binder/postBuild
+else
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -r requirements.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
+endif
 	touch $@
 
 book: $(READY)  ## train the main study into runs/, compare it with the published one, build the book
@@ -52,6 +57,10 @@ test-portable: $(READY)  ## the fast tests with the rounding of older processors
 test-slow: $(READY)  ## slow tests, and the mistakes that the suite must notice
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m slow
 	$(BIN)/python -m tests.mistakes
+
+test-browser:  ## walk every page of the built book in Chromium; needs npm, and Node 20 or later
+	cd tests/browser && npm ci --no-audit --no-fund
+	CHROMIUM=$$(command -v $(CHROMIUM)) node tests/browser/check.mjs _build/html
 
 bench: $(READY)  ## measure this machine, which should do nothing else, into benchmarks/results
 	$(BIN)/python -m benchmarks.data
