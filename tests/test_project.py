@@ -1,10 +1,13 @@
 """The environment files agree with each other and with what is installed."""
 
+import json
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 import yaml
@@ -51,6 +54,40 @@ def test_conda_environment_takes_the_same_pins():
     assert all(re.fullmatch(r"[a-z]+(=[\d.]+)?", spec) for spec in conda)
     assert conda == ["python=3.11", "pip"]
     assert pip == {"pip": ["-r requirements.txt", "-e ."]}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Binder and make are not of Windows")
+def test_the_environment_without_cuda_has_all_other_pins(tmp_path):
+    """What it hands to uv; that uv gets torch without CUDA was not tried (README)."""
+    environment = yaml.safe_load((ROOT / "binder" / "environment.yml").read_text())
+    assert environment["dependencies"][-1]["pip"][0] in (ROOT / "Makefile").read_text()
+    uv = tmp_path / "uv"
+    uv.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/said\ncat >> {tmp_path}/pins\n')
+    uv.chmod(0o755)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    subprocess.run(
+        [ROOT / "binder" / "postBuild"], env={"PATH": path}, stdin=subprocess.DEVNULL, check=True
+    )
+    given = {
+        line.split("==")[0] for line in (tmp_path / "pins").read_text().split("\n") if "==" in line
+    }
+    cuda = {name for name in pins() if name.startswith(("nvidia-", "cuda-", "triton"))}
+    assert given >= {*FIXED, "numpy"}
+    assert {name.partition(" ")[0] for name in given} & pins().keys() == pins().keys() - cuda
+    assert (tmp_path / "said").read_text().count(f"--python {sys.executable}") == 2
+
+
+def test_zenodo_is_told_what_the_citation_says():
+    """Zenodo reads the citation only where its own file is missing, which names the papers."""
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    zenodo = json.loads((ROOT / ".zenodo.json").read_text())
+    for of in ("title", "version", "keywords"):
+        assert zenodo[of] == citation[of]
+    assert zenodo["description"] == citation["abstract"]
+    assert zenodo["license"] == citation["license"].lower()
+    assert zenodo["creators"] == citation["authors"]
+    papers = [paper["url"] for paper in citation["references"]]
+    assert [of["identifier"] for of in zenodo["related_identifiers"]] == papers
 
 
 @pytest.mark.parametrize("code", PYTHON)
