@@ -50,7 +50,7 @@ COLOURS = {
 }
 GREY = "#808080"
 
-# A phone shows a figure of 7 inches at two thirds of its size, where letters of 13 points are still
+# A phone shows a figure of 7 inches at two thirds of its size, where letters of 14 points are still
 # 9 pixels high. Pictures of data in a figure have twice the density of its 72 points per inch.
 STYLE = {
     "figure.facecolor": "none",
@@ -61,7 +61,7 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": "medium",
-    "font.size": 13,
+    "font.size": 14,
     "svg.fonttype": "none",
     "svg.hashsalt": "dnrlib",
 }

@@ -98,6 +98,7 @@ for (const path of pages) {
     for (const colorScheme of ["light", "dark"]) {
       look = ` (${width}, ${colorScheme})`;
       await page.emulateMedia({ colorScheme });
+      await page.waitForFunction((theme) => document.documentElement.dataset.theme === theme, colorScheme);
       if (colorScheme === "light")
         for (const wrong of await page.evaluate(inspect, width === 390 ? SMALLEST : 0)) said(wrong);
       // Neither colours nor names depend on the width.
