@@ -131,6 +131,16 @@ def data(command: argparse.ArgumentParser) -> None:
     add("--skip-corrupt", action="store_true", help="folder:PATH: leave out unreadable images")
 
 
+def records(command: argparse.ArgumentParser) -> None:
+    """trained runs: whether they are whole"""
+    actions = command.add_subparsers(required=True, metavar="ACTION")
+    said = "check every record, weight and mask of a folder of runs; name what is wrong"
+    checked = actions.add_parser("check", help=said)
+    checked.set_defaults(do=_records_check)
+    said = "the folder (default: $DNRLIB_RUNS, or runs/)"
+    checked.add_argument("folder", metavar="DIR", nargs="?", help=said)
+
+
 def compare(command: argparse.ArgumentParser) -> None:
     """which method to use on a folder of your own images"""
     command.set_defaults(do=_compare)
@@ -162,7 +172,9 @@ def book(command: argparse.ArgumentParser) -> None:
     command.set_defaults(do=_book)
 
 
-COMMANDS = {one.__name__: one for one in (run, study, plan, page, data, compare, export, book)}
+COMMANDS = {
+    one.__name__: one for one in (run, study, plan, records, page, data, compare, export, book)
+}
 """By name, what gives a command its options; its docstring is the help."""
 
 
@@ -454,6 +466,20 @@ def _prepare_folder(name: str, skip_corrupt: bool) -> None:
     folder.prepare(name, skip_corrupt)
     counts, problems = folder.report(name)
     print(counts.to_string(), *problems, sep="\n", flush=True)
+
+
+def _records_check(options: argparse.Namespace) -> None:
+    from .check import check
+    from .records import located, runs_root
+
+    runs = located(options.folder) if options.folder else runs_root()
+    whole, faults = check(runs)
+    for fault in faults:
+        print(fault)
+    if faults:
+        raise UserError(f"faults in {runs}: {len(faults)}")
+    listed = ", ".join(f"{number} of kind {kind}" for kind, number in whole.items())
+    print(f"{whole.total()} records are whole ({listed})")
 
 
 def _compare(options: argparse.Namespace) -> None:

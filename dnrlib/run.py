@@ -53,7 +53,7 @@ class Link:
         """The record of that mask; None where everything is inherited and there is no mask."""
         if self.keep == Everything():
             return None
-        key = digest([self.key, canonical(self.keep)])
+        key = derived(self.key, canonical(self.keep))
         return Entry("mask", key, self.generation, self.key)
 
     @property
@@ -63,8 +63,20 @@ class Link:
 
     def evaluated(self, evaluation: Evaluation) -> Entry:
         """The record of what an evaluation finds of the network after this link."""
-        key = digest([self.key, canonical(evaluation)])
+        key = derived(self.key, canonical(evaluation))
         return Entry("evaluation", key, self.generation, self.key)
+
+
+def root_key(fingerprint: str, root: dict[str, Any], results: int = RESULTS_VERSION) -> str:
+    """What the first key of a chain stands on: the images and the part `root` of a config."""
+    return digest({"results": results, "fingerprint": fingerprint} | root)
+
+
+def derived(key: str, *parts: Any) -> str:
+    """The key of what is made of that which has `key`: of a generation by its stage and the part
+    `training` of its config, of a mask by its rule, of an evaluation by what it measures; all as
+    JSON-ready data."""
+    return digest([key, *parts])
 
 
 def chain(config: Config) -> tuple[Link, ...]:
@@ -79,12 +91,12 @@ def chain(config: Config) -> tuple[Link, ...]:
 
 @functools.cache
 def _chain(config: Config, fingerprint: str) -> tuple[Link, ...]:
-    key = digest({"results": RESULTS_VERSION, "fingerprint": fingerprint} | config.part("root"))
+    key = root_key(fingerprint, config.part("root"))
     stages, training = plan(config), config.part("training")
     keeps = [stage.keep for stage in stages[1:]] + [stages[-1].keep]
     links = []
     for number, (stage, keep) in enumerate(zip(stages, keeps, strict=True), 1):
-        key = digest([key, canonical(stage), training])
+        key = derived(key, canonical(stage), training)
         links.append(Link(number, stage, key, keep))
     return tuple(links)
 
