@@ -69,7 +69,7 @@ def study(command: argparse.ArgumentParser) -> None:
     command.set_defaults(do=_study)
     add = command.add_argument
     add("--plan", type=Path, metavar="FILE", help="instead: the runs of a plan (see: dnr plan)")
-    said = "runs at once (default: one per core, one on a GPU)"
+    said = "runs at once (default: one per core, one per GPU)"
     add("--workers", type=int, default=0, help=said)
 
 
@@ -153,7 +153,7 @@ def compare(command: argparse.ArgumentParser) -> None:
     add("--skip-corrupt", action="store_true", help="leave out unreadable images")
     add("--no-flip", action="store_true", help="do not mirror images (text, digits)")
     add("--output", type=Path, help="folder of the report (default: PATH-compared)")
-    add("--workers", type=int, default=0, help="processes (default: one per core, one on a GPU)")
+    add("--workers", type=int, default=0, help="processes (default: one per core, one per GPU)")
     add("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
 
 

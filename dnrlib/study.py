@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import current_process
 from pathlib import Path
 
 import pandas as pd
@@ -115,9 +116,9 @@ def study(
     evaluated, or left out.
 
     With `train`, says how many runs are missing and about how long they take, then trains them on
-    `workers` processes (0: one per core, or one on a GPU, which can hold several), generations that
-    several runs share first and once, under a progress bar. Without, says what is missing and with
-    which command it is run. With `published` False only the user's own runs count.
+    `workers` processes (see `spread`; a GPU can hold several), generations that several runs share
+    first and once, under a progress bar. Without, says what is missing and with which command it is
+    run. With `published` False only the user's own runs count.
 
     Raises `StudyFailed` after all others are done if runs failed, and `UserError` if the runs found
     were made with different versions or devices, which must not be compared.
@@ -271,8 +272,7 @@ def _train(
         read(name)  # One error here, instead of one per run, if its images are not on this machine.
         for each in evaluations:
             each.check(dataset(name))
-    cores = os.cpu_count() or 1
-    workers = workers or (cores if device_named(device).type == "cpu" else 1)
+    workers, devices = spread(workers, device)
     store = Store(runs)
     todo = missing_links(configs, store)
     epochs = sum(link.stage.length(config) for config, link in todo.values())
@@ -299,7 +299,7 @@ def _train(
         _watching(bar, store, todo),
     ):
         for phase, first_only in ((list(shared.values()), True), (configs, False)):
-            calls = [(config, runs, device, first_only, evaluations) for config in phase]
+            calls = [(config, runs, devices, first_only, evaluations) for config in phase]
             done = parallel.finished(_attempt, calls, workers)
             for number, (config, error) in enumerate(done, 1):
                 running = min(workers, len(phase) - number)
@@ -336,17 +336,33 @@ def _watching(bar: tqdm, store: Store, todo: dict[str, tuple[Config, Link]]) -> 
         look()
 
 
+def spread(workers: int, device: str) -> tuple[int, list[str]]:
+    """How many processes train at once, and the devices that they take in turn: every GPU that is
+    visible, unless one is named. Of 0 workers it becomes one per core, or one per GPU."""
+    on, devices = device_named(device), [device]
+    if on.type == "cuda" and on.index is None:
+        devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    return workers or (os.cpu_count() or 1 if on.type == "cpu" else len(devices)), devices
+
+
+def _own(devices: list[str]) -> str:
+    """The device of this process: joblib numbers its workers, which take the devices in turn."""
+    number = current_process().name.rpartition("-")[2]
+    return devices[int(number) % len(devices)] if number.isdecimal() else devices[0]
+
+
 def _attempt(
     config: Config,
     runs: Path,
-    device: str,
+    devices: list[str],
     first_only: bool,
     evaluations: Sequence[Evaluation],
 ) -> tuple[Config, str | None]:
-    """Runs a config, or only its first generation; never raises. Returns the config, and what went
-    wrong: a line for a `UserError`, the whole traceback for any other."""
+    """Runs a config, or only its first generation, on the own one of `devices`; never raises.
+    Returns the config, and what went wrong: a line for a `UserError`, the whole traceback for any
+    other."""
     try:
-        run(config, runs, device, first_only=first_only, evaluations=evaluations)
+        run(config, runs, _own(devices), first_only=first_only, evaluations=evaluations)
     except UserError as error:
         return config, f"{type(error).__name__}: {error}"
     except Exception:

@@ -11,10 +11,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import psutil
 import pytest
+import torch
 
 from dnrlib import UserError, cli, models, recipes, records, study, train
 from dnrlib.book.agreement import agreement
@@ -309,6 +311,41 @@ def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
     for worker in alive:
         worker.kill()
     assert not alive
+
+
+def test_workers_take_the_gpus_in_turn(tiny, tmp_path, monkeypatch):
+    """As if there were two; each process keeps the one that it has."""
+    monkeypatch.setattr(study, "device_named", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert study.spread(0, "cuda") == (2, ["cuda:0", "cuda:1"])
+    assert study.spread(6, "cuda:1") == (6, ["cuda:1"])
+    assert study.spread(0, "cpu") == (os.cpu_count(), ["cpu"])
+    monkeypatch.setattr(study, "_attempt", _both_there)
+    study._train([tiny(seed=seed) for seed in range(6)], 2, "cuda", tmp_path, ())
+    used = [path.name.split("-") for path in tmp_path.iterdir()]
+    assert len(used) == 2
+    assert {device for _, device in used} == {"cuda:0", "cuda:1"}
+    named = [SimpleNamespace(name=f"LokyProcess-{number}") for number in range(3, 9)]
+    monkeypatch.setattr(study, "current_process", lambda: named.pop())
+    devices = [study._own(["cuda:0", "cuda:1", "cuda:2"]) for _ in range(6)]
+    assert Counter(devices) == {"cuda:0": 2, "cuda:1": 2, "cuda:2": 2}
+
+
+def _both_there(config, runs, devices, *rest):
+    """Notes the process and its device; waits until two have done so."""
+    (runs / f"{os.getpid()}-{study._own(devices)}").touch()
+    for _ in range(600):
+        if len(list(runs.iterdir())) == 2:
+            break
+        time.sleep(0.1)
+    return config, None
+
+
+def test_a_task_is_done_on_the_device_of_its_process(tiny, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(study, "run", lambda config, runs, device, **how: asked.append(device))
+    study._attempt(tiny(), tmp_path, ["cuda:0", "cuda:1"], False, os.getpid(), ())
+    assert asked == ["cuda:0"]
 
 
 @POSIX

@@ -6,7 +6,6 @@ Whether another seed is trained depends on time alone. Methods are chosen on the
 
 import dataclasses
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import pandas as pd
 from scipy import optimize, stats
 from tqdm.auto import tqdm
 
-from .. import UserError, records, train
+from .. import UserError, records
 from ..book.tables import LEAST_SEEDS
 from ..config import PRETRAINED, Config
 from ..datasets.catalogue import dataset, read
@@ -31,7 +30,7 @@ from ..recipes import configure
 from ..run import entries, finished, threads
 from ..stats import LEVEL, MARGIN, POWER, Estimate, crossed
 from ..store import Store
-from ..study import Archive, Run, StudyFailed, study
+from ..study import Archive, Run, StudyFailed, spread, study
 
 ORDINARY = ("plain", "plain+tuned", "long+tuned")
 """Ordinary training, the cheapest first: of one generation with the settings given, the same with
@@ -230,10 +229,9 @@ def compared(
     if missing:
         raise UserError(f"{name} has no images in the pools {', '.join(missing)}; all are needed")
     images = dataset(name).fingerprint
-    on_cpu = train.device_named(device).type == "cpu"
     there = dataset(name).channels == 3 and pretrained_file(SETTINGS["model"]).exists()
     arms = [*ARMS, FINETUNED] if there else ARMS
-    at_once = min(workers or (os.cpu_count() or 1 if on_cpu else 1), len(arms))
+    at_once = min(spread(workers, device)[0], len(arms))
     how = {"published": False, "workers": workers, "device": device}
     start, earlier = time.monotonic(), _recorded(tuning_runs(base)) / at_once
     tuned = _tuned(base, how)
