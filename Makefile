@@ -12,7 +12,8 @@ FAST := $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
 LEVELS := default:SSE41:sse4_1 default:AVX:avx avx2:AVX2:avx2 avx512:AVX512_CORE:avx512_dq \
   avx512:AVX512_CORE_BF16:avx512_bf16
 
-.PHONY: book book-only book-full pdf notebooks test test-portable test-slow test-browser bench lint format clean
+.PHONY: book book-only book-full cluster pdf notebooks test test-portable test-slow test-browser bench \
+  lint format clean
 
 $(READY): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +25,10 @@ else
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 endif
 	touch $@
+
+cluster: $(READY)  ## what a cluster needs: Snakemake, which submits jobs
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.txt \
+	  --no-build-isolation -e '.[cluster]'
 
 book: $(READY)  ## train the main study into runs/, compare it with the published one, build the book
 	$(BIN)/dnr study --dataset digits $(MAIN) --seeds 5
