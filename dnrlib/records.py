@@ -6,6 +6,7 @@ what this user trained, a folder per link.
 """
 
 import ctypes
+import errno
 import functools
 import gzip
 import hashlib
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor
 
 from . import UserError, __version__
@@ -88,20 +89,42 @@ def write(path: Path, content: bytes) -> None:
         raise
 
 
+NO_LOCKS = errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP
+"""What a disk without locks answers, such as Lustre without `flock` or NFS without its daemon."""
+
+
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Exclusive use of a folder among processes. The system frees it when its owner dies."""
+    """Exclusive use of a folder among processes. The system frees it when its owner dies.
+
+    On a disk without locks it holds among the processes of one machine, by a file in its temporary
+    folder. A file whose mere existence locks would hold among all, but one left by a killed job
+    would stop the job that is to go on elsewhere for ever. Where jobs are a seed each, no two
+    machines make the same folder; if they do all the same, what does not fit is noticed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    held = FileLock(folder / "lock")
+    try:
+        held = _locked(folder / "lock", folder)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:20]
+        held = _locked(Path(tempfile.gettempdir()) / f"dnrlib-{name}.lock", folder)
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _locked(path: Path, folder: Path) -> BaseFileLock:
+    """A lock of the file at `path` for a folder, acquired."""
+    held = FileLock(path, fallback_to_soft=False)
     try:
         held.acquire(timeout=2)
     except Timeout:
         print(f"waiting for another process, which is making {folder}", file=sys.stderr, flush=True)
         held.acquire()
-    try:
-        yield
-    finally:
-        held.release()
+    return held
 
 
 # --------------------------------------------------------------------------------------------------
