@@ -10,6 +10,11 @@ mark="# of tests/slurm.sh"
 
 stop() {
   grep -qsF "$mark" $conf || return 0
+  scancel --user="$(id -un)" || true
+  for _ in $(seq 20); do
+    if [ -z "$(squeue --noheader)" ]; then break; fi
+    sleep 0.5
+  done
   for name in slurmd-n1 slurmd-n2 slurmctld munged; do
     if [ -s "$dir/$name.pid" ]; then kill "$(cat "$dir/$name.pid")" 2> /dev/null || true; fi
   done

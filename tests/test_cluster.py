@@ -141,7 +141,7 @@ def lose_power(slurm, node, job):
     os.kill(int((slurm / f"slurmd-{node}.pid").read_text()), signal.SIGKILL)
     for process in psutil.process_iter():
         try:
-            step = any(f"slurmstepd: [{job}." in word for word in process.cmdline())
+            step = f"slurmstepd: [{job}." in " ".join(process.cmdline())
             if step or process.environ().get("SLURMD_NODENAME") == node:
                 process.kill()
         except psutil.Error:
