@@ -91,7 +91,7 @@ class _Tree:
 
         if record["generation"] == 1:
             images = dataset(root["dataset"]).fingerprint
-            if not led_by(root_key(images, root, record["provenance"]["results"])):
+            if not led_by(root_key(record["provenance"]["results"], images, root)):
                 raise DamagedFile(path, "its key is not that of its content and of these images")
             return []
         before = self.made[record["generation"] - 1, digest(record["config"])]

@@ -67,8 +67,9 @@ class Link:
         return Entry("evaluation", key, self.generation, self.key)
 
 
-def root_key(fingerprint: str, root: dict[str, Any], results: int = RESULTS_VERSION) -> str:
-    """What the first key of a chain stands on: the images and the part `root` of a config."""
+def root_key(results: int, fingerprint: str, root: dict[str, Any]) -> str:
+    """What the first key of a chain stands on: the version of the results, the images, and the part
+    `root` of a config."""
     return digest({"results": results, "fingerprint": fingerprint} | root)
 
 
@@ -91,7 +92,7 @@ def chain(config: Config) -> tuple[Link, ...]:
 
 @functools.cache
 def _chain(config: Config, fingerprint: str) -> tuple[Link, ...]:
-    key = root_key(fingerprint, config.part("root"))
+    key = root_key(RESULTS_VERSION, fingerprint, config.part("root"))
     stages, training = plan(config), config.part("training")
     keeps = [stage.keep for stage in stages[1:]] + [stages[-1].keep]
     links = []
