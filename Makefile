@@ -41,6 +41,19 @@ book-full: $(READY)  ## retrain everything that is published, into runs/, and bu
 	$(BIN)/python -m tests.publish
 	$(BIN)/dnr book
 
+# A builder of Sphinx writes one page; moved to the top of its folder, it finds its pictures. Chromium
+# prints it as it is shown, with its maths and figures.
+PRINT := --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --disable-background-networking \
+  --disable-component-update --disable-sync --virtual-time-budget=120000 --no-pdf-header-footer \
+  --generate-pdf-document-outline
+pdf: book-only  ## the whole book as one file, _build/dnrlib.pdf; needs Chromium
+	$(BIN)/jupyter-book build book --config _config.yml --path-output . -W -n --keep-going \
+	  --builder custom --custom-builder singlehtml
+	cd _build/singlehtml; page=$$(sed -n 's/.*Refresh.*url=\([^"]*\)".*/\1/p' index.html); \
+	  sed "s|href=\"$$page#|href=\"#|g" $${page:-index.html} > book.html
+	$(CHROMIUM) $(PRINT) --user-data-dir=$$(mktemp -d) --print-to-pdf=_build/dnrlib.pdf \
+	  file://$(CURDIR)/_build/singlehtml/book.html
+
 notebooks: $(READY)  ## execute the committed notebooks again, on the published records alone
 	export DNRLIB_RUNS=$$(mktemp -d); ls notebooks/*.ipynb | xargs -P 2 -n 1 \
 	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
