@@ -2,6 +2,8 @@
 `_config.yml` says where the book's source is, buttons to it and to Binder."""
 
 import html
+import re
+import textwrap
 
 from docutils import nodes
 
@@ -30,13 +32,15 @@ def share(app, name, template, context, doctree):
     if doctree is None:
         return
     first = next(doctree.findall(nodes.paragraph), None)
-    words = " ".join(first.astext().split()) if first else context["title"]
-    shown = {"og:type": "article", "og:title": context["title"], "og:description": words[:200]}
+    # Without the numbers of citations.
+    words = re.sub(r" \[[\d, ]*\]", "", first.astext()) if first else context["title"]
+    words = textwrap.shorten(words, 200, placeholder=" …")
+    shown = {"og:type": "article", "og:title": context["title"], "og:description": words}
     if app.config.html_baseurl:
         shown["og:image"] = f"{app.config.html_baseurl.rstrip('/')}/_static/card.png"
-    tags = [f'<meta name="description" content="{html.escape(words[:200])}">']
-    for name, content in shown.items():
-        tags.append(f'<meta property="{name}" content="{html.escape(content)}">')
+    tags = [f'<meta name="description" content="{html.escape(words)}">']
+    for key, content in shown.items():
+        tags.append(f'<meta property="{key}" content="{html.escape(content)}">')
     context["metatags"] += "\n" + "\n".join(tags)
 
 

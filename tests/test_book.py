@@ -1,0 +1,67 @@
+"""What the extensions of the book make of a page."""
+
+import io
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from matplotlib import pyplot as plt
+
+from dnrlib.book import figures
+from dnrlib.records import ROOT
+
+SITE = "https://example.org/name"
+
+
+@pytest.mark.slow
+def test_a_page_has_its_figures_its_description_and_once_there_is_a_source_its_buttons(tmp_path):
+    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=shutil.ignore_patterns("pages"))
+    toc = {
+        "format": "jb-book",
+        "root": "bibliography",
+        "chapters": [{"file": "pages/table1-digits"}],
+    }
+    (tmp_path / "book" / "_toc.yml").write_text(yaml.safe_dump(toc))
+    config = yaml.safe_load((ROOT / "_config.yml").read_text())
+    config["repository"]["url"] = "https://github.com/owner/name"
+    config["html"]["baseurl"] = SITE
+    (tmp_path / "_config.yml").write_text(yaml.safe_dump(config))
+    figures.not_run(plt.subplots()[1])
+    drawing = io.BytesIO()
+    plt.savefig(drawing, format="svg")
+    shown = nbformat.v4.new_output("display_data", {"image/svg+xml": drawing.getvalue().decode()})
+    shows = {"figure": {"name": "fig-a", "caption": "A caption."}, "image": {"alt": "Two <words>"}}
+    cells = [
+        nbformat.v4.new_markdown_cell('# A page\n\nIt says "a" {cite}`taha2021ke` & more.'),
+        *(
+            nbformat.v4.new_code_cell("1", outputs=[shown], metadata={"mystnb": shows | more})
+            for more in ({}, {"figure": {"name": "fig-b", "caption": "Again."}})
+        ),
+    ]
+    (tmp_path / "book" / "pages").mkdir()
+    kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
+    nbformat.write(notebook, tmp_path / "book" / "pages" / "table1-digits.ipynb")
+    program = Path(sys.executable).with_name("jupyter-book")
+    options = ["--config", "_config.yml", "--path-output", ".", "-W", "-n"]
+    subprocess.run([program, "build", "book", *options], cwd=tmp_path, check=True)
+    built = tmp_path / "_build" / "html"
+    text = (built / "pages" / "table1-digits.html").read_text()
+    assert text.count('<svg class="drawing" role="img" aria-label="Two &lt;words&gt;"') == 2
+    assert text.count(">not run</text>") == 2
+    ids = re.findall(r'\bid="([^"]+)"', text[text.index("<article") : text.index("</article")])
+    assert len(ids) == len({*ids}) > 4
+    assert '<meta name="description" content="It says “a” &amp; more.">' in text
+    assert f'content="{SITE}/_static/card.png"' in text
+    assert (built / "_static" / "card.png").stat().st_size > 1000
+    binder = "https://mybinder.org/v2/gh/owner/name/main?urlpath=lab/tree/notebooks/table1.ipynb"
+    assert binder in text
+    listed = (built / "bibliography.html").read_text()
+    assert "mybinder" not in listed
+    assert 'role="listitem"' in listed
+    assert "doc-biblioentry" not in listed
