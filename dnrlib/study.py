@@ -300,10 +300,11 @@ def _train(
     ):
         for phase, first_only in ((list(shared.values()), True), (configs, False)):
             calls = [(config, runs, devices, first_only, evaluations) for config in phase]
+            said = f"/{len(phase)} {'shared beginnings' if first_only else 'runs'} done"
+            bar.set_postfix_str(f"0{said}")
             done = parallel.finished(_attempt, calls, workers)
             for number, (config, error) in enumerate(done, 1):
-                running = min(workers, len(phase) - number)
-                bar.set_postfix_str(f"{number}/{len(phase)} runs done, {running} running")
+                bar.set_postfix_str(f"{number}{said}")
                 if error is not None:
                     failures[f"{config.dataset} {arm_of(config)} seed {config.seed}"] = error
     if failures:
