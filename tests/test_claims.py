@@ -2,15 +2,11 @@
 
 import ast
 import math
-
-import matplotlib
-
-matplotlib.use("Agg")
+import re
 
 import nbformat
 import pandas as pd
 import pytest
-from matplotlib import pyplot as plt
 from scipy import stats as scipy_stats
 
 from dnrlib import UserError, frames
@@ -247,56 +243,87 @@ def test_an_untestable_claim_is_not_judged_and_counts_in_its_family_as_before(mo
     assert "not testable here" not in set(ledger(every, "full")["verdict"]), "of digits alone"
 
 
-def holds(monkeypatch, verdicts, dataset):
-    """What the notebook `holds` says of verdicts on a dataset, and the claims that it draws."""
-    for name in ("verdicts", "scope_verdicts"):
-        monkeypatch.setattr(pages, name, lambda page: verdicts)
+def holds(monkeypatch, digits, photographs):
+    """What the notebook `holds` says of verdicts on digits and on photographs."""
+    monkeypatch.setattr(pages, "verdicts", lambda page: digits)
+    nothing = ledger({}, "full")
+    found = {"photographs": photographs, "full": nothing}
+    monkeypatch.setattr(pages, "scope_verdicts", lambda scope: found[scope])
     names, said = {}, []
     for cell in nbformat.read(pages.NOTEBOOKS / "holds.ipynb", as_version=4).cells:
         if cell.cell_type == "code":
-            tree = ast.parse(cell.source.replace('dataset = "digits"', f'dataset = "{dataset}"'))
+            tree = ast.parse(cell.source)
             last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
             exec(compile(tree, cell.id, "exec"), names)
             if last is not None:
                 value = eval(compile(ast.Expression(last.value), cell.id, "eval"), names)
                 said.append(getattr(value, "data", ""))
-    labels = [text.get_text().partition(":")[0] for text in names["ax"].get_yticklabels()]
-    plt.close("all")
-    return "\n".join(said), labels
+    return "\n".join(said)
+
+
+def row_of(said, claim):
+    """The row of a claim in the ledger; there is exactly one."""
+    (row,) = (line for line in said.splitlines() if f"{{#claim-{claim}}}" in line)
+    return row
 
 
 def test_pages_say_which_claim_is_not_testable_and_why(monkeypatch):
-    """It is counted, and not drawn."""
+    """It is counted."""
     names = ("plain", "dnr", "ke", "ban", "dsd")
     arms = {f"{name}+smoothing=0": [50.0, 51.0, 53.0] for name in names}
     verdicts = ledger({"digits": frame(**arms).reindex(columns=frames.COLUMNS)})
     note = "On digits neither loss gives what the paper prints for BAN"
-    said, drawn = holds(monkeypatch, verdicts, "digits")
-    assert f"| not testable here: {note}" in said
+    said = holds(monkeypatch, verdicts, ledger({}, "photographs"))
+    assert f"| not testable here: {note}" in row_of(said, "beats-ban")
+    assert "not testable here 1" in said
     found = tables.findings(verdicts, "table1", "digits").data
-    assert f"- **Not testable here**: {claims.claims().loc['beats-ban', 'words']} {note}" in found
-    assert " 1 not testable here, " in said
-    assert drawn == ["beats plain ce", "beats ke ce", "beats dsd"]
+    assert f"**Not testable here.** {note}" in found
+
+
+def test_every_claim_has_one_row_with_an_address_and_its_evidence(monkeypatch):
+    said = holds(monkeypatch, ledger({}), ledger({}, "photographs"))
+    for name, claim in claims.claims().iterrows():
+        row = row_of(said, name)
+        assert claim["words"] in row
+        assert f"[#](#claim-{name})" in row
+        assert "Evidence: {doc}`" in row, "the page of its exhibit"
 
 
 def test_pages_mark_what_was_seen_before_a_claim_was_stated(monkeypatch):
-    """On photographs another thing than on digits; a claim that is not finished is not drawn."""
+    """On photographs another thing than on digits."""
     monkeypatch.setitem(exhibits.PLANNED, "cifar10-few", {"dnr": 3, "long": 2, "plain": 3})
     monkeypatch.setitem(exhibits.PLANNED, "flower102-64", {"dnr": 3, "long": 2, "plain": 3})
     given = frame(dnr=[51.0, 52.0], long=[50.0, 50.5], plain=[49.0, 48.0])
     given = given.reindex(columns=frames.COLUMNS)
     both = dict.fromkeys(("cifar10-few", "flower102-64"), given)
     verdicts = ledger(both, "photographs")
-    assert verdicts.loc["beats-plain", "verdict"] == "not finished"
-    said, drawn = holds(monkeypatch, verdicts, "cifar10-few")
-    assert "on photographs where no other is named" in said
-    assert "† Before it was stated, one run of each of its methods had been looked at" in said
-    lines = said.splitlines()
-    (ours,) = (line for line in lines if line.startswith("| **beats lb**"))
-    assert "| undecided † | +1.25" in ours
-    (ours,) = (line for line in lines if line.startswith("| **ke same share**"))
-    assert "| not run | – | – |" in ours, "known on digits, not looked at here"
-    assert drawn == ["beats lb"]
+    said = holds(monkeypatch, ledger({}), verdicts)
+    assert "| not finished †: 2 seeds so far |" in row_of(said, "beats-plain")
+    assert "| undecided †: on " in row_of(said, "beats-lb")
+    assert "| not run † | not run |" in row_of(said, "ke-same-share"), "known, not looked at"
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "reason"),
+    [
+        ({"low": -1, "high": 2, "seeds_needed": 43}, "difference", "too few seeds: .* need 43"),
+        ({"low": 0.1, "high": 2, "seeds_needed": 43}, "difference", "leaves out zero, but not"),
+        ({"low": -2, "high": -0.1, "seeds_needed": 43}, "trend", "leaves out zero, but not"),
+        ({"low": -0.2, "high": 0.6, "seeds_needed": 5}, "ordering", "holds zero and half a point"),
+        ({"low": -0.7, "high": -0.1, "seeds_needed": 5}, "equivalence", "beyond half a point$"),
+        ({"low": -2, "high": 2, "seeds_needed": 9}, "equivalence", "beyond half a point; too few"),
+    ],
+)
+def test_an_undecided_claim_says_why(row, kind, reason):
+    row = pd.Series({"n": 8, "part": "", "value": 0.3, "verdict": "undecided"} | row)
+    assert re.search(reason, tables.measured(row, {"type": kind}))
+    assert reason not in tables.measured(row.replace("undecided", "holds"), {"type": kind})
+
+
+def test_words_of_verdicts_cover_every_verdict():
+    assert tables.FAMILIES.keys() == set(claims.claims()["rank"])
+    for golden in (ledger({}), pages.verdicts(pages.Parameters("digits"))):
+        assert set(golden["verdict"]) <= tables.CLAIM_WORDS.keys()
 
 
 def test_refutation_by_any_of_several_parts_is_adjusted(monkeypatch):

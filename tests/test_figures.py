@@ -1,5 +1,6 @@
 """Figures and tables: what they show, computed by hand, and that they draw without runs too."""
 
+import base64
 import io
 import itertools
 import re
@@ -82,9 +83,10 @@ def test_tables_say_what_the_frame_says():
     assert "| DNR − fine-tuning | 2 | +2.05 | [+1.41, +2.69] | 0.016 | better | 3 |" in text
     verdicts = ledger({"digits": course().reindex(columns=COLUMNS)})
     words = tables.findings(verdicts, "primary", "digits").data
-    assert "- **Holds**: DNR is more accurate than fine-tuning" in words
-    assert "(+2.05 [+1.41, +2.69], n = 2.)" in words
-    assert "- **Not run**: DNR is more accurate than KE" in words
+    assert "**Holds**: +2.05 points [+1.41, +2.69], 2 seeds." in words
+    assert "*(Section 5.4, Table 3.)*\n  **Holds**" in words, "the sentence, then the verdict"
+    assert "**Not run.** KE with KELS" in words
+    assert "{ref}`In the ledger <claim-beats-tune>`" in words
     assert "neither confirms nor refutes" in words
     assert "neither confirms" not in tables.findings(verdicts, "table1", "flower102").data
 
@@ -157,6 +159,38 @@ def test_two_figures_stand_on_one_page_without_sharing_an_id():
         assert "#000000" not in text
         assert "currentColor" in text
         assert not [node for node in tree.iter() if node.tag.endswith(("style", "metadata"))]
+
+
+@pytest.mark.parametrize(
+    ("others", "column", "word"),
+    [
+        ([0.6, 0.2, 0.4, 0.3, 0.7, 0.0], "test_accuracy", "no gain"),
+        ([-0.6, -0.2, -0.4, -0.3, -0.7, 0.0], "test_accuracy", "no loss"),
+        ([0.6, -0.2, 0.1, -0.3, 0.2, 0.0], "test_accuracy", "equivalent"),
+        ([4.0, -4.0, 3.0, -1.0, 2.0, -2.5], "test_accuracy", "undecided"),
+        ([0.6, 0.2, 0.4, 0.3, 0.7, 0.0], "mca_drop", "does not lose more"),
+    ],
+)
+def test_a_difference_without_a_sign_says_what_is_excluded(others, column, word):
+    """Two others of no spread hold the adjusted p above 5 %."""
+    arms = {"dnr": [0.0] * 6, "long": others, "ke": [0.0] * 6, "tune": [0.0] * 6}
+    frame = pd.DataFrame(
+        {"method": arm, "seed": seed, "last": True, column: 50 + value}
+        for arm, values in arms.items()
+        for seed, value in enumerate(values)
+    )
+    pairs = [("dnr", "long"), *[("ke", "tune")] * 40]
+    text = tables.comparison_table(frame, pairs, "t", column).data
+    assert f"| {word} |" in next(line for line in text.splitlines() if "DNR − long" in line)
+
+
+def test_a_frame_is_saved_from_its_link():
+    frame = pd.DataFrame({"method": ["dnr", "ke, <b>"], "test_accuracy": [90.25, 1 / 3]})
+    link = tables.download(frame, "table1-<x>").data
+    assert 'download="table1-&lt;x&gt;.csv"' in link
+    content = base64.b64decode(re.search('base64,([^"]*)', link)[1])
+    again = pd.read_csv(io.BytesIO(content))
+    pd.testing.assert_frame_equal(again, frame, atol=1e-5)
 
 
 def test_everything_draws_and_says_not_run_without_runs():

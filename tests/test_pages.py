@@ -134,6 +134,22 @@ def test_a_folder_of_any_name_is_text_in_the_heading_of_its_page(tmp_path):
     assert "folder:/<img src=x>" in html.unescape(heading)
 
 
+def test_a_page_has_one_cell_of_parameters_with_what_it_was_made_with(tmp_path):
+    """The defaults that were not given still stand there, so that the page can be run again."""
+    cells = [nbformat.v4.new_markdown_cell("# A page")]
+    cells.append(nbformat.v4.new_code_cell('dataset = "digits"\nseeds = "auto"'))
+    cells[1].metadata["tags"] = ["parameters", "hide-input"]
+    cells.append(nbformat.v4.new_code_cell("print(dataset, seeds)"))
+    kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), tmp_path / "a.ipynb")
+    build.execute(tmp_path / "a.ipynb", tmp_path / "b.ipynb", {"dataset": "digits-hard"})
+    made = nbformat.read(tmp_path / "b.ipynb", as_version=4).cells
+    assert [cell.cell_type for cell in made] == ["markdown", "code", "code"]
+    assert made[1].source == "dataset = 'digits-hard'\nseeds = 'auto'"
+    assert made[1].metadata["tags"] == ["parameters", "hide-input"]
+    assert made[2].outputs[0].text == "digits-hard auto\n"
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

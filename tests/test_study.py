@@ -631,7 +631,13 @@ def test_agreement_bit_for_bit_on_the_same_processor(tiny, published, tmp_path):
     publish(shown)
     assert agreement(shown).startswith("None of these runs was trained on this machine")
     study.study(configs, published=False, workers=1)
-    assert "compared bit for bit, all agree" in agreement(shown)
+    said = agreement(shown)
+    assert said.startswith("2 of these runs are on this machine too, made with")
+    assert "compared bit for bit, all agree" in said
+    begins = study.study([tiny(method="plain", seed=0)], workers=1)
+    assert agreement([*shown, *begins]).startswith(
+        "3 of these runs are on this machine too (2 trainings: "
+    )
     path = records.runs_root() / chain(configs[0])[-1].key / "record.json"
     record = records.read(path)
     record["result"]["weights"] = "0" * 20

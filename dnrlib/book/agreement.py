@@ -27,6 +27,12 @@ def agreement(shown: Iterable[Run]) -> str:
         if any_own:
             return "These runs are your own; no published ones of their kind compare with them."
         return "None of these runs was trained on this machine; those shown are published."
+    # A run of eight generations is the beginning of one of ten: that was trained once.
+    begun = {key for _, ours in pairs for key in _keys(ours)[:-1]}
+    trained = sum(_keys(ours)[-1] not in begun for _, ours in pairs)
+    on_disk = f"{len(pairs)} of these runs are on this machine too"
+    if trained < len(pairs):
+        on_disk += f" ({trained} trainings: the others are the beginning of a longer run)"
     same_place = all(
         a["provenance"][name] == b["provenance"][name]
         for theirs, ours in pairs
@@ -43,16 +49,16 @@ def agreement(shown: Iterable[Run]) -> str:
         )
         verdict = "all agree" if same == len(pairs) else f"{len(pairs) - same} DIFFER"
         return (
-            f"{len(pairs)} of these runs were trained on this machine too, with the same processor "
-            f"and torch as the published ones; compared bit for bit, {verdict}."
+            f"{on_disk}, made with the same processor and torch as the published ones; compared "
+            f"bit for bit, {verdict}."
         )
     final = [[run.last["result"]["test_accuracy"] for run in pair] for pair in pairs]
     seeds = [theirs.config.seed for theirs, _ in pairs]
     differences = pd.Series([ours - theirs for theirs, ours in final])
     result = estimate(differences.groupby(seeds).mean())
     text = (
-        f"{len(pairs)} of these runs were trained on this machine too, with another processor or "
-        f"torch than the published ones, where the last bits of a training cannot agree. Judged by "
+        f"{on_disk}, made with another processor or torch than the published ones, where the "
+        f"last bits of a training cannot agree. Judged by "
         f"the difference of final accuracies (own minus published, mean per seed): "
         f"{result.mean:+.2f} points, n = {result.n} seeds"
     )
@@ -62,3 +68,8 @@ def agreement(shown: Iterable[Run]) -> str:
     return f"{text}, 95 % interval {result.low:+.2f} to {result.high:+.2f}: " + (
         "no difference was found." if agree else "they DIFFER."
     )
+
+
+def _keys(run: Run) -> list[str]:
+    """The keys of the generations of a run, in order."""
+    return [record["key"] for record in run.records if record["kind"] == "generation"]

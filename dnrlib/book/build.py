@@ -1,5 +1,6 @@
 """Notebooks to pages by papermill, and the book made of the pages."""
 
+import ast
 import hashlib
 import os
 import subprocess
@@ -56,18 +57,32 @@ def execute(
     for cell in page.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-        if "injected-parameters" in cell.metadata.get("tags", []):
-            # Shown, for it says what this page was made with.
-            cell.metadata["tags"] = ["injected-parameters"]
     if "dataset" in given:
         heading, *rest = page.cells[0].source.split("\n")
         page.cells[0].source = "\n".join([f"{heading} ({escaped(given['dataset'])})", *rest])
+    page.cells = _with_parameters_once(page.cells)
     # Its absolute paths and times would differ from machine to machine.
     page.metadata.pop("papermill", None)
     page.metadata["made_of"] = made_of
     gate(page, notebook.name)
     nbformat.write(page, output)
     partial.unlink()
+
+
+def _with_parameters_once(cells: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """The cells of an executed page with one cell of parameters, those that it was made with,
+    instead of the defaults followed by what papermill injected."""
+    kept, values = [], {}
+    for cell in cells:
+        if {"parameters", "injected-parameters"} & {*cell.metadata.get("tags", [])}:
+            for line in ast.parse(cell.source).body:
+                values[line.targets[0].id] = ast.unparse(line)
+        if "injected-parameters" not in cell.metadata.get("tags", []):
+            kept.append(cell)
+    for cell in kept:
+        if "parameters" in cell.metadata.get("tags", []):
+            cell.source = "\n".join(values.values())
+    return kept
 
 
 def gate(page: nbformat.NotebookNode, name: str) -> None:

@@ -20,12 +20,12 @@ from ..evaluate.evaluations import Evaluation
 from ..frames import generations
 from ..paper.claims import arms as stated_arms
 from ..paper.claims import claims, ledger
-from ..paper.exhibits import ANALOGUE, arms, evaluations_of, made_for, run_on
+from ..paper.exhibits import ANALOGUE, EXHIBITS, Exhibit, arms, evaluations_of, made_for, run_on
 from ..recipes import BUDGETS, RECIPES, arm_of, configure, grid, parse_arm, scope
 from ..records import ROOT
 from ..study import Archive, Run, command
 from .agreement import agreement
-from .tables import fenced
+from .tables import fenced, findings
 
 NOTEBOOKS = ROOT / "notebooks"
 BOOK = ROOT / "book"
@@ -132,16 +132,18 @@ def parameters(exhibit: str = "table1", **given: Any) -> Parameters:
 
 
 def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
-    """The end of every page: the commands that make it, and where its runs came from."""
+    """The end of every page, folded: the commands that make it, and where its runs came from."""
     dataset, methods = shlex.quote(page.dataset), shlex.quote(str(page.methods))
     given = (
         f"papermill notebooks/{notebook}.ipynb out.ipynb -p dataset {dataset} \\\n"
         f"  -p budget {page.budget} -p seeds {page.seeds} \\\n"
         f"  -p methods {methods}"
     )
-    lines = [fenced(given, "sh"), ""]
+    title = "The commands that make this page, its parameters, and where its runs came from"
+    lines = [f"::::{{admonition}} {title}", ":class: dropdown", "", fenced(given, "sh"), ""]
+    lines += ["{doc}`/parameters` says what the parameters mean.", ""]
     if not found:
-        return Markdown("\n".join([*lines, "None of its runs is on disk."]))
+        return Markdown("\n".join([*lines, "None of its runs is on disk.", "::::"]))
     shown = [(run, record) for run in found for record in run.records]
     whence = ("package", "commit", "results", "torch", "device", "processor")
     made = Counter(
@@ -176,7 +178,7 @@ def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
             f"- {number} {whose}: dnrlib {package} at commit {commit}, results version {results}, "
             f"torch {torch}, on {device} ({processor})"
         )
-    return Markdown("\n".join([*lines, "", agreement(found)]))
+    return Markdown("\n".join([*lines, "", agreement(found), "::::"]))
 
 
 def verdicts(page: Parameters) -> pd.DataFrame:
@@ -203,6 +205,12 @@ def scope_verdicts(of: str) -> pd.DataFrame:
         except UserError:
             continue  # Its images are not on disk, so nothing of it was run here.
     return ledger(frames, of)
+
+
+def answers(page: Parameters, exhibits: str = "") -> Markdown:
+    """What was found: the sentences about the exhibits of a page (its own unless named), with
+    verdicts (`tables.findings`)."""
+    return findings(verdicts(page), exhibits or page.exhibit, page.dataset)
 
 
 def _claimed_runs(dataset: str) -> Iterator[Run]:
@@ -261,3 +269,9 @@ def source(page: str) -> tuple[Path, str | None]:
     if not notebook.exists() or dataset not in RECIPES:
         raise UserError(f"book/_toc.yml names pages/{page}, which no notebook and dataset make")
     return notebook, dataset
+
+
+def pages_of(exhibit: str) -> list[str]:
+    """The pages of the table of contents that show an exhibit, in order."""
+    notebook = EXHIBITS.get(exhibit, Exhibit()).notebook or exhibit
+    return [page for page in contents() if source(page)[0].stem == notebook]

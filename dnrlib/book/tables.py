@@ -1,12 +1,14 @@
 """Frames as tables to read: numbered, captioned MyST tables, also legible in JupyterLab."""
 
+import base64
+import html
 import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown
 
 from ..frames import corruption_means
 from ..methods import label
@@ -14,7 +16,7 @@ from ..paper import exhibits
 from ..paper.claims import claims
 from ..paper.exhibits import beside_paper
 from ..recipes import scope
-from ..stats import LEVEL, MARGIN, comparisons, estimate, summary
+from ..stats import LEVEL, MARGIN, Estimate, comparisons, estimate, summary
 
 MISSING = "–"
 LEAST_SEEDS = 3
@@ -32,6 +34,42 @@ MEASURES = {
 }
 """Columns of frames that methods are compared by, in words."""
 NOT_RUN = "*Not run.* The command that runs it stands at the end of this page."
+CLAIM_WORDS = {
+    "holds": ("holds", "The runs support the sentence."),
+    "fails": (
+        "ruled out",
+        "A gain of half a point or more is excluded. Of *as good as*: the two differ by more than "
+        "half a point.",
+    ),
+    "undecided": ("undecided", "Neither; the reason stands beside it."),
+    "not finished": ("not finished", "Some of the planned seeds are still to come."),
+    "not testable here": (
+        "not testable here",
+        "A method does not behave on digits as it does in the paper; the row says how.",
+    ),
+    "not run": ("not run", "There are no runs."),
+}
+"""What is said of a sentence: a verdict of `claims.ledger`, the words for it, what they mean."""
+DIFFERENCE_WORDS = {
+    "better": "A is more accurate than B, after Holm's correction over the rows of the table.",
+    "worse": "A is less accurate than B, after the same correction.",
+    "equivalent": "A and B are less than half a point apart.",
+    "no gain": "A is not better than B by half a point or more; whether it is worse is open.",
+    "no loss": "A is not worse than B by half a point or more; whether it is better is open.",
+    "undecided": "None of these.",
+}
+"""What is said of a difference A − B. Of the sentence *A is better than B*: it holds where the
+difference is better, and is ruled out where it is worse, equivalent or no gain."""
+FAMILIES = {
+    "primary": "The three primary claims",
+    "secondary": "The other claims of DNR",
+    "robustness": "DNR on corrupted, attacked, unequal and medical images",
+    "KE": "Claims of Knowledge Evolution",
+    "tuned": "Our own: with tuned settings",
+    "alternatives": "Our own: what to use instead",
+    "when": "Our own: when it might help",
+}
+"""The families of claims (column `rank`), within which tests are corrected, in words."""
 
 
 def table(
@@ -158,8 +196,10 @@ def comparison_table(
 ) -> Markdown:
     """Paired differences between methods, with verdicts."""
     found = comparisons(frame, pairs, column)
+    found["verdict"] = [difference_word(row) for row in found.itertuples()]
     if column.endswith("_drop"):
         words = {"better": "loses more", "worse": "loses less"}
+        words |= {"no gain": "does not lose more", "no loss": "does not lose less"}
         found["verdict"] = found["verdict"].replace(words, regex=True)
     rows = [
         [
@@ -174,24 +214,44 @@ def comparison_table(
         for row in found.itertuples()
     ]
     caption = (
-        f"Differences of {MEASURES[column]} in points, paired by seed, with {LEVEL:.0%} intervals; "
-        "p is adjusted after Holm over the rows, while intervals are those of each row alone and "
-        "may leave out 0 where the verdict is undecided. Equivalent: within "
-        f"±{MARGIN} points, by two one-sided tests at 5 %."
+        f"Differences of {MEASURES[column]} in points, paired by seed, with {LEVEL:.0%} intervals. "
+        "Better and worse are said after Holm's correction over the rows (p); intervals, "
+        f"equivalent, no gain and no loss (margin: {MARGIN} points) are of each row alone."
     )
     header = ["difference", "n", "mean", "interval", "p", "verdict", "seeds needed"]
     return table(header, rows, caption, name)
 
 
-def measured(row: Any) -> str:
-    """The evidence for a verdict: the value of the part that decides, with interval and n."""
+def difference_word(row: Any) -> str:
+    """The verdict of a row of `stats.comparisons` in `DIFFERENCE_WORDS`."""
+    if row.verdict != "undecided" or math.isnan(row.seeds_needed):
+        return row.verdict
+    found = Estimate(row.n, row.difference, row.sd, row.low, row.high, row.p)
+    if found.below(MARGIN) < 1 - LEVEL:
+        return "no gain"
+    return "no loss" if found.above(-MARGIN) < 1 - LEVEL else "undecided"
+
+
+def measured(row: Any, sentence: Any) -> str:
+    """What was measured for a row of the ledger (the part that decides, with its interval and its
+    seeds); and where the claim, a row of `claims`, is undecided, why."""
+    if not row.n:
+        return ""
+    if row.verdict == "not finished":
+        return f"{row.n} seeds so far"
     text = f"{row.part}: " if row.part else ""
-    text += f"{number(row.value, sign=True)} {interval(row.low, row.high, sign=True)}, n = {row.n}"
-    if row.verdict == "undecided" and (row.low > 0 or row.high < 0):
-        text += "; not decided after the correction for many claims"
-    elif row.seeds_needed > row.n:
-        text += f"; a single test would see half a point with about {row.seeds_needed:.0f} seeds"
-    return text
+    text += f"{number(row.value, sign=True)} points {interval(row.low, row.high, sign=True)}"
+    text += f", {row.n} seeds"
+    if row.verdict != "undecided":
+        return text
+    needed = ""
+    if row.seeds_needed > row.n:
+        needed = f"; too few seeds: to see half a point, one test would need {row.seeds_needed:.0f}"
+    if sentence["type"] == "equivalence":
+        return f"{text}; the interval reaches beyond half a point{needed}"
+    if row.low > 0 or row.high < 0:
+        return f"{text}; the interval leaves out zero, but not after the correction for the family"
+    return text + (needed or "; the interval holds zero and half a point")
 
 
 def printed_table(exhibit: str, name: str) -> Markdown:
@@ -205,19 +265,20 @@ def printed_table(exhibit: str, name: str) -> Markdown:
 
 
 def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
-    """The verdicts on the claims of an exhibit, or of a rank (`primary`), in words, and of what
-    they are said."""
-    lines, own = [], claims()
-    own = own[(own["exhibit"] == exhibit) | (own["rank"] == exhibit)]
+    """The sentences of an exhibit (or several, by spaces) or of a rank (`primary`), each with its
+    verdict, what was measured, and a link to its place in the ledger; and of what this is said."""
+    lines, own, wanted = [], claims(), exhibit.split()
+    own = own[own["exhibit"].isin(wanted) | own["rank"].isin(wanted)]
     for claim, said in own.iterrows():
+        lines.append(f"- {said['words']} *({place(said)}.)*")
         if claim in verdicts.index:
             row = verdicts.loc[claim]
-            text = f"- **{row.verdict.capitalize()}**: {said['words']}"
-            text += f" ({measured(row)}.)" if row.n else ""
-            text += f" {said['note']}" if said["note"] else ""
+            word = CLAIM_WORDS[row.verdict][0].capitalize()
+            found = measured(row, said)
+            text = f"**{word}**: {found}." if found else f"**{word}.**"
         else:
-            text = f"- *No statement on our runs:* {said['words']} {said['note']}"
-        lines.append(text)
+            text = "*Not stated of our runs.*"
+        lines.append(f"  {text} {said['note']} {{ref}}`In the ledger <claim-{claim}>`.")
     if scope(dataset) == "embedded":
         lines.append(
             f"\nThis is said of {escaped(dataset)} with a narrow network. It neither confirms nor "
@@ -230,6 +291,12 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
             "all photographs that its exhibit is run on."
         )
     return Markdown("\n".join(lines))
+
+
+def place(claim: Any) -> str:
+    """Where a claim, a row of `claims`, stands, and whether it is a sentence or read off."""
+    source = {"ske": " of the preprint", "ours": "", "ke": ""}.get(claim["source"], "")
+    return claim["place"] + source + (", read off it" if claim["basis"] == "exhibit" else "")
 
 
 def corruption_table(frame: pd.DataFrame, dataset: str, name: str) -> Markdown:
@@ -252,3 +319,10 @@ def corruption_table(frame: pd.DataFrame, dataset: str, name: str) -> Markdown:
         "Fig. 5, on CIFAR-10-C, whose level cannot be compared with that of another dataset."
     )
     return table(["method", "n", *means, "paper"], rows, caption, name)
+
+
+def download(frame: pd.DataFrame, name: str) -> HTML:
+    """A link that saves a frame as NAME.csv; the file lies in the link itself."""
+    content = base64.b64encode(frame.to_csv(index=False, float_format="%.6g").encode()).decode()
+    link = f'<a download="{html.escape(name)}.csv" href="data:text/csv;base64,{content}">'
+    return HTML(f"{link}The numbers behind this page, as CSV</a> ({len(frame):,} rows)")
