@@ -6,6 +6,7 @@ Importing this module sets the style: figures of a notebook are SVG files on a t
 import html
 import itertools
 import re
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -141,7 +142,7 @@ def differences(
     names = [name if len(name) < 25 else name.replace(" − ", "\n− ") for name in names]
     ax.set_yticks(range(len(compared)), names)
     ax.set_ylim(len(compared) - 0.5, -0.5)
-    ax.set_xlabel(f"difference of {MEASURES[column]} in points")
+    ax.set_xlabel(textwrap.fill(f"difference of {MEASURES[column]} in points", 45))
     sns.despine(ax=ax, left=True)
     return ax
 
