@@ -245,7 +245,9 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.tags += [(tag, *(name for name, _ in attributes))] * (tag != "span")
-        self.links += [value for name, value in attributes if name in ("src", "href", "action")]
+        self.links += [
+            value for name, value in attributes if name in ("src", "href", "action", "xlink:href")
+        ]
 
     def handle_data(self, text):
         self.words += text
