@@ -165,6 +165,7 @@ def test_two_figures_stand_on_one_page_without_sharing_an_id():
     ("others", "column", "word"),
     [
         ([0.6, 0.2, 0.4, 0.3, 0.7, 0.0], "test_accuracy", "no gain"),
+        ([1.2, -0.1, 0.9, -0.3, 0.6, 0.0], "test_accuracy", "no gain"),
         ([-0.6, -0.2, -0.4, -0.3, -0.7, 0.0], "test_accuracy", "no loss"),
         ([0.6, -0.2, 0.1, -0.3, 0.2, 0.0], "test_accuracy", "equivalent"),
         ([4.0, -4.0, 3.0, -1.0, 2.0, -2.5], "test_accuracy", "undecided"),
