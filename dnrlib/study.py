@@ -1,13 +1,11 @@
 """Many runs: find them on disk, or train them, in parallel."""
 
-import functools
 import itertools
 import math
 import os
 import shlex
 import statistics
 import threading
-import time
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,11 +15,9 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from joblib import Parallel, delayed
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm.auto import tqdm
 
-from . import UserError, records
+from . import UserError, parallel, records
 from .config import Config
 from .datasets.catalogue import dataset, read
 from .evaluate.evaluations import Evaluation
@@ -303,11 +299,9 @@ def _train(
         _watching(bar, store, todo),
     ):
         for phase, first_only in ((list(shared.values()), True), (configs, False)):
-            tasks = [
-                delayed(_attempt)(config, runs, device, first_only, os.getpid(), evaluations)
-                for config in phase
-            ]
-            for number, (config, error) in enumerate(_finished(tasks, workers), 1):
+            calls = [(config, runs, device, first_only, evaluations) for config in phase]
+            done = parallel.finished(_attempt, calls, workers)
+            for number, (config, error) in enumerate(done, 1):
                 running = min(workers, len(phase) - number)
                 bar.set_postfix_str(f"{number}/{len(phase)} runs done, {running} running")
                 if error is not None:
@@ -342,42 +336,15 @@ def _watching(bar: tqdm, store: Store, todo: dict[str, tuple[Config, Link]]) -> 
         look()
 
 
-def _finished(tasks: list, workers: int) -> Iterator[tuple[Config, str | None]]:
-    """What `_attempt` returns, of each task as soon as it is done."""
-    try:
-        yield from Parallel(n_jobs=workers, return_as="generator_unordered")(tasks)
-    except TerminatedWorkerError as error:
-        raise StudyFailed(
-            "a worker process was killed, perhaps for want of memory; what is finished is on disk: "
-            "run it again, with fewer workers"
-        ) from error
-
-
-@functools.cache
-def _live_with(parent: int) -> None:
-    """Ends this worker when the process that started it dies; otherwise it would train on for hours
-    without use."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)  # Whatever is on disk is whole.
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _attempt(
     config: Config,
     runs: Path,
     device: str,
     first_only: bool,
-    study: int,
     evaluations: Sequence[Evaluation],
 ) -> tuple[Config, str | None]:
-    """Runs a config, or only its first generation, for the process `study`; never raises. Returns
-    the config, and what went wrong: a line for a `UserError`, the whole traceback for any other."""
-    if os.getpid() != study:
-        _live_with(study)
+    """Runs a config, or only its first generation; never raises. Returns the config, and what went
+    wrong: a line for a `UserError`, the whole traceback for any other."""
     try:
         run(config, runs, device, first_only=first_only, evaluations=evaluations)
     except UserError as error:

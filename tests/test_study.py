@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from dnrlib import UserError, cli, models, recipes, records, study
+from dnrlib import UserError, cli, models, recipes, records, study, train
 from dnrlib.book.agreement import agreement
 from dnrlib.datasets import digits
 from dnrlib.evaluate.evaluations import Attack, Predictions
@@ -312,14 +312,33 @@ def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
 
 
 @POSIX
-def test_a_killed_worker_is_an_error_that_says_what_to_do(tiny, published, monkeypatch):
-    monkeypatch.setattr(study, "_attempt", _die)
-    with pytest.raises(StudyFailed, match=r"a worker process was killed.*run it again"):
-        study.study([tiny(seed=0), tiny(seed=1)], workers=2)
+def test_a_study_goes_on_when_a_worker_is_killed(tiny, tmp_path, published, monkeypatch, capsys):
+    """In the second generation; what was trained before is read again."""
+    configs = [tiny(method="tune", seed=seed) for seed in (0, 1)]
+    undisturbed = study.study(configs, workers=1, runs=tmp_path / "undisturbed")
+    monkeypatch.setattr(study, "_attempt", _attempt_killed_once)
+    found = study.study(configs, workers=2)
+    assert results(found) == results(undisturbed)
+    assert "a worker process was killed" in capsys.readouterr().err
+    first = records.runs_root() / chain(configs[0])[0].key / "weights.pt"
+    assert first.stat().st_mtime < (records.runs_root() / "killed").stat().st_mtime
 
 
-def _die(*arguments):
-    os.kill(os.getpid(), signal.SIGKILL)
+def _attempt_killed_once(config, runs, *rest):
+    trained = train.train
+
+    def until_the_second(model, batches, epochs, **named):
+        if batches.generation == 2 and config.seed == 0 and not (runs / "killed").exists():
+            (runs / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return trained(model, batches, epochs, **named)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "train", until_the_second)
+        return _attempt(config, runs, *rest)
+
+
+_attempt = study._attempt
 
 
 def test_published_records_are_found_first_and_are_a_run_of_their_own(tiny, published):

@@ -9,10 +9,9 @@ from typing import Any
 
 import nbformat
 import papermill
-from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from .. import UserError, records
+from .. import UserError, parallel, records
 from ..config import digest
 from ..datasets import decoded
 from ..records import ROOT
@@ -111,7 +110,7 @@ def build_book() -> Path:
     for old in PAGES.glob("*.ipynb"):
         if old.stem not in wanted:
             old.unlink()
-    tasks, kept = [], 0
+    calls, kept = [], 0
     for page in wanted:
         (notebook, dataset), output = source(page), PAGES / f"{page}.ipynb"
         if dataset is None:
@@ -124,11 +123,11 @@ def build_book() -> Path:
                 kept += 1
                 continue
             given = {"dataset": dataset, "train": False}
-            tasks.append(delayed(execute)(notebook, output, given, made_of=made_of))
+            calls.append((notebook, output, given, False, made_of))
     if kept:
-        print(f"{kept} of {kept + len(tasks)} executed pages are kept: nothing they show changed")
-    pages = Parallel(n_jobs=min(os.cpu_count() or 1, 4), return_as="generator_unordered")(tasks)
-    for _ in tqdm(pages, total=len(tasks), unit="page", desc="executing"):
+        print(f"{kept} of {kept + len(calls)} executed pages are kept: nothing they show changed")
+    pages = parallel.finished(execute, calls, min(os.cpu_count() or 1, 4))
+    for _ in tqdm(pages, total=len(calls), unit="page", desc="executing"):
         pass
     program = str(Path(sys.executable).with_name("jupyter-book"))
     options = ["--config", "_config.yml", "--path-output", ".", "-W", "-n", "--keep-going"]

@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
-from joblib import Parallel, delayed
 from PIL import Image, UnidentifiedImageError, features
 from tqdm.auto import tqdm
 
-from .. import UserError, records
+from .. import UserError, parallel, records
 from ..config import digest
 from ..records import Record
 from .splits import Dataset, Split
@@ -226,9 +225,8 @@ def _fill(folder: Path, about: Record, ordered: list[Picture], workers: int) -> 
     ]
     corrupt: dict[Path, str] = {}
     workers = max(1, min(workers or os.cpu_count(), len(missing)))
-    made = Parallel(n_jobs=workers, return_as="generator_unordered")(
-        delayed(_chunk)(images, row, ordered[row : row + CHUNK], about["size"]) for row in missing
-    )
+    calls = [(images, row, ordered[row : row + CHUNK], about["size"]) for row in missing]
+    made = parallel.finished(_chunk, calls, workers)
     shown = {"unit": "image", "unit_scale": CHUNK, "leave": False, "total": len(missing)}
     with journal.open("a") as file:
         for row, found, wrong in tqdm(made, "decoding", **shown):
