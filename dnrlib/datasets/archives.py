@@ -2,23 +2,29 @@
 outside its folder.
 """
 
+import errno
 import functools
-import gzip
 import hashlib
 import http.client
+import math
 import os
 import shutil
 import stat
 import tarfile
 import urllib.request
 import zipfile
-import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from typing import TypeVar
 
 from tqdm.auto import tqdm
 
 from .. import UserError, __version__
+
+T = TypeVar("T")
+RATIO, SMALL = 20, 100_000_000
+"""Images hardly become smaller in an archive; lists and label files do, and are small."""
 
 
 @dataclass(frozen=True)
@@ -49,27 +55,37 @@ def digest(path: Path, function: str) -> str:
 
 
 def verify(path: Path, archive: Archive) -> None:
-    """Raises `UserError` if an archive has another checksum than the published one."""
-    if archive.checksum is None:
-        return
-    function, wanted = archive.checksum
-    found = digest(path, function)
-    if found != wanted:
+    """Raises `UserError` if an archive has another checksum than the published one, or another size
+    where only that is known."""
+    function, wanted = archive.checksum or ("size", archive.size)
+    found = digest(path, function) if archive.checksum else path.stat().st_size
+    if wanted not in (None, found):
         raise UserError(
             f"{path} has {function} {found} instead of {wanted}: it was fetched in part, damaged, "
             "or is another file; delete it and fetch it again"
         )
 
 
+def of_the_system(error: Exception) -> bool:
+    """Whether an error says something of the machine, such as that its disk is full, and nothing of
+    the file that was read."""
+    return isinstance(error, OSError) and error.errno not in (None, errno.ENOENT, errno.EINVAL)
+
+
 def unpack(path: Path, to: Path) -> None:
     """Extracts an archive into a folder, or copies a plain file there; raises `UserError` for an
-    archive that is damaged, or that holds anything but files and folders of its own."""
+    archive that is damaged, that holds anything but files and folders of its own, or more than
+    `RATIO` times its size (but `SMALL`)."""
     to.mkdir(parents=True, exist_ok=True)
     shown = functools.partial(tqdm, desc=f"extracting {path.name}", unit="file", leave=False)
     try:
         if path.suffix in (".tgz", ".tar", ".gz"):
             with tarfile.open(path) as archive:
-                archive.extractall(to, shown(archive), filter=_own)
+                members = _within(path, archive, lambda member: member.size)
+                archive.extractall(to, shown(members), filter=_own)
+                # The checksum of a compressed file stands at its end, after all of its files.
+                while archive.fileobj.read(1 << 20):
+                    pass
         elif path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 for member in archive.infolist():
@@ -77,15 +93,35 @@ def unpack(path: Path, to: Path) -> None:
                     link = stat.S_ISLNK(member.external_attr >> 16)
                     if inside.anchor or ".." in inside.parts or link:
                         raise _unsafe(path, member.filename)
-                archive.extractall(to, shown(archive.infolist()))
+                members = _within(path, archive.infolist(), lambda member: member.file_size)
+                archive.extractall(to, shown(members))
         else:
             shutil.copyfile(path, to / path.name)
     except tarfile.FilterError as error:
         raise _unsafe(path, error.tarinfo.name) from None
-    except (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, EOFError, zlib.error) as error:
+    # Readers of damaged archives raise whatever comes to them.
+    except Exception as error:
+        if isinstance(error, UserError) or of_the_system(error):
+            raise
+        what = str(error).partition("\n")[0] or type(error).__name__
         raise UserError(
-            f"{path} is not a whole archive ({error}); delete it and fetch it again"
+            f"{path} is not a whole archive ({what}); delete it and fetch it again"
         ) from None
+
+
+def _within(path: Path, members: Iterable[T], size: Callable[[T], int]) -> Iterator[T]:
+    """The members of an archive, up to what it may hold."""
+    most = max(RATIO * path.stat().st_size, SMALL)
+    room = most
+    for member in members:
+        # Files without content fill a disk too.
+        room -= size(member) + 512
+        if room < 0:
+            raise UserError(
+                f"{path} holds more than {most:,} bytes, which no archive of images of its size "
+                "does; nothing of it was kept: fetch it again"
+            )
+        yield member
 
 
 def _own(member: tarfile.TarInfo, to: str) -> tarfile.TarInfo:
@@ -113,7 +149,8 @@ def download(archive: Archive, root: Path) -> None:
     try:
         request = urllib.request.Request(archive.url, headers=asked)
         response = urllib.request.urlopen(request, timeout=60)
-    except (OSError, http.client.HTTPException) as error:
+    # A redirection to what is no address is a ValueError.
+    except (OSError, http.client.HTTPException, ValueError) as error:
         if have and getattr(error, "code", None) == 416:
             # There is nothing from there on: the part belongs to another file, or is the whole.
             part.unlink()
@@ -121,6 +158,12 @@ def download(archive: Archive, root: Path) -> None:
         raise UserError(
             f"{archive.url} for {path}: {error}; run the command again, or fetch it by hand"
         ) from None
+    from_there = str(response.headers["Content-Range"]).startswith(f"bytes {have}-")
+    if response.status == 206 and not from_there:
+        raise UserError(
+            f"{archive.url} sends another part than the one that {part} lacks; delete that file "
+            "and run the command again"
+        )
     have = have if response.status == 206 else 0
     total = None if response.length is None else have + response.length
     shown = {"unit": "B", "unit_scale": True, "leave": False, "desc": f"fetching {archive.file}"}
@@ -135,6 +178,9 @@ def download(archive: Archive, root: Path) -> None:
             while block := response.read1(1 << 20):
                 file.write(block)
                 bar.update(len(block))
+                if file.tell() > (archive.size or math.inf):
+                    total = None  # It is another file, perhaps without an end.
+                    break
         except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
             broken = f" ({error})"
     found = part.stat().st_size

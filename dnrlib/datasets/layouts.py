@@ -5,7 +5,6 @@ published is a `UserError` with the path. Classes are in the order of their offi
 their names where there are none. How many images there must be is `official`'s to say.
 """
 
-import errno
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
@@ -37,22 +36,21 @@ def intact(path: Path, md5: str) -> None:
 
 
 @contextmanager
-def _reading(path: Path, what: str = "cannot be read") -> Iterator[None]:
-    """Turns any error in reading a damaged file into a `UserError`."""
+def reading(path: Path, what: str = "cannot be read") -> Iterator[None]:
+    """Turns any error in reading a damaged or foreign file into a `UserError`."""
     if not path.exists():
         raise wrong(path, "is missing")
     try:
         yield
     except Exception as error:
-        # What the system says, such as that a disk is gone, says nothing of the file.
-        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+        if isinstance(error, UserError) or archives.of_the_system(error):
             raise
         raise wrong(path, f"{what} ({type(error).__name__}: {error})") from None
 
 
 def _lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty."""
-    with _reading(path):
+    with reading(path):
         text = path.read_text("utf-8")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
@@ -60,7 +58,7 @@ def _lines(path: Path) -> list[str]:
 def _table(path: Path) -> dict[str, str]:
     """A file of lines `ID value`, as {ID: value}."""
     lines = _lines(path)
-    with _reading(path):
+    with reading(path):
         return dict(line.split(maxsplit=1) for line in lines)
 
 
@@ -68,7 +66,7 @@ def _mat(path: Path, *names: str) -> list[np.ndarray]:
     """Variables of a MATLAB file."""
     from scipy.io import loadmat
 
-    with _reading(path):
+    with reading(path):
         found = loadmat(path, squeeze_me=True)
         return [np.atleast_1d(found[name]) for name in names]
 
@@ -81,7 +79,7 @@ def _torchvision(kind: str, base: Path, named: str, **settings: Any) -> Any:
     """A dataset of torchvision; what it finds wrong is said of the path `named` in the tree."""
     import torchvision
 
-    with _reading(base / named, "is not what torchvision expects"):
+    with reading(base / named, "is not what torchvision expects"):
         return getattr(torchvision.datasets, kind)(base, **settings)
 
 
@@ -169,7 +167,7 @@ def _class_folders(base: Path, names: tuple[str, ...]) -> dict[str, list[Picture
                 raise wrong(folder / name, f"holds {len(files)} images instead of {wanted}")
             counts = {len(files)}
             for file in files:
-                with _reading(file):
+                with reading(file):
                     pools[pool].append(Picture(pixels(file, 32), label))
     return pools
 
@@ -205,15 +203,15 @@ def cub200(base: Path) -> Listing:
         for file in ("images", "image_class_labels", "train_test_split", "classes")
     )
     pools: dict[str, list[Picture]] = {"train": [], "test": []}
-    with _reading(folder / "image_class_labels.txt"):
+    with reading(folder / "image_class_labels.txt"):
         pictures = {
             image: Picture(folder / "images" / file, int(labels[image]) - 1)
             for image, file in images.items()
         }
-    with _reading(folder / "train_test_split.txt"):
+    with reading(folder / "train_test_split.txt"):
         for image, picture in pictures.items():
             pools[{"1": "train", "0": "test"}[in_train[image]]].append(picture)
-    with _reading(folder / "classes.txt"):
+    with reading(folder / "classes.txt"):
         return Listing(tuple(names[str(number + 1)] for number in range(len(names))), pools)
 
 
@@ -249,7 +247,7 @@ def tinyimagenet(base: Path) -> Listing:
     ]
     test, annotations = [], folder / "val" / "val_annotations.txt"
     lines = _lines(annotations)
-    with _reading(annotations):
+    with reading(annotations):
         for line in lines:
             file, name = line.split("\t")[:2]
             test.append(Picture(folder / "val" / "images" / file, classes.index(name)))
@@ -302,7 +300,7 @@ def _diagnoses(path: Path) -> dict[str, int]:
     """The diagnosis of every patient in one of PAPILA's spreadsheets, by number (`002`)."""
     import openpyxl
 
-    with _reading(path):
+    with reading(path):
         rows = list(openpyxl.load_workbook(path, data_only=True).active.values)
     # Two or three rows of headings, some of them merged; patients are #002 and so on.
     column = next((row.index("Diagnosis") for row in rows if "Diagnosis" in row), None)

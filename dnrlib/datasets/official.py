@@ -127,7 +127,8 @@ def listing(name: str, base: Path) -> Listing:
         if md5 is not None:
             layouts.intact(base / path, md5)
     reader = getattr(layouts, name.replace("-", "_"))
-    found = reader(base, official.names) if official.names else reader(base)
+    with layouts.reading(base, f"does not hold {name}"):
+        found = reader(base, official.names) if official.names else reader(base)
     first = base / official.lists["train"]
     if len(found.classes) != official.classes:
         raise wrong(first, f"gives {len(found.classes)} classes instead of {official.classes}")
