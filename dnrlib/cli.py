@@ -317,7 +317,7 @@ def _asked(options: argparse.Namespace) -> list[dict[str, Any]]:
             {
                 "dataset": dataset,
                 "arms": list(dict.fromkeys(chosen or MAIN)),
-                "seeds": options.seed or list(range(options.seeds)),
+                "seeds": options.seed or options.seeds,
                 "budget": options.budget,
                 "evaluate": exhibits,
             }
@@ -358,7 +358,7 @@ def _of_plan(options: argparse.Namespace) -> list[dict[str, Any]]:
         chosen = [a for a in lines if options.seed is None or set(a["seeds"]) <= {*options.seed}]
         for asked in chosen:
             _runs_of(asked)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{options.plan} is not a plan that dnr plan wrote") from error
@@ -380,7 +380,9 @@ def _plan(options: argparse.Namespace) -> None:
     print(frame.to_string(index=False, na_rep="", formatters=digits | whole))
     if options.output is not None:
         lines = [
-            json.dumps(each | {"seeds": [seed]}) + "\n" for each in asked for seed in each["seeds"]
+            json.dumps(each | {"seeds": [seed]}) + "\n"
+            for each in asked
+            for seed in dict.fromkeys(config.seed for config in _runs_of(each)[0])
         ]
         write(options.output, "".join(lines).encode())
         print(f"{options.output}: a line per seed; dnr study --plan {options.output} --seed SEED")

@@ -178,6 +178,8 @@ def configure(
         raise UserError(
             f"unknown setting {', '.join(sorted(unknown))}; settings: {', '.join(meanings())}"
         )
+    if not isinstance(dataset, str):
+        raise UserError(f"dataset={dataset!r} is not the name of a dataset")
     if dataset not in RECIPES:
         dataset = canonical(dataset)
     settings = recipe(dataset) | {"dataset": dataset}

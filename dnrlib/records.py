@@ -67,7 +67,11 @@ def located(path: str | Path) -> Path:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, whenever the process dies."""
+    """Writes a file so that it is there whole or not at all, whenever the process dies. What is no
+    file, such as /dev/stdout, is written to."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
@@ -118,12 +122,41 @@ def parse(text: str, path: Path) -> Record:
     try:
         record = json.loads(text)
         sealed = isinstance(record, dict) and seal(record)["seal"] == record.get("seal")
-    except ValueError:
+    except (ValueError, RecursionError):
         raise DamagedFile(path, "not a JSON record") from None
     if not sealed:
         raise DamagedFile(path, "its content does not fit its seal")
-    if record["schema"] != SCHEMA:
-        raise UserError(f"{path} has schema {record['schema']}, this version reads {SCHEMA}")
+    if record.get("schema") != SCHEMA:
+        raise UserError(f"{path} has schema {record.get('schema')}, this version reads {SCHEMA}")
+    return record
+
+
+_ALL = {"key": str, "generation": int, "provenance.results": int}
+_ALL |= dict.fromkeys((f"provenance.{name}" for name in ("package", "torch", "device")), str)
+HELD: dict[str, dict[str, type]] = {
+    "generation": _ALL
+    | {"config.dataset": str, "config.seed": int, "timing.seconds": float, "result.weights": str}
+    | dict.fromkeys(("result.curve", "result.trace"), list)
+    | dict.fromkeys((f"result.{of}_accuracy" for of in ("birth", "test", "train")), float),
+    "mask": _ALL
+    | {"of": str, "result.mask": str, "result.masked_accuracy": float}
+    | dict.fromkeys((f"result.{name}" for name in ("size", "kept", "zero_saliency")), dict),
+    "evaluation": _ALL | {"of": str, "result": dict, "timing.seconds": float},
+}
+"""By kind, what a record of a run holds at least."""
+
+
+def of_a_run(record: Record, path: Path) -> Record:
+    """The record; raises `DamagedFile` if it lacks what every record of its kind holds."""
+    kind = str(record.get("kind"))
+    if kind not in HELD:
+        raise DamagedFile(path, f"a record of kind {kind}, which runs do not have")
+    for name, wanted in HELD[kind].items():
+        value: Any = record
+        for word in name.split("."):
+            value = value.get(word) if isinstance(value, dict) else None
+        if not isinstance(value, (int, float) if wanted is float else wanted):
+            raise DamagedFile(path, f"its {name} is not of type {wanted.__name__}")
     return record
 
 
@@ -205,7 +238,7 @@ def _manifest() -> dict[str, str]:
     path = PUBLISHED / "manifest.json"
     try:
         return dict(json.loads(path.read_bytes())) if path.exists() else {}
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         raise DamagedFile(path, "not a JSON object") from None
 
 
@@ -223,7 +256,8 @@ def _published_records(path: Path, content: bytes) -> dict[str, Record]:
         text = gzip.decompress(content).decode()
     except (OSError, EOFError, zlib.error, UnicodeDecodeError):
         raise DamagedFile(path, "not gzipped text") from None
-    found = {record["key"]: record for record in (parse(line, path) for line in text.splitlines())}
+    listed = (of_a_run(parse(line, path), path) for line in text.splitlines())
+    found = {record["key"]: record for record in listed}
     here = path.parent.name, int(path.name.removeprefix("seed-").partition(".")[0])
     own = {
         key

@@ -1,7 +1,9 @@
 """One run: read its generations from disk up to the first missing one, then train the rest."""
 
 import copy
+import errno
 import functools
+import gzip
 import math
 import os
 import tempfile
@@ -145,16 +147,20 @@ def profile(config: Config, path: Path, device: str = "auto") -> None:
     kinds = [torch.profiler.ProfilerActivity.CPU]
     if train.device_named(device).type == "cuda":
         kinds.append(torch.profiler.ProfilerActivity.CUDA)
-    try:
-        path.open("ab").close()
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        torch.profiler.profile(activities=kinds) as traced,
-    ):
-        run(short, Path(folder), device)
-    traced.export_chrome_trace(str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path.open("ab").close()
+            with torch.profiler.profile(activities=kinds) as traced:
+                run(short, Path(folder), device)
+            written = Path(folder, "trace.json")
+            traced.export_chrome_trace(str(written))
+            content = written.read_bytes()
+            # The profiler does not say when the disk is full.
+            if not content.rstrip().endswith(b"}"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            records.write(path, gzip.compress(content) if path.suffix == ".gz" else content)
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def parent_digests(found: list[Record]) -> list[str]:
@@ -191,11 +197,12 @@ def enough_memory() -> Iterator[None]:
     """Raises `UserError` with advice where memory does not suffice."""
     try:
         yield
-    except RuntimeError as error:
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    except (RuntimeError, MemoryError) as error:
+        short = "out of memory", "can't allocate memory", "ALLOC_FAILED"
+        if isinstance(error, MemoryError) or any(said in str(error) for said in short):
+            what = (str(error) or "the machine has none left").splitlines()[0]
             raise UserError(
-                f"not enough memory ({str(error).splitlines()[0]}); use a smaller batch or width, "
-                "or fewer workers"
+                f"not enough memory ({what}); use a smaller batch or width, or fewer workers"
             ) from error
         raise
 

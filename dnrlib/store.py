@@ -5,8 +5,6 @@ after it `mask-KEY.json` and `mask-KEY.npz`; per evaluation `evaluation-KEY.json
 """
 
 import io
-import pickle
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,7 +62,7 @@ class Store:
         of something else that was put in its place."""
         path = self.path(entry)
         record = records.read(path)
-        if record is not None and not entry.is_of(record):
+        if record is not None and not entry.is_of(records.of_a_run(record, path)):
             wrong = f"the {record['kind']} {record['key']}"
             raise DamagedFile(path, f"it is the record of {wrong}, which does not belong here")
         return record
@@ -87,10 +85,12 @@ class Store:
         path = self.path(entry).with_name("weights.pt")
         try:
             state = torch.load(path, weights_only=True, map_location="cpu")
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
+            digest = records.weights_digest(state)
+        # What is damaged, or was never a state dict, can raise anything.
+        except Exception as error:
             raise DamagedFile(path, f"cannot be read: {type(error).__name__}") from error
         record = self.read(entry)
-        if record is None or records.weights_digest(state) != record["result"]["weights"]:
+        if record is None or digest != record["result"]["weights"]:
             raise DamagedFile(path, "its weights are not those of its record")
         return state
 
@@ -104,9 +104,10 @@ class Store:
         path = self.path(entry, ".npz")
         try:
             mask = masks.unpack(path)
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            digest = records.weights_digest(mask)
+        except Exception as error:
             raise DamagedFile(path, f"cannot be read: {type(error).__name__}") from error
         record = self.read(entry)
-        if record is None or records.weights_digest(mask) != record["result"]["mask"]:
+        if record is None or digest != record["result"]["mask"]:
             raise DamagedFile(path, "its bits are not those of its record")
         return mask

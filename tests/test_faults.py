@@ -1,21 +1,35 @@
 """What goes wrong outside: one line that says what to do, and nothing of it is used."""
 
 import bz2
+import functools
 import gzip
 import io
+import json
 import lzma
+import os
+import pickle
 import random
 import re
 import socket
 import tarfile
 import threading
+import tracemalloc
 import zipfile
+from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
-from dnrlib import UserError
-from dnrlib.datasets import archives
+from dnrlib import UserError, cli, records, run
+from dnrlib.book.pages import Parameters
+from dnrlib.compare.export import load_model
+from dnrlib.datasets import archives, official
 from dnrlib.datasets.archives import Archive
+from dnrlib.evaluate.evaluations import Predictions
+from dnrlib.records import DamagedFile
+from dnrlib.store import Store
+from tests.trees import mat
 
 # --------------------------------------------------------------------------------------------------
 # Archives
@@ -189,3 +203,205 @@ def test_a_file_without_an_end_is_not_fetched_for_ever(answering, tmp_path):
     with pytest.raises(UserError, match=r"has size \d+ instead of 5000"):
         archives.download(Archive("of.txt", url, size=5000), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+# --------------------------------------------------------------------------------------------------
+# Files of runs
+
+
+def without(record, name):
+    """A sealed record without a field, or with another value there."""
+    changed = json.loads(json.dumps(record))
+    *path, last = name.split(".")
+    inside = functools.reduce(dict.__getitem__, path, changed)
+    del inside[last]
+    return records.seal(changed)
+
+
+def test_incomplete_and_foreign_records_are_damaged_files(tiny, tmp_path):
+    """Whatever their seal says: each field that frames and pages read is missed."""
+    config = tiny(method="dnr", generations=2)
+    found = run.run(config, evaluations=[Predictions()])
+    store, missed = Store(), set()
+    for entry, record in zip(run.entries(config, [Predictions()]), found, strict=True):
+        path = store.path(entry)
+        for name in [*records.HELD[entry.kind], "kind"]:
+            for wrong in (without(record, name), without(record, name.partition(".")[0])):
+                path.write_text(json.dumps(wrong))
+                with pytest.raises(DamagedFile, match=rf"{path.name} is damaged \("):
+                    store.read(entry)
+                missed.add(name)
+        path.write_text(json.dumps(without(record, "schema")))
+        with pytest.raises(UserError, match="has schema None, this version reads 1"):
+            store.read(entry)
+        path.write_text(json.dumps(record))
+        assert store.read(entry) == record
+    assert {"result.weights", "result.kept", "of", "config.seed"} <= missed
+
+
+DEEP = "[" * 200_000 + "]" * 200_000
+
+
+@pytest.mark.parametrize(
+    "text", [DEEP, f'{{"a":{DEEP}}}', "[]", "1", "null", "{}", '{"seal":1}', "9" * 5000, "NaN"]
+)
+def test_a_file_that_is_no_record_is_damaged(text, tmp_path):
+    path = tmp_path / "record.json"
+    path.write_text(text)
+    with pytest.raises(DamagedFile, match=r"record.json is damaged \((not a JSON|its content)"):
+        records.read(path)
+
+
+def test_a_list_of_published_files_that_is_too_deep_is_damaged(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "PUBLISHED", tmp_path)
+    (tmp_path / "manifest.json").write_text(DEEP)
+    with pytest.raises(DamagedFile, match=r"manifest.json is damaged .* git checkout"):
+        records.published("digits", 0)
+
+
+def saved(write, thing):
+    file = io.BytesIO()
+    write(file, thing)
+    return file.getvalue()
+
+
+def arrays(**named):
+    file = io.BytesIO()
+    np.savez(file, **named)
+    return file.getvalue()
+
+
+def pickled(thing):
+    return pickle.dumps(thing)
+
+
+class Evil:
+    def __reduce__(self):
+        return os.mkdir, ("evil",)
+
+
+FOREIGN = {
+    "a list": saved(lambda file, thing: torch.save(thing, file), [torch.ones(2)]),
+    "numbers": saved(lambda file, thing: torch.save(thing, file), {"a": 1}),
+    "a name that is none": saved(lambda file, thing: torch.save(thing, file), {3: torch.ones(2)}),
+    "sparse": saved(lambda file, thing: torch.save(thing, file), {"a": torch.eye(2).to_sparse()}),
+    "a tensor": saved(lambda file, thing: torch.save(thing, file), torch.ones(2)),
+    "a program": pickled(Evil()),
+    "an array": saved(np.save, np.ones(3)),
+    "objects": saved(np.save, np.array([{}], dtype=object)),
+    "no bits": arrays(**{"a:bits": np.ones(3), "a:shape": np.array([3])}),
+    "no shape": arrays(**{"a:bits": np.ones(3, np.uint8)}),
+    "a negative shape": arrays(**{"a:bits": np.ones(3, np.uint8), "a:shape": np.array([-3])}),
+    "a vast shape": arrays(**{"a:bits": np.ones(1, np.uint8), "a:shape": np.full(2, 1 << 31)}),
+    "words": arrays(**{"a:bits": np.array(["x"]), "a:shape": np.array(["y"])}),
+    "a zip": zipped("x"),
+    "an image": b"\x89PNG\r\n\x1a\n" + bytes(100),
+    "nothing": b"",
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_foreign_weights_masks_and_models_are_named_and_not_run(name, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    store, link = Store(), run.chain(tiny(method="dnr", generations=2))[0]
+    weights, mask = store.path(link.trained).with_name("weights.pt"), store.path(link.mask, ".npz")
+    weights.parent.mkdir(parents=True)
+    for path, read, entry in (
+        (weights, store.weights, link.trained),
+        (mask, store.mask, link.mask),
+    ):
+        path.write_bytes(FOREIGN[name])
+        with pytest.raises(DamagedFile, match=rf"{path.name} is damaged \((cannot be|its)"):
+            read(entry)
+    model = tmp_path / "model.pt"
+    model.write_bytes(FOREIGN[name])
+    with pytest.raises(UserError, match=r"model.pt is not a model that dnr export wrote"):
+        load_model(model)
+    assert not (tmp_path / "evil").exists()
+
+
+LABELS = {
+    "words": {"labels": np.array([["a", "b"]])},
+    "a record": {"labels": np.array([[(1, 2.5)]], dtype=[("a", int), ("b", float)])},
+    "fewer": {"labels": np.array([[1]], np.uint8)},
+    "fractions": {"labels": np.full((1, 9), 0.5)},
+    "none": {"other": np.array([[1]])},
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_foreign_labels_are_an_error_that_names_the_files(name, small, hold):
+    """With the right checksum, as where none is known."""
+    tree = small("flower102-64")
+    tree.write("imagelabels.mat", mat(**LABELS[name]))
+    hold("flower102-64", tree)
+    with pytest.raises(UserError, match=rf"{tree.root}.* delete the extracted files"):
+        official.prepare("flower102-64", tree.root)
+
+
+# --------------------------------------------------------------------------------------------------
+# The command line, and the parameters of notebooks
+
+
+@pytest.mark.parametrize("command", ["study", "plan"])
+@pytest.mark.parametrize("seeds", ["1000000000", "1" + "0" * 40, "0", "-3"])
+def test_absurd_numbers_of_seeds_are_one_line_and_no_list(command, seeds, capsys):
+    tracemalloc.start()
+    assert cli.main([command, "--method", "plain", "--seeds", seeds]) == 1
+    assert tracemalloc.get_traced_memory()[1] < 50_000_000
+    tracemalloc.stop()
+    assert capsys.readouterr().err == f"dnr: seeds={seeds} must be at least 1 and at most 10000\n"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"dataset": wrong} for wrong in (None, 5, 1.5, ["digits"], {}, b"digits", True)]
+    + [{"seed": wrong} for wrong in (None, "0", 1.5, [], -1)]
+    + [{"seeds": wrong} for wrong in (None, "5", 1.5, [1], True, 0, 10**40)]
+    + [{"budget": wrong} for wrong in (None, 5, [], {}, "all")]
+    + [{"train": wrong} for wrong in (None, 2, "yes", [])]
+    + [{"methods": wrong} for wrong in (None, 5, ["dnr"], {}, "", ",", "dnr,", "dnr+")],
+    ids=str,
+)
+def test_parameters_of_a_wrong_type_are_one_line(given):
+    (name,) = given
+    with pytest.raises(UserError, match=name) as error:
+        Parameters(**{"dataset": "digits"} | given).configs()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
+    """Of what is printed into it, too; a device stays one."""
+    words = ["run", "--method", "plain", "--width", "4", "--profile"]
+    assert cli.main([*words, "/dev/full"]) == 1
+    assert "/dev/full cannot be written: No space left on device\n" in capsys.readouterr().err
+    assert cli.main(["plan", "--seeds", "1", "--output", "/dev/full"]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert Path("/dev/full").is_char_device()
+    # The profiler writes what fits, and says nothing.
+    cut = lambda self, path: Path(path).write_text('{"traceEvents": [{"ph": ')  # noqa: E731
+    monkeypatch.setattr(torch.profiler.profile, "export_chrome_trace", cut)
+    assert cli.main([*words, str(tmp_path / "trace.json")]) == 1
+    assert "trace.json cannot be written: No space left on device\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+        MemoryError(),
+    ],
+    ids=str,
+)
+def test_a_device_without_memory_gives_advice_in_one_line(error):
+    with (
+        pytest.raises(
+            UserError, match=r"^not enough memory \(.+\); use a smaller batch or width, or fewer"
+        ) as caught,
+        run.enough_memory(),
+    ):
+        raise error
+    assert "\n" not in str(caught.value)

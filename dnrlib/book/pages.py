@@ -58,6 +58,8 @@ class Parameters:
             )
         if self.seeds != "auto" and (type(self.seeds) is not int or self.seeds < 1):
             raise UserError(f"seeds={self.seeds!r} must be auto or a whole number of at least 1")
+        if type(self.seed) is not int:
+            raise UserError(f"seed={self.seed!r} must be a whole number")
         if str(self.train).lower() not in ("true", "false"):
             raise UserError(f"train={self.train!r} must be true or false")
         # papermill's command line passes strings.
