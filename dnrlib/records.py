@@ -127,7 +127,7 @@ def parse(text: str, path: Path) -> Record:
     if not sealed:
         raise DamagedFile(path, "its content does not fit its seal")
     if record.get("schema") != SCHEMA:
-        raise UserError(f"{path} has schema {record.get('schema')}, this version reads {SCHEMA}")
+        raise UserError(f"{path} has schema {record.get('schema')!r}, this version reads {SCHEMA}")
     return record
 
 
@@ -150,7 +150,7 @@ def of_a_run(record: Record, path: Path) -> Record:
     """The record; raises `DamagedFile` if it lacks what every record of its kind holds."""
     kind = str(record.get("kind"))
     if kind not in HELD:
-        raise DamagedFile(path, f"a record of kind {kind}, which runs do not have")
+        raise DamagedFile(path, f"a record of kind {kind!r}, which runs do not have")
     for name, wanted in HELD[kind].items():
         value: Any = record
         for word in name.split("."):
@@ -268,7 +268,7 @@ def _published_records(path: Path, content: bytes) -> dict[str, Record]:
     for key, record in found.items():
         # A mask or an evaluation names the generation that it is of.
         if record.get("of", key) not in own:
-            raise DamagedFile(path, f"record {key} is of another dataset or seed")
+            raise DamagedFile(path, f"record {key!r} is of another dataset or seed")
     return found
 
 

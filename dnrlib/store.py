@@ -63,7 +63,7 @@ class Store:
         path = self.path(entry)
         record = records.read(path)
         if record is not None and not entry.is_of(records.of_a_run(record, path)):
-            wrong = f"the {record['kind']} {record['key']}"
+            wrong = f"the {record['kind']} {record['key']!r}"
             raise DamagedFile(path, f"it is the record of {wrong}, which does not belong here")
         return record
 

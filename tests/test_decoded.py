@@ -176,6 +176,7 @@ def test_the_fingerprint_knows_pixels_labels_and_pools(tmp_path):
     assert len(found) == 4, "the first two are the same"
 
 
+@pytest.mark.fault("the decoding of images is killed", "it goes on where it stopped")
 def test_a_killed_decoding_goes_on(tmp_path, data, monkeypatch):
     """The first call dies after two of five chunks; the second decodes only the other three."""
     listed = listing(tmp_path / "images")
@@ -226,6 +227,10 @@ def test_a_chunk_that_changed_before_the_rest_was_made_is_made_again(tmp_path, d
     assert np.array_equal(image.permute(1, 2, 0), expected(listed.pools["train"][0].source, 16))
 
 
+@pytest.mark.fault(
+    "a decoded image is changed on disk",
+    "named, with what to delete or fetch; nothing of it is used",
+)
 @pytest.mark.parametrize("which", ["images.npy", "labels.npy", "manifest.json"])
 @pytest.mark.parametrize("harm", ["flipped", "cut short", "gone"])
 def test_a_damaged_file_is_named_and_made_again(tmp_path, data, which, harm):
@@ -326,6 +331,7 @@ def test_what_is_decoded_is_hashed_once(tmp_path, monkeypatch):
     assert len(hashed) == 5
 
 
+@pytest.mark.fault("a disk is full", "what was there before stays; one line")
 @POSIX
 def test_a_full_disk_says_what_is_needed(tmp_path, data, monkeypatch):
     """The system refuses to let the file grow beyond 3 kB."""

@@ -64,6 +64,10 @@ PACKED = {
 }
 
 
+@pytest.mark.fault(
+    "a bit of a compressed archive flips",
+    "named, with what to delete or fetch; nothing of it is used",
+)
 @pytest.mark.parametrize("name", PACKED)
 def test_a_flipped_bit_of_an_archive_without_a_checksum_is_noticed(name, tmp_path):
     """What compresses has a checksum of its own, at the end. A flip in the header of a gzip or a
@@ -86,6 +90,10 @@ def test_a_flipped_bit_of_an_archive_without_a_checksum_is_noticed(name, tmp_pat
     assert noticed >= 36
 
 
+@pytest.mark.fault(
+    "an archive is cut short",
+    "named, with what to delete or fetch; nothing of it is used",
+)
 @pytest.mark.parametrize("name", PACKED)
 def test_an_archive_that_is_cut_short_is_noticed(name, tmp_path):
     path = tmp_path / name
@@ -103,6 +111,10 @@ BOMBS = {
 }
 
 
+@pytest.mark.fault(
+    "an archive would fill the disk",
+    "named, with what to delete or fetch; nothing of it is used",
+)
 @pytest.mark.parametrize("name", BOMBS)
 def test_an_archive_that_would_fill_the_disk_is_refused(name, tmp_path, monkeypatch):
     path = tmp_path / name
@@ -118,6 +130,10 @@ def test_an_archive_that_would_fill_the_disk_is_refused(name, tmp_path, monkeypa
     archives.unpack(path, to)
 
 
+@pytest.mark.fault(
+    "another file lies where an archive is expected",
+    "named, with what to delete or fetch; nothing of it is used",
+)
 def test_a_file_of_another_size_is_not_the_archive(tmp_path):
     """Also where no checksum is known."""
     path = tmp_path / "of.tar"
@@ -162,6 +178,7 @@ def answering():
 LENGTHS = ["abc", "-5", "1e3", "\xff", "9" * 5000, "10", "99999999999999999999"]
 
 
+@pytest.mark.fault("a server answers nonsense", "one line that says what is wrong")
 @pytest.mark.parametrize("length", LENGTHS)
 def test_a_wrong_length_in_a_header_is_found_out(length, answering, tmp_path):
     content = b"0123456789" * 100
@@ -179,6 +196,7 @@ def test_a_wrong_length_in_a_header_is_found_out(length, answering, tmp_path):
         assert (tmp_path / "of.txt").read_bytes() == content
 
 
+@pytest.mark.fault("a server answers nonsense", "one line that says what is wrong")
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
@@ -198,6 +216,7 @@ def test_an_answer_that_makes_no_sense_is_one_line(answer, said, answering, tmp_
     assert not (tmp_path / "of.txt").exists()
 
 
+@pytest.mark.fault("a server sends without an end", "one line that says what is wrong")
 def test_a_file_without_an_end_is_not_fetched_for_ever(answering, tmp_path):
     url = answering(b"HTTP/1.1 200 OK\r\n\r\n", repeated=bytes(1000))
     with pytest.raises(UserError, match=r"has size \d+ instead of 5000"):
@@ -218,6 +237,10 @@ def without(record, name):
     return records.seal(changed)
 
 
+@pytest.mark.fault(
+    "a sealed record lacks something",
+    "named, with what to delete or fetch; nothing of it is used",
+)
 def test_incomplete_and_foreign_records_are_damaged_files(tiny, tmp_path):
     """Whatever their seal says: each field that frames and pages read is missed."""
     config = tiny(method="dnr", generations=2)
@@ -242,6 +265,10 @@ def test_incomplete_and_foreign_records_are_damaged_files(tiny, tmp_path):
 DEEP = "[" * 200_000 + "]" * 200_000
 
 
+@pytest.mark.fault(
+    "a record is no record, or nested without an end",
+    "named, with what to delete or fetch; nothing of it is used",
+)
 @pytest.mark.parametrize(
     "text", [DEEP, f'{{"a":{DEEP}}}', "[]", "1", "null", "{}", '{"seal":1}', "9" * 5000, "NaN"]
 )
@@ -300,6 +327,10 @@ FOREIGN = {
 }
 
 
+@pytest.mark.fault(
+    "foreign content in weights, masks or models",
+    "named, with what to delete or fetch; nothing of it is used",
+)
 @pytest.mark.parametrize("name", FOREIGN)
 def test_foreign_weights_masks_and_models_are_named_and_not_run(name, tiny, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -321,19 +352,22 @@ def test_foreign_weights_masks_and_models_are_named_and_not_run(name, tiny, tmp_
 
 
 LABELS = {
-    "words": {"labels": np.array([["a", "b"]])},
-    "a record": {"labels": np.array([[(1, 2.5)]], dtype=[("a", int), ("b", float)])},
-    "fewer": {"labels": np.array([[1]], np.uint8)},
-    "fractions": {"labels": np.full((1, 9), 0.5)},
-    "none": {"other": np.array([[1]])},
+    "words": lambda number: {"labels": np.array([["a"] * number])},
+    "pairs": lambda number: {"labels": np.array([[(1, 2.5)] * number], dtype="i,f")},
+    "fewer": lambda number: {"labels": np.array([[1] * (number - 1)])},
+    "nothing": lambda number: {"labels": np.full((1, number), np.nan)},
+    "others": lambda number: {"other": np.array([[1] * number])},
 }
 
 
+@pytest.mark.fault(
+    "foreign content in label files", "named, with what to delete or fetch; nothing of it is used"
+)
 @pytest.mark.parametrize("name", LABELS)
 def test_foreign_labels_are_an_error_that_names_the_files(name, small, hold):
     """With the right checksum, as where none is known."""
     tree = small("flower102-64")
-    tree.write("imagelabels.mat", mat(**LABELS[name]))
+    tree.write("imagelabels.mat", mat(**LABELS[name](len(tree.images))))
     hold("flower102-64", tree)
     with pytest.raises(UserError, match=rf"{tree.root}.* delete the extracted files"):
         official.prepare("flower102-64", tree.root)
@@ -343,6 +377,7 @@ def test_foreign_labels_are_an_error_that_names_the_files(name, small, hold):
 # The command line, and the parameters of notebooks
 
 
+@pytest.mark.fault("absurd numbers of seeds", "one line that says what is wrong")
 @pytest.mark.parametrize("command", ["study", "plan"])
 @pytest.mark.parametrize("seeds", ["1000000000", "1" + "0" * 40, "0", "-3"])
 def test_absurd_numbers_of_seeds_are_one_line_and_no_list(command, seeds, capsys):
@@ -353,6 +388,7 @@ def test_absurd_numbers_of_seeds_are_one_line_and_no_list(command, seeds, capsys
     assert capsys.readouterr().err == f"dnr: seeds={seeds} must be at least 1 and at most 10000\n"
 
 
+@pytest.mark.fault("parameters of a page of a wrong type", "one line that says what is wrong")
 @pytest.mark.parametrize(
     "given",
     [{"dataset": wrong} for wrong in (None, 5, 1.5, ["digits"], {}, b"digits", True)]
@@ -370,6 +406,7 @@ def test_parameters_of_a_wrong_type_are_one_line(given):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.fault("a disk is full", "what was there before stays; one line")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
     """Of what is printed into it, too; a device stays one."""
@@ -386,6 +423,10 @@ def test_a_full_disk_is_one_line(tmp_path, monkeypatch, capsys):
     assert "trace.json cannot be written: No space left on device\n" in capsys.readouterr().err
 
 
+@pytest.mark.fault(
+    "memory is short, of the machine or the device",
+    "one line with what to make smaller",
+)
 @pytest.mark.parametrize(
     "error",
     [

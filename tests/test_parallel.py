@@ -26,6 +26,10 @@ def die(folder):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.fault(
+    "a worker process is killed while images are decoded or pages executed",
+    "its work begins again",
+)
 @POSIX
 def test_what_a_killed_worker_did_begins_again(tmp_path, capsys):
     for number in (0, 2, 3):
@@ -37,6 +41,7 @@ def test_what_a_killed_worker_did_begins_again(tmp_path, capsys):
     assert "goes on, on 2 workers" in said
 
 
+@pytest.mark.fault("worker processes are killed again and again", "one line with what to do")
 @POSIX
 def test_workers_that_are_killed_again_and_again_are_one_error(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(parallel, "RETRIES", 1)
@@ -46,6 +51,10 @@ def test_workers_that_are_killed_again_and_again_are_one_error(tmp_path, monkeyp
     assert capsys.readouterr().err.count("goes on") == 1
 
 
+@pytest.mark.fault(
+    "all processes of a study are killed at once",
+    "the next one deletes what they left in shared memory",
+)
 @POSIX
 def test_what_killed_pools_left_in_shared_memory_is_deleted(tmp_path, monkeypatch):
     """Of processes that are no more; nothing else."""

@@ -271,6 +271,10 @@ def killed(config, moment):
         os._exit(1)
 
 
+@pytest.mark.fault(
+    "a run is killed in training or in writing a file",
+    "goes on from the last whole generation, with the same result",
+)
 @POSIX
 @pytest.mark.parametrize("method", ["tune", "dsd", "ban", "lw", "ke", "ke-wels-rand", "dnr"])
 def test_killed_and_resumed_equals_undisturbed(tiny, tmp_path, method):
@@ -285,6 +289,7 @@ def test_killed_and_resumed_equals_undisturbed(tiny, tmp_path, method):
     assert results(run.run(config)) == undisturbed
 
 
+@pytest.mark.fault("two processes want the same generation", "one trains it, the other waits")
 @POSIX
 def test_two_processes_never_train_the_same_link(tiny, tmp_path, monkeypatch):
     trained, log = train.train, tmp_path / "trained"
@@ -313,6 +318,7 @@ def test_two_processes_never_train_the_same_link(tiny, tmp_path, monkeypatch):
     assert results(run.run(config)) == results(run.run(config, tmp_path / "alone"))
 
 
+@pytest.mark.fault("the owner of a lock is killed", "nobody waits for it")
 @POSIX
 def test_a_dead_owner_of_a_lock_blocks_nobody(tmp_path):
     code = (
@@ -324,6 +330,10 @@ def test_a_dead_owner_of_a_lock_blocks_nobody(tmp_path):
         pass
 
 
+@pytest.mark.fault(
+    "a file of a run is cut short, changed or garbage",
+    "named, with what to delete or fetch; nothing of it is used",
+)
 @pytest.mark.parametrize("name", ["weights.pt", "record.json", "mask.npz", "mask.json"])
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "garbage"])
 def test_damaged_files_are_named_and_never_used(tiny, name, damage):
@@ -348,6 +358,10 @@ def test_damaged_files_are_named_and_never_used(tiny, name, damage):
     assert f"delete the folder {first}" in str(error.value)
 
 
+@pytest.mark.fault(
+    "a file of another run lies in its place",
+    "named, with what to delete or fetch; nothing of it is used",
+)
 def test_weights_of_another_run_are_not_used(tiny):
     config, other = tiny(method="tune", generations=2), tiny(method="tune", generations=2, seed=1)
     run.run(config)
@@ -375,6 +389,7 @@ def test_a_parent_trained_anew_elsewhere_is_noticed(tiny, monkeypatch):
         Archive(published=False).find(config)
 
 
+@pytest.mark.fault("a training diverges", "one line that says what is wrong")
 def test_a_diverging_run_names_epoch_and_rate(tiny):
     with pytest.raises(UserError, match=r"in epoch \d+ of 5, at learning rate") as error:
         run.run(tiny(method="plain", lr=1e30, epochs=5))
@@ -442,6 +457,10 @@ def test_several_threads_train_without_crashing(tmp_path):
     assert done.returncode == 0, done.stderr.decode()[-2000:]
 
 
+@pytest.mark.fault(
+    "a file of another run lies in its place",
+    "named, with what to delete or fetch; nothing of it is used",
+)
 @pytest.mark.parametrize("kind", ["generation", "mask"])
 def test_a_sound_record_in_another_place_is_named_and_not_used(tiny, kind):
     """Its seal fits; but it is of another seed, or of another generation."""
@@ -479,6 +498,7 @@ def test_dnr_runs_on_the_other_bundled_datasets(tiny):
         assert len(found) == 4
 
 
+@pytest.mark.fault("a killed process leaves half a file", "the next run deletes it")
 def test_what_a_killed_process_left_is_deleted(tmp_path):
     """Its temporary files, and nothing else."""
     store, config = Store(tmp_path), configure("digits", method="plain", epochs=1, width=4)
@@ -500,6 +520,7 @@ def test_what_a_killed_process_left_is_deleted(tmp_path):
         assert (tmp_path / ".backup-20260101").exists()
 
 
+@pytest.mark.fault("the folder of a finished run can only be read", "the run opens")
 def test_a_finished_run_needs_no_lock(tiny, monkeypatch):
     """In a folder that can only be read none could be made."""
     config = tiny(method="dnr", generations=2)
@@ -514,6 +535,10 @@ def test_a_finished_run_needs_no_lock(tiny, monkeypatch):
         run.run(dataclasses.replace(config, generations=3))
 
 
+@pytest.mark.fault(
+    "memory is short, of the machine or the device",
+    "one line with what to make smaller",
+)
 @pytest.mark.parametrize(
     "error",
     [

@@ -152,6 +152,7 @@ def test_the_command_of_an_exhibit_on_every_dataset_at_once(exhibit, typed, monk
         assert set(evaluations_of(exhibit, each[0].dataset)) <= set(evaluations)
 
 
+@pytest.mark.fault("some runs of a study fail", "the others are done, each failure is named")
 def test_failures_are_collected_and_the_rest_is_done(tiny, published):
     good, bad = tiny(method="plain"), tiny(method="tune", lr=1e30, seed=5, epochs=5)
     with pytest.raises(StudyFailed) as error:
@@ -283,6 +284,7 @@ def test_a_plan_is_carried_out_seed_by_seed(tmp_path, published, monkeypatch, ca
     assert cli.main(["study", "--plan", str(tmp_path / "none")]) == 1
 
 
+@pytest.mark.fault("a study is killed, its workers are not", "they end by themselves")
 def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
     """SIGKILL gives it no chance to stop them."""
     program = (
@@ -311,6 +313,10 @@ def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
     assert not alive
 
 
+@pytest.mark.fault(
+    "a worker process of a study is killed",
+    "goes on from the last whole generation, with the same result",
+)
 @POSIX
 def test_a_study_goes_on_when_a_worker_is_killed(tiny, tmp_path, published, monkeypatch, capsys):
     """In the second generation; what was trained before is read again."""
@@ -407,6 +413,10 @@ HARMS = {
 }
 
 
+@pytest.mark.fault(
+    "a published file is damaged or missing",
+    "named, with what to delete or fetch; nothing of it is used",
+)
 @pytest.mark.parametrize("harm", HARMS)
 def test_a_damaged_published_file_is_named(tiny, published, harm):
     config = tiny(method="dnr")
@@ -436,7 +446,7 @@ def test_a_published_file_is_read_in_its_place_only(tiny, published):
     with pytest.raises(records.DamagedFile, match=r"seed-0001.jsonl.gz is damaged .not the file"):
         Archive().find(configs[1])
     with pytest.raises(
-        records.DamagedFile, match=r"seed-0000.jsonl.gz is damaged .record \w+ is of"
+        records.DamagedFile, match=r"seed-0000.jsonl.gz is damaged .record '\w+' is of"
     ):
         records.list_copied("digits")
 
@@ -625,6 +635,7 @@ def test_damaged_own_records_are_named(tiny, published):
         study.study([config])
 
 
+@pytest.mark.fault("a disk is full", "what was there before stays; one line")
 def test_writes_leave_nothing_behind_when_they_fail(tmp_path, monkeypatch):
     path = tmp_path / "file"
     records.write(path, b"old")
