@@ -27,7 +27,7 @@ def die(folder):
 
 
 @pytest.mark.fault(
-    "a worker process is killed while images are decoded or pages executed",
+    "a worker process is killed, whatever its work",
     "its work begins again",
 )
 @POSIX
