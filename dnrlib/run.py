@@ -28,7 +28,7 @@ from .masks import Mask
 from .methods import Generation, plan
 from .records import DamagedFile, Record
 from .rules import Everything, Keep, Parent, resampled
-from .store import Entry, Store
+from .store import Entry, Store, short_of_memory
 
 
 @dataclass(frozen=True)
@@ -198,8 +198,7 @@ def enough_memory() -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        short = "out of memory", "can't allocate memory", "ALLOC_FAILED"
-        if isinstance(error, MemoryError) or any(said in str(error) for said in short):
+        if short_of_memory(error):
             what = (str(error) or "the machine has none left").splitlines()[0]
             raise UserError(
                 f"not enough memory ({what}); use a smaller batch or width, or fewer workers"

@@ -18,6 +18,12 @@ from .masks import Mask
 from .records import DamagedFile, Record
 
 
+def short_of_memory(error: Exception) -> bool:
+    """Whether the machine or a device has too little memory, which torch says in several ways."""
+    said = "out of memory", "can't allocate memory", "ALLOC_FAILED"
+    return isinstance(error, MemoryError) or any(words in str(error) for words in said)
+
+
 @dataclass(frozen=True)
 class Entry:
     """A record that a run has, or is to have."""
@@ -88,6 +94,8 @@ class Store:
             digest = records.weights_digest(state)
         # What is damaged, or was never a state dict, can raise anything.
         except Exception as error:
+            if short_of_memory(error):
+                raise  # The file is not to blame.
             raise DamagedFile(path, f"cannot be read: {type(error).__name__}") from error
         record = self.read(entry)
         if record is None or digest != record["result"]["weights"]:

@@ -446,3 +446,15 @@ def test_a_device_without_memory_gives_advice_in_one_line(error):
     ):
         raise error
     assert "\n" not in str(caught.value)
+
+
+def test_weights_are_not_to_blame_for_too_little_memory(tiny, monkeypatch):
+    """They would be deleted, and trained again."""
+    run.run(tiny(method="tune", generations=1))
+
+    def fail(*given, **named):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(UserError, match="not enough memory"):
+        run.run(tiny(method="tune", generations=2))
