@@ -46,14 +46,14 @@ def generations(found: Iterable[Run]) -> pd.DataFrame:
     """One row per run and generation, tidy.
 
     Columns: dataset, method (the arm, `recipes.arm_of`), seed; generation (1-based), `last`
-    (whether it is the run's last) and `epochs` trained so far; accuracies in %: test, train,
-    `birth_accuracy` (before the first step) and `masked_accuracy` (without the weights that the
-    next mask drops); shares 0..1 over all layers: kept, overlap_previous, overlap_first (of the
-    weights kept by this mask, those kept by the previous or the first one; DNR Figs. 2, 4),
-    overlap_resampled (those kept by a mask from independent samples at the same weights), the first
-    two also within the first and the last stage (`overlap_previous_layer4`); seconds of the
-    training, mask_seconds of the mask; in the last row of a run what was found by its evaluations
-    (`evaluations.EVALUATED`). Values that a generation does not have are NaN.
+    (whether it is the run's last) and `epochs` trained so far; accuracies in %, of embeddings
+    Recall@1: test, train, `birth_accuracy` (before the first step) and `masked_accuracy` (without
+    the weights that the next mask drops); shares 0..1 over all layers: kept, overlap_previous,
+    overlap_first (of the weights kept by this mask, those kept by the previous or the first one;
+    DNR Figs. 2, 4), overlap_resampled (those kept by a mask from independent samples at the same
+    weights), the first two also within the first and the last stage (`overlap_previous_layer4`);
+    seconds of the training, mask_seconds of the mask; in the last row of a run what was found by
+    its evaluations (`evaluations.EVALUATED`). Values that a generation does not have are NaN.
 
     A run that is one long generation gets a row per `Config.epochs` epochs too, with nothing but
     the test accuracy at that point of its schedule.

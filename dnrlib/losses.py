@@ -1,5 +1,6 @@
 """What a generation learns from: functions of the network and a batch."""
 
+import functools
 import math
 
 import torch
@@ -16,6 +17,10 @@ class Labels:
     needs_parent = False
     pairs = False
     """Whether each batch is followed by as many other images of the same classes."""
+    embedding = 0
+    """Length of the embeddings that the network gives out; 0: it gives out a number per class."""
+    grouped = 0
+    """Images of each class in a batch; 0: as they come."""
 
     def loss(
         self, model: nn.Module, inputs: Tensor, labels: Tensor, parent: nn.Module, smoothing: float
@@ -105,6 +110,43 @@ class CosineHead(nn.Linear):
         return F.linear(F.normalize(features), F.normalize(self.weight))
 
 
+distances = functools.partial(torch.cdist, compute_mode="donot_use_mm_for_euclid_dist")
+"""Euclidean distances between the rows of two tensors, from their differences: exact where two are
+close."""
+
+
+@stored("Triplet")
+class Triplet(Labels):
+    """Metric learning with triplets and semi-hard negatives (Schroff et al., 2015; KE Table 4):
+
+    D(a, p) - D(a, n) + margin, mean over all triplets of an image a, another image p of its class
+    and an image n of another class with D(a, p) < D(a, n) < D(a, p) + margin,
+
+    with D the distance of embeddings of length 1; zero for a batch without one. KE does not give
+    the margin, which is Schroff's. Batches have five images of each class, as in KE.
+    """
+
+    embedding = 128
+    grouped = 5
+    margin: float = 0.2
+
+    def loss(
+        self, model: nn.Module, inputs: Tensor, labels: Tensor, parent: nn.Module, smoothing: float
+    ) -> Tensor:
+        return self.of(model(inputs), labels)
+
+    def of(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss of the embeddings of a batch, before they have length 1."""
+        unit = F.normalize(embeddings.float())
+        distance = distances(unit, unit)
+        same = labels[:, None] == labels
+        positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+        # By anchor, positive and negative.
+        gap = distance[:, None] - distance[:, :, None]
+        chosen = positive[:, :, None] & ~same[:, None] & (gap > 0) & (gap < self.margin)
+        return torch.where(chosen, self.margin - gap, 0).sum() / chosen.sum().clamp(min=1)
+
+
 @stored("Distilled")
 class Distilled(Labels):
     """The parent's outputs and the labels (born-again networks; Furlanello et al., 2018):
@@ -134,5 +176,11 @@ class Distilled(Labels):
         return self.alpha * self.temperature**2 * divergence + (1 - self.alpha) * by_labels
 
 
-LOSSES = {"labels": Labels, "cosine": Cosine, "cs-kd": SelfDistilled, "adacos": AdaCos}
+LOSSES = {
+    "labels": Labels,
+    "cosine": Cosine,
+    "cs-kd": SelfDistilled,
+    "adacos": AdaCos,
+    "triplet": Triplet,
+}
 """By the names that `Config.loss` takes."""

@@ -305,7 +305,7 @@ def _in_words(name: str, value: str) -> str:
         "members": f"of {value}",
         "average": f"EMA {value}",
         "mix": {"cutmix": "CutMix"}.get(value, value),
-        "loss": {"cs-kd": "CS-KD", "adacos": "AdaCos", "cosine": "cosine loss"}.get(value, value),
+        "loss": {"cs-kd": "CS-KD", "adacos": "AdaCos"}.get(value, f"{value} loss"),
         "generations": f"f{value}",
         "smoothing": "CE" if value == "0" else f"smoothing {value}",
         "per_class": "all images" if value == "0" else f"{value} per class",

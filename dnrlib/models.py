@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from . import UserError
 from .config import PRETRAINED, Config
 from .datasets.catalogue import dataset
-from .losses import CosineHead
+from .losses import LOSSES, CosineHead
 from .masks import fan_in, prunable
 from .streams import stream
 
@@ -144,6 +144,12 @@ def _in_one_layout(model: nn.Module, given: tuple[Tensor]) -> tuple[Tensor]:
     return (given[0].contiguous(),) if contiguous else given
 
 
+def shape(config: Config) -> tuple[int, int, int, str]:
+    """The outputs, the channels of the images, the width and the stem of the network of a run."""
+    images, embedding = dataset(config.dataset), LOSSES[config.loss].embedding
+    return embedding or len(images.classes), images.channels, config.width, config.stem
+
+
 def build(config: Config) -> nn.Module:
     """The network of a run with its initial weights, on the CPU; raises `UserError` if those of
     torchvision are not on this machine, or do not fit the network."""
@@ -201,8 +207,7 @@ def birth(config: Config, draw: torch.Generator) -> nn.Module:
     on images of more than 40 pixels.
     """
     images, about = dataset(config.dataset), MODELS[config.model]
-    shape = len(images.classes), images.channels, config.width, config.stem
-    model = network(config.model, *shape, cosines=config.loss == "adacos")
+    model = network(config.model, *shape(config), cosines=config.loss == "adacos")
     for weight in prunable(model).values():
         if cut := 2 * about.deviation:
             nn.init.trunc_normal_(weight, 0, about.deviation, -cut, cut, generator=draw)

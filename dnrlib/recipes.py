@@ -21,7 +21,8 @@ from .rules import CRITERIA
 # the small sets, KE's learning rate (0.1 and 0.256 are given for unnamed sets), warm-up as in KE's
 # and LLF's code (D23), the code's crop of 224, generations f1 to f10 (D18); the stem on CIFAR and
 # Tiny ImageNet as in the code (D22), whose learning rate is that of CIFAR; of PAPILA, schedule,
-# weight decay and augmentation as for the small sets, no warm-up, no smoothing.
+# weight decay and augmentation as for the small sets, no warm-up, no smoothing. Metric learning has
+# KE's batches and a tenth of the learning rate, as KE.
 
 _SMALL = {
     "model": "resnet18",
@@ -57,6 +58,8 @@ _FLOWER_64 = _SMALL | {
     "warmup": 0,
 }
 _CIFAR_FEW = _FLOWER_64 | {"stem": "3x3", "per_class": 50, "epochs": 50, "lr": 0.03}
+_METRIC = {"loss": "triplet", "batch": 125, "lr": 0.0256}
+_METRIC_50 = _SMALL | _METRIC | {"model": "resnet50"}
 _TINY = _CIFAR | {"stem": "7x7", "batch": 32, "warmup": 20}
 _PAPILA = _SMALL | {
     "model": "resnet50",
@@ -85,6 +88,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cifar10-imbalanced": _CIFAR,
     "cifar10-few-imbalanced": _CIFAR_FEW | {"per_class": 0},
     "papila-binary": _PAPILA,
+    "cub200-metric": _METRIC_50,
+    "cars196-metric": _METRIC_50,
+    "flower102-64-metric": _FLOWER_64 | _METRIC,
     "digits": _DIGITS,
     "digits-32": _DIGITS,
     "digits-hard": _HARD,
@@ -92,10 +98,11 @@ RECIPES: dict[str, dict[str, Any]] = {
     "digits-colour": {"lr": 0.2, "epochs": 20, "generations": 5},
     "digits-imbalanced": _ALL,
     "digits-binary": _ALL | {"generations": 3},
+    "digits-metric": _METRIC | {"per_class": 20, "batch": 25},
 }
 """Settings per dataset that differ from the defaults of `Config`, which are those of `digits`."""
 
-PHOTOGRAPHS = ("flower102-64", "cifar10-few", "cifar10-few-imbalanced")
+PHOTOGRAPHS = ("flower102-64", "cifar10-few", "cifar10-few-imbalanced", "flower102-64-metric")
 """Real photographs of the paper's datasets, with fewer pixels or images and a narrow network, so
 that a CPU can train on them."""
 OF_THE_PAPERS = tuple(
@@ -158,6 +165,8 @@ NAMES = {
     "scope": SCOPES,
 }
 """The valid values of each setting that is a name of something registered."""
+OF_CLASSES = ("ban", "ban-lineage", "ensemble", "dnr-released")
+"""Methods that need an output per class; so does Fisher information, which is of one image."""
 BUDGETS = ("smoke", "embedded", "photographs", "paper")
 
 
@@ -195,10 +204,17 @@ def configure(
     if budget == "smoke":
         settings |= {"epochs": 2, "generations": 2, "warmup": 0}
     config = Config(**(settings | overrides))
-    named_dataset(dataset)
+    about = named_dataset(dataset)
     for name, valid in NAMES.items():
         if getattr(config, name) not in valid:
             raise UserError(not_one_of(name, getattr(config, name), valid))
+    if about.unseen != bool(LOSSES[config.loss].embedding):
+        raise UserError(
+            f"loss={config.loss!r} does not fit {dataset!r}: embeddings (loss='triplet') are for "
+            "datasets that are measured on unseen classes, such as digits-metric, and only they are"
+        )
+    if about.unseen and (config.method in OF_CLASSES or config.criterion == "fisher"):
+        raise UserError(f"{config.method} needs an output per class, which {dataset!r} has not")
     return config
 
 

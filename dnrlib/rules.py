@@ -12,6 +12,7 @@ from . import UserError, masks, models, reinit, slim
 from .config import Config, stored
 from .datasets.augment import augmented, batches
 from .datasets.splits import Data
+from .losses import LOSSES
 from .masks import Mask, Scores
 from .streams import stream
 
@@ -47,6 +48,14 @@ class Parent:
         for images, labels in batches(train[chosen.to(train.labels.device)], self.config.batch):
             yield augmented(images, self.data, self.config, draw), labels
 
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        """What saliencies are derivatives of, summed over a batch: the cross-entropy (DNR Eq. 4),
+        or for embeddings, of which DNR does not speak, the loss that they are trained with."""
+        task = LOSSES[self.config.loss]()
+        if task.embedding:
+            return len(labels) * task.of(outputs, labels)
+        return masks.cross_entropy(outputs, labels)
+
 
 # --------------------------------------------------------------------------------------------------
 # Saliencies
@@ -66,7 +75,7 @@ class Snip:
     """Share of the training images up to 1, or a number of images."""
 
     def scores(self, parent: Parent) -> Scores:
-        return masks.snip(parent.model, parent.probe(self.probe))
+        return masks.snip(parent.model, parent.probe(self.probe), loss=parent.loss)
 
 
 @stored("Fisher")

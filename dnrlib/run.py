@@ -20,8 +20,10 @@ from .config import RESULTS_VERSION, Config, canonical, digest
 from .datasets.augment import Training, evaluation_batches
 from .datasets.catalogue import dataset, load
 from .datasets.splits import Data, Split
+from .evaluate import retrieval
 from .evaluate.evaluations import Averaged, Evaluation
 from .graphs import Replayed
+from .losses import LOSSES
 from .masks import Mask
 from .methods import Generation, plan
 from .records import DamagedFile, Record
@@ -231,8 +233,10 @@ class Trainee:
         return Parent(self.model, self.data.arrived(images), self.config, generation)
 
     def measure(self, split: Split) -> tuple[float, float]:
-        """Accuracy in % and loss on a split; raises `UserError` for a network that has diverged."""
-        accuracy, loss = train.evaluate(self.model, evaluation_batches(split, self.data.dataset))
+        """Accuracy in % and loss on a split, of embeddings those of `retrieval.evaluate`; raises
+        `UserError` for a network that has diverged."""
+        measure = retrieval.evaluate if LOSSES[self.config.loss].embedding else train.evaluate
+        accuracy, loss = measure(self.model, evaluation_batches(split, self.data.dataset))
         if not math.isfinite(loss):
             raise UserError(f"the loss on images is {loss}; lower lr or add warmup epochs")
         return accuracy, loss
@@ -262,7 +266,9 @@ class Trainee:
 
         trained = train.train(
             self.model,
-            Training(data, self.config, link.generation, stage.mix, stage.task.pairs),
+            Training(
+                data, self.config, link.generation, stage.mix, stage.task.pairs, stage.task.grouped
+            ),
             epochs,
             peak=stage.peak,
             step=self.step_of(stage),

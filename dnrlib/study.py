@@ -25,7 +25,7 @@ from . import UserError, records
 from .config import Config
 from .datasets.catalogue import dataset, read
 from .evaluate.evaluations import Evaluation
-from .models import network
+from .models import network, shape
 from .paper.exhibits import EXHIBITS, evaluations_of, made_for
 from .paper.exhibits import arms as paper_arms
 from .recipes import arm_of, configure, idle, parse_arm
@@ -253,12 +253,9 @@ def planned(configs: Iterable[Config], runs: Path | None = None) -> pd.DataFrame
 
 def _bytes(config: Config) -> float:
     """What a generation leaves on disk: its weights, and a bit for each."""
-    about = dataset(config.dataset)
     with torch.device("meta"):
-        shape = len(about.classes), about.channels, config.width, config.stem
-        numbers = sum(
-            value.numel() for value in network(config.model, *shape).state_dict().values()
-        )
+        state = network(config.model, *shape(config)).state_dict()
+    numbers = sum(value.numel() for value in state.values())
     return numbers * (4 + 1 / 8)
 
 

@@ -22,7 +22,7 @@ DATA = Path(__file__).parent.parent / "data"
 MARGIN, ALPHA = 0.5, 0.05
 ON = {
     "embedded": {"": "digits", "fig5": "digits-colour", "fig6": "digits-colour"}
-    | {"fig7": "digits-imbalanced", "table8": "digits-binary"},
+    | {"fig7": "digits-imbalanced", "table8": "digits-binary", "ke_table4": "digits-metric"},
     "photographs": dict.fromkeys(("table2", "fig5", "fig6", "when"), "cifar10-few")
     | {"": "flower102-64 cifar10-few", "fig7": "cifar10-few-imbalanced"},
 }
@@ -31,8 +31,10 @@ SETTINGS = {"per_class": 0, "smoothing": 0.1, "precision": "fp32", "noise": 0.0}
 SETTINGS |= {"weight_decay": 1e-4, "lr": 0.1, "augment": "shift"}
 """What the records of a file differ in, apart from their stages."""
 RATES = {"digits-colour": 0.2, "flower102-64": 0.256, "cifar10-few": 0.03}
-SIZES = {"digits": 10, "digits-colour": 10, "cifar10-few": 50}
-GENERATIONS = {"digits": 10, "digits-imbalanced": 10, "digits-binary": 3}
+RATES |= {"digits-metric": 0.0256}
+SIZES = {"digits": 10, "digits-colour": 10, "digits-metric": 20, "cifar10-few": 50}
+GENERATIONS = dict.fromkeys(("digits", "digits-imbalanced", "digits-metric"), 10)
+GENERATIONS |= {"digits-binary": 3}
 
 
 def text(*things):
@@ -87,7 +89,7 @@ def stages(arm, dataset):
     method, *given = arm.split("+")
     known = settings_of(dataset) | {"keep": 0.8, "probe": 0.2, "split_rate": 0.8, "members": 3}
     known |= {"generations": GENERATIONS.get(dataset, 5), "criterion": "snip", "average": 0.0}
-    known |= {"mix": "", "loss": "", "parts": 1}
+    known |= {"mix": "", "parts": 1, "loss": "triplet" if dataset == "digits-metric" else ""}
     if "tuned" in given:
         given.remove("tuned")
         known["weight_decay"], known["lr"] = tuned(method, dataset)
@@ -123,8 +125,9 @@ def stages(arm, dataset):
     number, stage = last[method]
     every = {"average": known["average"]} if known["average"] else {}
     every |= {"mix": True} if known["mix"] else {}
-    losses = {"cosine": "Cosine", "cs-kd": "SelfDistilled", "adacos": "AdaCos"}
-    every |= {"task": {losses[known["loss"]]: {}}} if known["loss"] else {}
+    losses = {"cs-kd": "SelfDistilled", "adacos": "AdaCos"}
+    task = losses.get(known["loss"], known["loss"].capitalize())
+    every |= {"task": {task: {}}} if task else {}
     first = every | (one if method == "ensemble" else {})
     first |= {"images": 1 / known["parts"]} if known["parts"] > 1 < number else {}
     first = stage | every if number == 1 else first
@@ -150,6 +153,8 @@ def measure(column, record, made, rule):
         if (kind, column) == ("Attack", "pgd") and not {"steps", "restarts"} & how.keys():
             under = zip(how["epsilons"], found["accuracy"], strict=True)
             return mean(accuracy for epsilon, accuracy in under if 0 < epsilon <= 6)
+        if kind == "Retrieval" and column in found["dense"]:
+            return found["dense"][column]
         if (kind, column) == ("AveragedAccuracy", "averaged"):
             return found["accuracy"]
         if kind == "Predictions" and column in ("balanced_accuracy", "sensitivity"):

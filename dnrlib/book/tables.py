@@ -29,6 +29,9 @@ MEASURES = {
     "balanced_accuracy": "balanced accuracy",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
+    "recall_1": "Recall@1",
+    "recall_4": "Recall@4",
+    "nmi": "normalised mutual information",
 }
 """Columns of frames that methods are compared by, in words."""
 NOT_RUN = "*Not run.* The command that runs it stands at the end of this page."

@@ -96,6 +96,8 @@ def export(config: Config, output: Path, device: str = "auto", slim: bool = Fals
     """
     if slim and config.method != "ke":
         raise UserError(f"a slim network is what KELS keeps: use --method ke, not {config.method}")
+    if dataset(config.dataset).unseen:
+        raise UserError(f"a network of embeddings names no classes; {config.dataset} has others")
     found = run(config, device=device)
     model, about = finished(config, device).model.cpu().eval(), dataset(config.dataset)
     if slim:

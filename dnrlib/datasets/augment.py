@@ -217,6 +217,20 @@ def batches(
         yield split.images[chosen], split.labels[chosen]
 
 
+def by_class(
+    split: Split, size: int, each: int, draw: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """As many batches as have the images of the split together: (images uint8, labels), of `each`
+    random images of as many random classes as fit into `size`, at least two."""
+    members = [(split.labels == label).nonzero()[:, 0].cpu() for label in split.labels.unique()]
+    together = min(max(2, size // each), len(members))
+    for _ in range(-(-len(split) // (together * each))):
+        classes = torch.randperm(len(members), generator=draw)[:together].tolist()
+        drawn = [torch.randperm(len(members[c]), generator=draw)[:each] for c in classes]
+        chosen = torch.cat([members[c][index] for c, index in zip(classes, drawn, strict=True)])
+        yield split.images[chosen], split.labels[chosen]
+
+
 @dataclass
 class Training:
     """The training inputs of one generation: float images and labels, batch by batch, shuffled,
@@ -230,13 +244,19 @@ class Training:
     pairs: bool = False
     """Whether each batch is followed by as many other images, each of the same class as its
     counterpart and drawn at random (it may be the same image)."""
+    grouped: int = 0
+    """Images of each class in a batch of `by_class`; 0: batches are those of `batches`."""
 
     def __post_init__(self) -> None:
         self.order = stream(self.config.seed, self.generation, "order")
         self.draw = stream(self.config.seed, self.generation, "augment")
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in batches(self.data.train, self.config.batch, self.order):
+        given = self.data.train, self.config.batch
+        together = batches(*given, self.order)
+        if self.grouped:
+            together = by_class(*given, self.grouped, self.order)
+        for images, labels in together:
             if self.pairs:
                 images = torch.cat([images, self.counterparts(labels)])
             inputs = augmented(images, self.data, self.config, self.draw)

@@ -12,7 +12,7 @@ from ..config import Config, not_one_of
 from ..streams import stream
 from . import folder, official
 from .digits import DATASETS
-from .splits import Data, Dataset, Split, fingerprint, power_law
+from .splits import Data, Dataset, Split, fingerprint, held_out, power_law
 
 CIFAR10_COUNTS = power_law(5000, 250, 10)
 """Training images of each class of DNR's imbalanced CIFAR-10 (D48). The released code takes the
@@ -51,6 +51,7 @@ VIEWS: dict[str, tuple[str, Callable[[Dataset], Dataset]]] = {
     "cifar10-imbalanced": ("cifar10", partial(_imbalanced, counts=CIFAR10_COUNTS)),
     "cifar10-few-imbalanced": ("cifar10-few", partial(_imbalanced, counts=power_law(200, 10, 10))),
     "papila-binary": ("papila", _without_suspects),
+    **{f"{name}-metric": (name, held_out) for name in ("cub200", "cars196", "flower102-64")},
 }
 """Datasets that are made of an official one: its name, and how."""
 

@@ -1,5 +1,6 @@
 """Datasets, and the images that one run uses."""
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable
@@ -47,6 +48,8 @@ class Dataset:
     """Training images of each class in one run, where classes differ; None: all that there are."""
     groups: Callable[[], dict[str, list[str]]] | None = None
     """Per pool, in its order, whose image each is (the patient), where one gave several."""
+    unseen: bool = False
+    """Whether it is measured on other classes than it is trained on, for metric learning."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,25 @@ def power_law(most: int, least: int, classes: int) -> tuple[int, ...]:
     the class from 1 on: DNR's imbalanced training sets, with gamma = 1 (D48)."""
     b = (classes * least - most) / (most - least)
     return tuple(round(most * (1 + b) / (b + c)) for c in range(1, classes + 1))
+
+
+def held_out(whole: Dataset) -> Dataset:
+    """A dataset for metric learning: trained on the first half of the classes, measured on the
+    others, as is usual (Oh Song et al., 2016) on CUB and Cars. The training and the test images of
+    a class are taken together; those for tuning stay apart."""
+    half = len(whole.classes) // 2
+
+    def pools() -> dict[str, Split]:
+        parts = whole.pools()
+        given = parts["train"], parts["test"]
+        both = Split(*(torch.cat([getattr(s, n) for s in given]) for n in ("images", "labels")))
+        found = {"train": both[both.labels < half], "test": both[both.labels >= half]}
+        if "tuning" in parts:
+            found["tuning"] = parts["tuning"][parts["tuning"].labels >= half]
+        return found
+
+    title = f"{whole.title}, half of the classes held out"
+    return dataclasses.replace(whole, title=title, pools=pools, unseen=True)
 
 
 def fingerprint(pools: dict[str, Split]) -> str:

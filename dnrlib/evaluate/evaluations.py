@@ -23,8 +23,11 @@ from ..datasets.augment import as_pixels, evaluation_batches
 from ..datasets.catalogue import read
 from ..datasets.official import SEVERITIES, corruption, corruptions_here
 from ..datasets.splits import Data, Dataset, Split
+from ..rules import kels_of
+from ..slim import slim
 from ..streams import stream
 from ..train import evaluate, outputs
+from . import retrieval
 from .corruptions import CORRUPTIONS, EXTRA, corrupted
 
 FIGURE = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0)
@@ -38,6 +41,7 @@ EVALUATED = (
     *("mca", "mca_15", "mca_drop", "mca_unnormalised", "clean_unnormalised", "pgd", "pgd_drop"),
     *("balanced_accuracy", "sensitivity", "specificity"),
     "averaged",
+    *("recall_1", "recall_4", "nmi", "slim_recall_1", "slim_recall_4", "slim_nmi"),
 )
 """What all evaluations say of a run (`Evaluation.measures`)."""
 
@@ -50,7 +54,9 @@ class Evaluation(Protocol):
 
     def check(self, about: Dataset) -> None:
         """Raises `UserError` for a dataset that the evaluation is not defined for, or if files that
-        it needs are not on this machine; unless it says otherwise, for none."""
+        it needs are not on this machine; unless it says otherwise, for one with unseen classes."""
+        if about.unseen:
+            raise UserError(f"{about.title}: its networks name no classes; use --exhibit ke_table4")
 
     def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
         """What is found, ready for JSON; the network stays as it is."""
@@ -118,6 +124,35 @@ class AveragedAccuracy(Evaluation):
     def measures(self, result: dict[str, Any]) -> dict[str, float]:
         """`averaged`, the accuracy."""
         return {"averaged": result["accuracy"]}
+
+
+@stored("Retrieval")
+class Retrieval(Evaluation):
+    """How well embeddings tell unseen classes apart (KE Table 4), of the dense network and, for KE
+    with KELS, of the slim one (KE Table 10)."""
+
+    def check(self, about: Dataset) -> None:
+        if not about.unseen:
+            raise UserError(f"{about.title} has no unseen classes; use digits-metric")
+
+    def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
+        """By `dense` and `slim`: `recall_1`, `recall_4` and `nmi` in %."""
+        networks = {"dense": model}
+        if config.method == "ke":
+            networks["slim"] = slim(model, kels_of(model, config.model, config.split_rate))
+        found = {}
+        for name, network in networks.items():
+            images = evaluation_batches(data.evaluation, data.dataset)
+            embeddings, labels = retrieval.embedded(network, images)
+            *_, before = retrieval.nearest(embeddings, labels)
+            found[name] = {f"recall_{k}": retrieval.recall(before, k) for k in (1, 4)}
+            found[name]["nmi"] = retrieval.mutual_information(embeddings, labels)
+        return found
+
+    def measures(self, result: dict[str, Any]) -> dict[str, float]:
+        """`recall_1`, `recall_4` and `nmi`; of the slim network as `slim_recall_1` and so on."""
+        slim = {f"slim_{name}": value for name, value in result.get("slim", {}).items()}
+        return result["dense"] | slim
 
 
 @stored("Corruptions")

@@ -1,7 +1,7 @@
 """The papers' numbers, from `data/paper/*.csv`, and the runs that stand beside them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import pandas as pd
@@ -20,6 +20,7 @@ from ..evaluate.evaluations import (
     Corruptions,
     Evaluation,
     Predictions,
+    Retrieval,
 )
 from ..models import LAYERS, network
 from ..recipes import PHOTOGRAPHS, TUNED, configure, recipe, scope
@@ -98,6 +99,15 @@ _NOISE = " ".join(
 _PARTS = "long long+generations=5 tune+parts=2 shrink-perturb+parts=2 llf+parts=2 dnr+parts=2"
 
 _on_digits = partial(Exhibit, bundled="digits", photographs=())
+
+_METRIC = Exhibit(
+    notebook="ke_metric",
+    arms="plain ke+generations=3 ke long tune dnr",
+    columns={"cub200-metric": "", "cars196-metric": ""},
+    bundled="digits-metric",
+    photographs=("flower102-64-metric",),
+    evaluations=lambda dataset: (Retrieval(),),
+)
 
 EXHIBITS = {
     "table1": Exhibit(
@@ -248,6 +258,9 @@ EXHIBITS = {
         rows=_KE_ROWS,
         columns=_FIVE,
     ),
+    "ke_table4": _METRIC,
+    "ke_fig13": replace(_METRIC, columns={}),
+    "ke_fig14": replace(_METRIC, columns={}),
     "ke_table5": _on_digits(notebook="ke_slim", arms="ke ke+split_rate=0.5"),
     "ke_table6": Exhibit(notebook="ke_costs", photographs=()),
     "ke_table10": Exhibit(notebook="ke_costs", photographs=()),
@@ -322,6 +335,7 @@ PLANNED: dict[str, dict[str, int]] = {
         **{arm: 6 for arm in _NOISE.split() if "0.4" in arm},
     ),
     "cifar10-few-imbalanced": dict.fromkeys(_FIVE_ARMS.split(), 6),
+    "flower102-64-metric": dict.fromkeys(_METRIC.arms.split(), 3),
 }
 """On photographs, how many seeds of each arm (`recipes.arm_of`) are published in the end, from 0;
 fixed before any of them was looked at, in the order in which they are trained."""
