@@ -90,7 +90,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "papila-binary": _PAPILA,
     "cub200-metric": _METRIC_50,
     "cars196-metric": _METRIC_50,
-    "flower102-64-metric": _FLOWER_64 | _METRIC,
+    "flower102-64-metric": _FLOWER_64 | _METRIC | {"per_class": 10},
     "digits": _DIGITS,
     "digits-32": _DIGITS,
     "digits-hard": _HARD,
