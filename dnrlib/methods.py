@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from .config import Config, stored
+from .filters import RePr
 from .losses import LOSSES, Distilled, Labels
 from .masks import Mask
 from .models import MODELS
@@ -60,6 +61,8 @@ class Generation:
     """Decay of the moving average of the weights that the training ends with; 0: none."""
     mix: bool = False
     """Whether images are mixed with CutMix."""
+    dropping: RePr | None = None
+    """Whether filters are dropped and come back during the training."""
     images: float = 1.0
     """The share of the training images of each class that have arrived."""
 
@@ -131,6 +134,14 @@ def ke_dsd(config: Config) -> Iterator[Generation]:
     pruned = Generation(Top(Magnitude(), 0.7, scope="layer"), Zeros(), hold=True)
     for number in range(config.generations):
         yield pruned if number % 2 else Generation()
+
+
+@method("RePr")
+def repr(config: Config) -> Iterator[Generation]:
+    """RePr (Prakash et al., 2019; KE Table 2): three times in one training the 30 % of all filters
+    that overlap most are dropped, and come back orthogonal to what they were and to those that
+    stayed. What reads a dropped filter stays, and a layer may lose all of its filters."""
+    yield Generation(dropping=RePr())
 
 
 @method("BAN")

@@ -22,6 +22,7 @@ from .datasets.catalogue import dataset, load
 from .datasets.splits import Data, Split
 from .evaluate import retrieval
 from .evaluate.evaluations import Averaged, Evaluation
+from .filters import Dropping
 from .graphs import Replayed
 from .losses import LOSSES
 from .masks import Mask
@@ -29,6 +30,7 @@ from .methods import Generation, plan
 from .records import DamagedFile, Record
 from .rules import Everything, Keep, Parent, resampled
 from .store import Entry, Store
+from .streams import stream
 
 
 @dataclass(frozen=True)
@@ -253,10 +255,17 @@ class Trainee:
                 stage.begin(self.parent(link.generation - 1, stage.images), mask)
         with clock.part("evaluation"):
             birth, _ = self.measure(self.data.evaluation)
+        step, dropping = self.step_of(stage), None
+        if stage.dropping:
+            draw = stream(self.config.seed, link.generation, "dropping")
+            dropping = Dropping(stage.dropping, self.model, epochs, draw)
+        held = mask if stage.hold else dropping.whole if dropping else None
         trace: list[float] = []
         measured: list[tuple[float, float]] = []
 
         def after(epoch: int) -> None:
+            if dropping:
+                dropping.after(epoch, step)
             due = epoch % self.config.epochs == 0
             if due or epoch == epochs:
                 with clock.part("evaluation"):
@@ -271,9 +280,9 @@ class Trainee:
             ),
             epochs,
             peak=stage.peak,
-            step=self.step_of(stage),
+            step=step,
             parent=ancestor,
-            held=mask if stage.hold else None,
+            held=held,
             average=stage.average,
             clock=clock,
             after=after,
@@ -297,7 +306,7 @@ class Trainee:
         """The training step of a stage: the last one's, with all that CUDA captured, if the stages
         are alike in it."""
         modules = frozenset(name for name, _ in self.model.named_modules())
-        alike = (stage.task, stage.hold, modules)
+        alike = (stage.task, stage.hold, stage.dropping, modules)
         if self.step is None or self.step[0] != alike:
             make = Replayed if self.device.type == "cuda" else train.Step
             self.step = alike, make(self.model, stage.task, self.config)

@@ -10,6 +10,7 @@ import pytest
 from dnrlib import UserError, recipes
 from dnrlib.config import AT_MOST, PRETRAINED, Config, canonical, meanings
 from dnrlib.datasets.digits import DATASETS
+from dnrlib.filters import RePr
 from dnrlib.losses import LOSSES, AdaCos, Cosine, Distilled, Labels, SelfDistilled, Triplet
 from dnrlib.methods import MAIN, METHODS, Generation, label, plan
 from dnrlib.recipes import OF_CLASSES, RECIPES, arm_of, configure, grid, parse_arm
@@ -226,6 +227,7 @@ def test_plans_by_hand():
         "dnr-matched": Generation(Matched(snip)),
         "dnr-highest": Generation(Top(Snip(0.1), 0.7, least=True)),
     }
+    different["repr"] = [Generation(dropping=RePr(0.3))]
     expected = different | {method: [first, child, child] for method, child in children.items()}
     assert METHODS.keys() == expected.keys()
     for method, listed in expected.items():
@@ -411,7 +413,7 @@ def test_budgets_follow_from_the_dataset():
         ({"dataset": "digits", "methd": "dnr"}, "unknown setting methd; settings: lr, schedule"),
         (
             {"dataset": "digits", "method": "drn"},
-            "choose one of: plain, dsd, ke-dsd, ban, ban-lineage, lw, lw-released, llf, llf-layer3",
+            "choose one of: plain, dsd, ke-dsd, repr, ban, ban-lineage, lw, lw-released, llf",
         ),
         (
             {"dataset": "digits", "mix": "cutmix", "loss": "cs-kd"},

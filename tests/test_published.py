@@ -48,7 +48,7 @@ SEEDS = {
     | dict.fromkeys(
         [
             *("plain+loss=cs-kd", "ke+generations=3+loss=cs-kd", "ke+loss=cs-kd"),
-            *("long+loss=cs-kd", "plain+loss=adacos"),
+            *("long+loss=cs-kd", "plain+loss=adacos", "repr+smoothing=0"),
         ],
         8,
     )

@@ -106,6 +106,7 @@ def stages(arm, dataset):
     last = {
         "plain": (1, {}),
         "long": (1, {"epochs": float(n)}),
+        "repr": (1, {"dropping": {"RePr": {}}}),
         "dsd": (3, {"epochs": 0.5, "peak": 0.1}),
         "ban": (n, taught),
         "ban-lineage": (n, taught | {"task": {"Distilled": {"reduction": "mean"}}}),

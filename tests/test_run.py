@@ -49,9 +49,11 @@ def everyone(tiny, tmp_path_factory):
 @pytest.mark.parametrize("generations", [3, 9])
 @pytest.mark.parametrize("method", METHODS)
 def test_declared_budget_is_equal(tiny, method, generations):
-    """Every method trains generations x epochs, but plain training, which is one generation by
-    definition, DSD, whose phases are one and two halves, and LW, which has eight blocks to go."""
-    trains = {"plain": 1, "dsd": 2} | dict.fromkeys(("lw", "lw-released"), min(8, generations))
+    """Every method trains generations x epochs, but plain training and RePr, which are one
+    generation, DSD, whose phases are one and two halves, and LW, which has eight blocks to go."""
+    trains = {"plain": 1, "repr": 1, "dsd": 2} | dict.fromkeys(
+        ("lw", "lw-released"), min(8, generations)
+    )
     config = tiny(method=method, generations=generations, epochs=4)
     assert budget(config) == 4 * trains.get(method, generations)
 
@@ -80,15 +82,17 @@ def test_another_seed_gives_another_result(tiny, everyone):
 
 
 def test_methods_differ_after_the_first_generation(everyone):
-    """No two of them train alike: the last weights of all are distinct."""
+    """No two of them train alike: the last weights of all are distinct, but for RePr, which drops
+    nothing in so few epochs."""
     last = {
         method: [record for record in found if record["kind"] == "generation"][-1]["result"]
         for method, found in everyone[0].items()
+        if method != "repr"
     }
-    assert len({result["weights"] for result in last.values()}) == len(METHODS)
+    assert len({result["weights"] for result in last.values()}) == len(METHODS) - 1
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if not name.startswith("long")])
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ("long", "repr")])
 def test_methods_share_the_first_generation(everyone, method):
     """Read, not trained again: even the timing is the same."""
     assert everyone[0][method][0] == everyone[0]["plain"][0]

@@ -19,6 +19,7 @@ COLOURS = {
     "plain": "#000000",
     "dsd": "#8c8c8c",
     "ke-dsd": "#5c8a7a",
+    "repr": "#4d4d4d",
     "ban": "#b07aa1",
     "ban-lineage": "#d4b5cb",
     "lw": "#9c755f",

@@ -86,6 +86,7 @@ _KE_ROWS = {
     for method, row in (("plain", "(N1)"), ("ke+generations=3", "+ KE-N3"), ("ke", "+ KE-N10"))
 } | {
     "plain+loss=adacos": "CE + AdaCos",
+    "repr+smoothing=0": "CE + RePr",
     "dsd+smoothing=0": "CE + DSD",
     "ban-lineage+smoothing=0": "CE + BANs-N10",
 }
