@@ -198,12 +198,18 @@ def measured(row: Any) -> str:
 
 
 def printed_table(exhibit: str, name: str) -> Markdown:
-    """The printed numbers of an exhibit of the DNR paper as they stand."""
-    cells = exhibits.numbers("dnr", exhibit)
-    cells = cells.assign(text=[spread(row.value, row.std) for row in cells.itertuples()])
+    """The printed numbers of an exhibit as they stand."""
+    cells = exhibits.numbers(*(exhibit if "_" in exhibit else f"dnr_{exhibit}").split("_"))
+    cells = cells.assign(
+        text=[
+            number(row.value, digits=3) if row.unit == "nmi" else spread(row.value, row.std)
+            for row in cells.itertuples()
+        ]
+    )
     shown = cells.pivot(index="row", columns="column", values="text").fillna(MISSING)
     shown = shown.loc[cells["row"].unique(), cells["column"].unique()].reset_index()
-    caption = f"As printed in {titled(exhibit)} of the paper."
+    of = "" if "_" in exhibit else " of the paper"
+    caption = f"As printed in {titled(exhibit)}{of}."
     return table(["", *shown.columns[1:]], shown.to_numpy().tolist(), caption, name)
 
 

@@ -46,6 +46,8 @@ class Exhibit:
     """The bundled dataset, where it is run on one of them only."""
     photographs: tuple[str, ...] = PHOTOGRAPHS[:2]
     """The photographs that it is run on."""
+    missing: bool = False
+    """Whether it has a place on its page only: it was not run, and not on a bundled dataset."""
     evaluations: Callable[[str], tuple[Evaluation, ...]] = lambda dataset: ()
     """What it measures on a dataset beyond test accuracy."""
 
@@ -90,6 +92,14 @@ _KE_ROWS = {
     "dsd+smoothing=0": "CE + DSD",
     "ban-lineage+smoothing=0": "CE + BANs-N10",
 }
+_PRETRAINED = {
+    f"{arm}{model}": f"{words} | {row}"
+    for model, words in (("", "ResNet18"), ("+model=densenet169", "DenseNet169"))
+    for arm, row in (
+        ("plain+smoothing=0+start=imagenet1k_v1", "CE + ImageNet"),
+        ("ke+loss=cs-kd", "CS-KD + KE-N10"),
+    )
+}
 _RATES = ("0.2", "0.3", "0.5")
 _AVERAGED = "ensemble ensemble+members=10 ensemble+tuned tune+tuned dnr+tuned"
 _NOISE = " ".join(
@@ -100,6 +110,22 @@ _NOISE = " ".join(
 _PARTS = "long long+generations=5 tune+parts=2 shrink-perturb+parts=2 llf+parts=2 dnr+parts=2"
 
 _on_digits = partial(Exhibit, bundled="digits", photographs=())
+
+
+def _named(arm: str) -> str:
+    """An arm with its settings in the order of `recipes.arm_of`."""
+    method, *settings = arm.split("+")
+    return "+".join([method, *sorted(settings)])
+
+
+def _densenet(ke: str, rows: tuple[str, ...]) -> Exhibit:
+    """KE Tables 3, 7 and 8: those rows of Table 2 on a DenseNet169, with the split `ke`."""
+    arms = {
+        _named(f"{ke}{arm.removeprefix('ke')}" if arm.startswith("ke") else arm): row
+        for arm, row in ((f"{arm}+model=densenet169", _KE_ROWS[arm]) for arm in rows)
+    }
+    return _on_digits(notebook="ke_table2", arms=" ".join(arms), rows=arms, columns=_FIVE)
+
 
 _METRIC = Exhibit(
     notebook="ke_metric",
@@ -259,14 +285,30 @@ EXHIBITS = {
         rows=_KE_ROWS,
         columns=_FIVE,
     ),
+    "ke_table3": _densenet("ke-wels+split_rate=0.7", tuple(_KE_ROWS)),
     "ke_table4": _METRIC,
     "ke_fig13": replace(_METRIC, columns={}),
     "ke_fig14": replace(_METRIC, columns={}),
     "ke_table5": _on_digits(notebook="ke_slim", arms="ke ke+split_rate=0.5"),
     "ke_table6": Exhibit(notebook="ke_costs", photographs=()),
+    "ke_table7": _densenet("ke", tuple(_KE_ROWS)[:9]),
+    "ke_table8": _densenet("ke-wels", tuple(_KE_ROWS)[:9]),
+    "ke_table9": _on_digits(
+        notebook="ke_table2",
+        arms=" ".join(map(_named, _PRETRAINED)),
+        rows={_named(arm): row for arm, row in _PRETRAINED.items()},
+        columns=_FIVE,
+    ),
     "ke_table10": Exhibit(notebook="ke_costs", photographs=()),
     "ke_table11": Exhibit(notebook="ke_correlation", photographs=()),
     "ke_table12": Exhibit(notebook="ke_correlation", photographs=()),
+    "ke_table13": Exhibit(notebook="ke_slim", photographs=(), missing=True),
+    "ke_fig7": _on_digits(notebook="ke_slim", arms="ke+split_rate=0.5"),
+    "ke_fig9": _on_digits(notebook="ke_slim", arms="ke ke+split_rate=0.5"),
+    "ke_fig15": Exhibit(notebook="ke_slim", photographs=(), missing=True),
+    "ke_fig17": Exhibit(notebook="ke_correlation", photographs=()),
+    "ke_fig18": Exhibit(notebook="ke_correlation", photographs=()),
+    "ke_fig19": Exhibit(notebook="ke_slim", photographs=(), missing=True),
     "ke_fig1": _on_digits(
         notebook="ke_generations",
         arms="plain ke+generations=100 tune+generations=100 dnr+generations=100",
@@ -307,11 +349,13 @@ _NOT_EMBEDDED = ("dnr+probe=128", "long+augment=trivial")
 
 def _can_be_run(arm: str, dataset: str) -> bool:
     """Whether an arm of ours makes sense on a dataset: it has tuned settings where it needs them,
-    and the augmentation and the probe are those for the size of its images and classes."""
+    the augmentation and the probe are those for the size of its images and classes, and pretrained
+    weights, which are of the whole network, are for the paper's datasets."""
     method, *settings = arm.split("+")
     tuned = "tuned" not in settings or method in TUNED.get(dataset, {})
     other = _NOT_EMBEDDED if scope(dataset) == "embedded" else _EMBEDDED_ONLY
-    return tuned and arm not in other
+    fits = not any(name.startswith("start=") for name in settings) or scope(dataset) == "full"
+    return tuned and fits and arm not in other
 
 
 def _planned(dataset: str, **more: int) -> dict[str, int]:
@@ -337,9 +381,10 @@ PLANNED: dict[str, dict[str, int]] = {
     ),
     "cifar10-few-imbalanced": dict.fromkeys(_FIVE_ARMS.split(), 6),
     "flower102-64-metric": dict.fromkeys(_METRIC.arms.split(), 3),
+    "digits-metric": dict.fromkeys(_METRIC.arms.split(), 8),
 }
-"""On photographs, how many seeds of each arm (`recipes.arm_of`) are published in the end, from 0;
-fixed before any of them was looked at, in the order in which they are trained."""
+"""Where trainings are going on, how many seeds of each arm (`recipes.arm_of`) are published in the
+end, from 0; fixed before any of them was looked at, in the order in which they are trained."""
 
 
 def made_for(dataset: str) -> list[str]:
