@@ -88,7 +88,8 @@ def test_the_share_is_exact_and_kept_weights_stay_bit_for_bit(case, scope):
     for name, value in model.state_dict().items():
         kept = mask.get(name, torch.ones(value.shape, dtype=torch.bool))
         assert torch.equal(value[kept], before[name][kept]), name
-        assert not (value[~kept] == before[name][~kept]).any(), name
+        # Of a hundred million draws a few equal what was there before.
+        assert (value[~kept] == before[name][~kept]).sum() <= 1e-5 * value.numel(), name
         drawn.append(value[~kept] * math.sqrt(before[name][0].numel()) if kept.dim() > 1 else None)
     drawn = torch.cat([values for values in drawn if values is not None])
     assert drawn.abs().max() <= 1 + 1e-6

@@ -33,6 +33,7 @@ from dnrlib.evaluate.evaluations import (
     AveragedAccuracy,
     Corruptions,
     Predictions,
+    Retrieval,
     attack,
     gradient,
     measures,
@@ -718,6 +719,7 @@ def test_averaged_networks_by_hand(tiny, tmp_path, method):
 
 
 def test_every_measure_is_a_column(tiny):
+    found = {"recall_1": 1, "recall_4": 1, "nmi": 1}
     said = measures(
         [
             noted(Corruptions(), {"clean": 9, "accuracy": corrupted_accuracies(0)}),
@@ -725,6 +727,7 @@ def test_every_measure_is_a_column(tiny):
             noted(Attack(FIGURE + BEYOND), {"accuracy": [1] * 9}),
             noted(Predictions(), {"labels": [0, 1], "predicted": [0, 1]}),
             noted(AveragedAccuracy(), {"accuracy": 1}),
+            noted(Retrieval(), {"dense": found, "slim": found}),
         ]
     )
     assert set(said) == set(EVALUATED) <= set(generations([]).columns)

@@ -471,7 +471,7 @@ def test_a_page_is_kept_while_nothing_that_it_shows_changes(tmp_path, monkeypatc
     for name in ("one", "two"):
         nbformat.write(notebook, tmp_path / f"{name}.ipynb")
 
-    def execute(notebook, output, given, made_of):
+    def execute(notebook, output, given, progress, made_of):
         made.append(output.stem)
         page = nbformat.read(notebook, 4)
         page.metadata["made_of"] = made_of
@@ -486,9 +486,10 @@ def test_a_page_is_kept_while_nothing_that_it_shows_changes(tmp_path, monkeypatc
     monkeypatch.setattr(build, "PAGES", tmp_path / "pages")
     monkeypatch.setattr(build, "contents", lambda: ["one-digits", "two-digits", "two"])
     monkeypatch.setattr(build, "execute", execute)
-    monkeypatch.setattr(
-        build, "Parallel", lambda **how: lambda tasks: [f(*a, **b) for f, a, b in tasks]
+    at_once = SimpleNamespace(
+        finished=lambda function, calls, workers: [function(*c) for c in calls]
     )
+    monkeypatch.setattr(build, "parallel", at_once)
     monkeypatch.setattr(build, "subprocess", SimpleNamespace(run=lambda *_, **how: done))
     build.build_book()
     assert made == ["one-digits", "two-digits"]

@@ -588,11 +588,11 @@ def test_generations_are_tidy(everyone):
     frame = generations(found)
     assert frame["method"].unique().tolist() == [arm_of(config) for config in configs]
     frame["method"] = frame["method"].str.split("+").str[0]
-    assert len(frame) == 1 + 3 * (len(METHODS) - 1)
+    assert len(frame) == 2 + 3 * (len(METHODS) - 2)
     assert not frame.duplicated(["method", "seed", "generation"]).any()
     last = frame[frame["last"]].set_index("method")
-    assert (last["epochs"].drop(["plain", "dsd"]) == 6).all()
-    assert last.loc[["plain", "dsd"], "epochs"].tolist() == [2, 4]
+    assert (last["epochs"].drop(["plain", "repr", "dsd"]) == 6).all()
+    assert last.loc[["plain", "repr", "dsd"], "epochs"].tolist() == [2, 2, 4]
     assert last["train_accuracy"].notna().all()
     ours = frame[frame["method"] == "dnr"].set_index("generation")
     total = 43940

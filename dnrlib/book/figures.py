@@ -29,7 +29,7 @@ COLOURS = {
     "plain": "#000000",
     "dsd": "#8c8c8c",
     "ke-dsd": "#5c8a7a",
-    "repr": "#4d4d4d",
+    "repr": "#6b7f52",
     "ban": "#b07aa1",
     "ban-lineage": "#8f6bb3",
     "lw": "#9c755f",

@@ -68,6 +68,8 @@ FAMILIES = {
     "secondary": "The other claims of DNR",
     "robustness": "DNR on corrupted, attacked, unequal and medical images",
     "KE": "Claims of Knowledge Evolution",
+    "KE metric": "Knowledge Evolution: metric learning",
+    "KE RePr": "Knowledge Evolution: RePr",
     "tuned": "Our own: with tuned settings",
     "alternatives": "Our own: what to use instead",
     "when": "Our own: when it might help",

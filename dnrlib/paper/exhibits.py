@@ -400,10 +400,9 @@ def made_for(dataset: str) -> list[str]:
 def run_on(dataset: str) -> list[str]:
     """The exhibits that are run on a dataset: those made for it (`made_for`), and on digits and
     folders without an exhibit of their own all that are bound to no dataset."""
-    here = made_for(dataset)
-    if scope(dataset) == "embedded" and dataset not in ANALOGUE.values():
-        here += [name for name, each in EXHIBITS.items() if each.bundled is None]
-    return list(dict.fromkeys(here))
+    here, free = made_for(dataset), scope(dataset) == "embedded"
+    free &= dataset not in ANALOGUE.values()
+    return [n for n, of in EXHIBITS.items() if n in here or (free and of.bundled is None)]
 
 
 def arms(exhibit: str, dataset: str) -> list[str]:
