@@ -24,13 +24,15 @@ TABULATED = set(MAIN)
 _SIZES = {"5": 12, "20": 8, "0": 5}
 PUBLISHED_ARMS = ("plain", "long", "tune", "llf", "ke", "ke-wels", "dnr")
 SEEDS = {
-    "digits": dict.fromkeys(MAIN, 68)
+    "digits": dict.fromkeys([*arms("budget", "digits"), *arms("averaged", "digits")], 20)
+    | dict.fromkeys([*arms("ke_fig8", "digits"), *arms("ke_fig16", "digits"), "ke-dsd"], 8)
+    | dict.fromkeys(MAIN, 68)
     | {"ke-wels": 40, "plain+precision=bf16": 68, "dnr+precision=bf16": 12}
     | dict.fromkeys(
         [
             *("dsd+smoothing=0", "ban+smoothing=0", "ban-lineage+smoothing=0"),
             *("plain+smoothing=0", "ke+smoothing=0"),
-            *("dnr+smoothing=0", "lw", "lw-released", "llf", "llf-layer3", "ke-wels-rand"),
+            *("dnr+smoothing=0", "lw", "lw-released", "llf-layer3", "ke-wels-rand"),
             *("shrink-perturb", "dnr-released", "dnr-released-magnitude", "dnr-matched"),
             *("dnr-highest", "dnr+criterion=fisher", "dnr+criterion=magnitude"),
             *("dnr+criterion=random", "dnr+scope=layer", "dnr+probe=2", "dnr+probe=1"),
@@ -60,7 +62,7 @@ SEEDS = {
     "digits-binary": dict.fromkeys(arms("table8", "digits-binary"), 12),
     "digits-metric": dict.fromkeys(arms("ke_table4", "digits-metric"), 4),
     "flower102-64": dict.fromkeys(PUBLISHED_ARMS, 3),
-    "cifar10-few": dict.fromkeys(PUBLISHED_ARMS, 2),
+    "cifar10-few": dict.fromkeys(PUBLISHED_ARMS, 3),
 }
 """How many seeds, from 0, are published of each arm; fewer generations of one come with it.
 Photographs are published as they are trained, towards `paper.PLANNED`."""
