@@ -479,8 +479,13 @@ def test_a_page_is_kept_while_nothing_that_it_shows_changes(tmp_path, monkeypatc
 
     index = tmp_path / "_build" / "html" / "index.html"
     index.parent.mkdir(parents=True)
-    index.touch()
-    done = SimpleNamespace(returncode=0)
+    index.write_text("what was the first page")
+
+    def built(program, cwd):
+        assert not index.exists()
+        index.touch()
+        return SimpleNamespace(returncode=0)
+
     monkeypatch.setattr(build, "ROOT", tmp_path)
     monkeypatch.setattr(pages, "NOTEBOOKS", tmp_path)
     monkeypatch.setattr(build, "PAGES", tmp_path / "pages")
@@ -490,7 +495,7 @@ def test_a_page_is_kept_while_nothing_that_it_shows_changes(tmp_path, monkeypatc
         finished=lambda function, calls, workers: [function(*c) for c in calls]
     )
     monkeypatch.setattr(build, "parallel", at_once)
-    monkeypatch.setattr(build, "subprocess", SimpleNamespace(run=lambda *_, **how: done))
+    monkeypatch.setattr(build, "subprocess", SimpleNamespace(run=built))
     build.build_book()
     assert made == ["one-digits", "two-digits"]
     unchanged = (tmp_path / "pages" / "two.ipynb").stat().st_mtime_ns

@@ -146,8 +146,10 @@ def build_book() -> Path:
         pass
     program = str(Path(sys.executable).with_name("jupyter-book"))
     options = ["--config", "_config.yml", "--path-output", ".", "-W", "-n", "--keep-going"]
-    done = subprocess.run([program, "build", "book", *options], cwd=ROOT)
     index = ROOT / "_build" / "html" / "index.html"
+    # Jupyter Book keeps one that is there, which may lead to what was the first page once.
+    index.unlink(missing_ok=True)
+    done = subprocess.run([program, "build", "book", *options], cwd=ROOT)
     if done.returncode or not index.exists():
         raise UserError("the book was not built; the warnings above are errors")
     return index
