@@ -51,13 +51,16 @@ def read(folder):
             if record["kind"] == "generation":
                 settings = {name: record["config"].get(name, SETTINGS[name]) for name in SETTINGS}
                 by_weights[record["result"].get("weights")] = record
-                first = record
+                first, stage, held = record, record["stage"]["Generation"], False
                 # Records are in the order of their generations; the first published ones do not
                 # say what they descend from, which is an ordinary first generation.
                 while first["generation"] > 1 and "parents" in first:
                     first = by_weights[first["parents"][0]]
+                    held |= "hold" in first["stage"]["Generation"]
                 begun = first["stage"]["Generation"] if first["generation"] == 1 else {}
-                at = text(settings, record["generation"], record["stage"]["Generation"], begun)
+                # An ordinary generation after one with weights held at zero is KE + DSD's.
+                begun = {"held": True} if held and not stage else begun
+                at = text(settings, record["generation"], stage, begun)
                 assert at not in trained
                 trained[at] = record
             else:
