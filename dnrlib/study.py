@@ -116,9 +116,9 @@ def study(
     evaluated, or left out.
 
     With `train`, says how many runs are missing and about how long they take, then trains them on
-    `workers` processes (see `spread`; a GPU can hold several), generations that several runs share
-    first and once, under a progress bar. Without, says what is missing and with which command it is
-    run. With `published` False only the user's own runs count.
+    `workers` (see `processes`; a GPU can hold several), generations that several runs share first
+    and once, under a progress bar. Without, says what is missing and with which command it is run.
+    With `published` False only the user's own runs count.
 
     Raises `StudyFailed` after all others are done if runs failed, and `UserError` if the runs found
     were made with different versions or devices, which must not be compared.
@@ -269,7 +269,7 @@ def _train(
         read(name)  # One error here, instead of one per run, if its images are not on this machine.
         for each in evaluations:
             each.check(dataset(name))
-    workers, devices = spread(workers, device)
+    workers, devices = processes(workers, device)
     store = Store(runs)
     todo = missing_links(configs, store)
     epochs = sum(link.stage.length(config) for config, link in todo.values())
@@ -334,7 +334,7 @@ def _watching(bar: tqdm, store: Store, todo: dict[str, tuple[Config, Link]]) -> 
         look()
 
 
-def spread(workers: int, device: str) -> tuple[int, list[str]]:
+def processes(workers: int, device: str) -> tuple[int, list[str]]:
     """How many processes train at once, and the devices that they take in turn: every GPU that is
     visible, unless one is named. Of 0 workers it becomes one per core, or one per GPU."""
     on, devices = device_named(device), [device]

@@ -323,9 +323,9 @@ def test_workers_take_the_gpus_in_turn(tiny, tmp_path, monkeypatch):
     """As if there were two; each process keeps the one that it has."""
     monkeypatch.setattr(study, "device_named", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert study.spread(0, "cuda") == (2, ["cuda:0", "cuda:1"])
-    assert study.spread(6, "cuda:1") == (6, ["cuda:1"])
-    assert study.spread(0, "cpu") == (os.cpu_count(), ["cpu"])
+    assert study.processes(0, "cuda") == (2, ["cuda:0", "cuda:1"])
+    assert study.processes(6, "cuda:1") == (6, ["cuda:1"])
+    assert study.processes(0, "cpu") == (os.cpu_count(), ["cpu"])
     monkeypatch.setattr(study, "_attempt", _both_there)
     study._train([tiny(seed=seed) for seed in range(6)], 2, "cuda", tmp_path, ())
     used = [path.name.split("-") for path in tmp_path.iterdir()]

@@ -54,20 +54,21 @@ GREY = "#808080"
 
 # A phone shows a figure of 7 inches at two thirds of its size, where letters of 14 points are still
 # 9 pixels high. Pictures of data in a figure have twice the density of its 72 points per inch.
-STYLE = {
-    "figure.facecolor": "none",
-    "figure.figsize": (7, 4),
-    "figure.dpi": 144,
-    "figure.constrained_layout.use": True,
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": "medium",
-    "font.size": 14,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "dnrlib",
-}
-plt.rcParams.update(STYLE)
+plt.rcParams.update(
+    {
+        "figure.facecolor": "none",
+        "figure.figsize": (7, 4),
+        "figure.dpi": 144,
+        "figure.constrained_layout.use": True,
+        "axes.facecolor": "none",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": "medium",
+        "font.size": 14,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "dnrlib",
+    }
+)
 if get_ipython():
     # Without a date, a figure is the same file whenever it is drawn.
     InlineBackend.instance().print_figure_kwargs = {

@@ -30,7 +30,7 @@ from ..recipes import configure
 from ..run import entries, finished, threads
 from ..stats import LEVEL, MARGIN, POWER, Estimate, crossed
 from ..store import Store
-from ..study import Archive, Run, StudyFailed, spread, study
+from ..study import Archive, Run, StudyFailed, processes, study
 
 ORDINARY = ("plain", "plain+tuned", "long+tuned")
 """Ordinary training, the cheapest first: of one generation with the settings given, the same with
@@ -231,7 +231,7 @@ def compared(
     images = dataset(name).fingerprint
     there = dataset(name).channels == 3 and pretrained_file(SETTINGS["model"]).exists()
     arms = [*ARMS, FINETUNED] if there else ARMS
-    at_once = min(spread(workers, device)[0], len(arms))
+    at_once = min(processes(workers, device)[0], len(arms))
     how = {"published": False, "workers": workers, "device": device}
     start, earlier = time.monotonic(), _recorded(tuning_runs(base)) / at_once
     tuned = _tuned(base, how)
