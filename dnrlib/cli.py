@@ -100,9 +100,10 @@ def _many(command: argparse.ArgumentParser) -> None:
     )
     said = f"evaluate the networks as an exhibit does: {', '.join(EVALUATING)}; may be repeated"
     add("--evaluate", **MANY, choices=EVALUATING, metavar="EXHIBIT", help=said)
-    add("--seeds", type=int, default=5, help="seeds 0..SEEDS-1 (default: 5)")
+    seeds = command.add_mutually_exclusive_group().add_argument
+    seeds("--seeds", type=int, help="seeds 0..SEEDS-1 (default: 5)")
     said = "instead: this seed, or these (0-11); may be repeated"
-    add("--seed", type=_seeds, action="extend", metavar="SEED", help=said)
+    seeds("--seed", type=_seeds, action="extend", metavar="SEED", help=said)
 
 
 def page(command: argparse.ArgumentParser) -> None:
@@ -329,7 +330,7 @@ def _asked(options: argparse.Namespace) -> list[dict[str, Any]]:
             {
                 "dataset": dataset,
                 "arms": list(dict.fromkeys(chosen or MAIN)),
-                "seeds": options.seed or options.seeds,
+                "seeds": options.seed or (5 if options.seeds is None else options.seeds),
                 "budget": options.budget,
                 "evaluate": exhibits,
             }
@@ -365,6 +366,9 @@ def _study(options: argparse.Namespace) -> None:
 
 def _of_plan(options: argparse.Namespace) -> list[dict[str, Any]]:
     """The lines of a plan, those of the seeds that are named; raises `UserError`."""
+    for name in ("dataset", "method", "exhibit", "evaluate", "budget", "seeds"):
+        if getattr(options, name):
+            raise UserError(f"--{name} is settled by the plan; only --seed chooses among its lines")
     try:
         lines = [json.loads(line) for line in options.plan.read_text().splitlines()]
         chosen = [a for a in lines if options.seed is None or set(a["seeds"]) <= {*options.seed}]
@@ -384,12 +388,14 @@ def _plan(options: argparse.Namespace) -> None:
     from .study import planned
 
     asked = _asked(options)
-    frame = planned(config for each in asked for config in _runs_of(each)[0])
+    every = (config for each in asked for config in _runs_of(each)[0])
+    frame = planned(every, device=options.device)
     numbers = ["runs", "generations", "epochs", "hours", "megabytes"]
     frame.loc["all", numbers] = frame[numbers].sum(skipna=False)
     digits = {"hours": "{:.2f}".format, "megabytes": "{:.0f}".format}
     whole = dict.fromkeys(("seed", "runs", "generations", "epochs"), "{:.0f}".format)
     print(frame.to_string(index=False, na_rep="", formatters=digits | whole))
+    print("hours on one worker, timed by published records, or by a few steps here")
     if options.output is not None:
         lines = [
             json.dumps(each | {"seeds": [seed]}) + "\n"

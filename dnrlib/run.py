@@ -157,10 +157,7 @@ def profile(config: Config, path: Path, device: str = "auto") -> None:
     They have one epoch of at most about 20 steps each, for a trace that a browser can show, and
     leave no records. Raises `UserError` if the file cannot be written.
     """
-    most = max(1, 20 * config.batch // len(dataset(config.dataset).classes))
-    smallest = int(torch.bincount(load(replace(config, per_class=0)).train.labels).min())
-    per_class = min(config.per_class or smallest, smallest, most)
-    short = replace(config, epochs=1, warmup=0, generations=2, per_class=per_class)
+    short = replace(_few(config, 20), epochs=1, warmup=0, generations=2)
     kinds = [torch.profiler.ProfilerActivity.CPU]
     if train.device_named(device).type == "cuda":
         kinds.append(torch.profiler.ProfilerActivity.CUDA)
@@ -178,6 +175,28 @@ def profile(config: Config, path: Path, device: str = "auto") -> None:
             records.write(path, gzip.compress(content) if path.suffix == ".gz" else content)
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _few(config: Config, steps: int) -> Config:
+    """This run with so few images that an epoch has about `steps` steps."""
+    most = max(1, steps * config.batch // len(dataset(config.dataset).classes))
+    smallest = int(torch.bincount(load(replace(config, per_class=0)).train.labels).min())
+    return replace(config, per_class=min(config.per_class or smallest, smallest, most))
+
+
+def pace(config: Config, device: str = "auto") -> float:
+    """Seconds that an epoch of a run takes on this device, by the second of two short epochs."""
+    few = replace(_few(config, 8), epochs=2, warmup=0)
+    trainee, stage, ends = Trainee(few, train.device_named(device)), chain(few)[0].stage, []
+    with threads(config.threads), enough_memory():
+        images = train.train(
+            trainee.model,
+            Training(trainee.data, few, 1, stage.mix, stage.task.pairs, stage.task.grouped),
+            2,
+            step=trainee.step_of(stage),
+            after=lambda epoch: ends.append(time.perf_counter()),
+        )["images"]
+    return (ends[1] - ends[0]) / (images / 2) * len(load(config).train.labels)
 
 
 def parent_digests(found: list[Record]) -> list[str]:

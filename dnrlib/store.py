@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from . import masks, records
+from . import UserError, masks, records
 from .masks import Mask
 from .records import DamagedFile, Record
 
@@ -22,6 +22,13 @@ def short_of_memory(error: Exception) -> bool:
     """Whether the machine or a device has too little memory, which torch says in several ways."""
     said = "out of memory", "can't allocate memory", "ALLOC_FAILED"
     return isinstance(error, MemoryError) or any(words in str(error) for words in said)
+
+
+def _unreadable(path: Path, error: Exception) -> Exception:
+    """What is wrong with a file that could not be read."""
+    if isinstance(error, PermissionError):
+        return UserError(f"{path} belongs to another user, who does not let you read it")
+    return DamagedFile(path, f"cannot be read: {type(error).__name__}")
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class Store:
         except Exception as error:
             if short_of_memory(error):
                 raise  # The file is not to blame.
-            raise DamagedFile(path, f"cannot be read: {type(error).__name__}") from error
+            raise _unreadable(path, error) from error
         record = self.read(entry)
         if record is None or digest != record["result"]["weights"]:
             raise DamagedFile(path, "its weights are not those of its record")
@@ -114,7 +121,7 @@ class Store:
             mask = masks.unpack(path)
             digest = records.weights_digest(mask)
         except Exception as error:
-            raise DamagedFile(path, f"cannot be read: {type(error).__name__}") from error
+            raise _unreadable(path, error) from error
         record = self.read(entry)
         if record is None or digest != record["result"]["mask"]:
             raise DamagedFile(path, "its bits are not those of its record")

@@ -27,7 +27,7 @@ from .paper.exhibits import EXHIBITS, evaluations_of, made_for
 from .paper.exhibits import arms as paper_arms
 from .recipes import arm_of, configure, idle, parse_arm
 from .records import Record
-from .run import Link, chain, check_descent, entries, parent_digests, run
+from .run import Link, chain, check_descent, entries, pace, parent_digests, run
 from .store import Entry, Store
 from .train import device_named
 
@@ -221,18 +221,25 @@ def missing_links(configs: Iterable[Config], store: Store) -> dict[str, tuple[Co
     }
 
 
-def planned(configs: Iterable[Config], runs: Path | None = None) -> pd.DataFrame:
+def planned(
+    configs: Iterable[Config], runs: Path | None = None, device: str = "auto"
+) -> pd.DataFrame:
     """What there is to train for these runs, a row per seed, which share nothing: dataset, seed;
-    runs, generations and epochs that are missing; `hours` on one worker at the pace of the
-    dataset's published records (NaN if there are none); and `megabytes` of weights and masks."""
+    runs, generations and epochs that are missing; `hours` on one worker; `megabytes` of weights
+    and masks; and `timed`, by what the hours are known: `published` records made on this kind of
+    `device`, a few steps `here`, or nothing, without the images (NaN hours)."""
     rows, configs = [], list(configs)
+    paces: dict[tuple, tuple[float, str]] = {}
     for (of, seed), group in itertools.groupby(
         sorted(configs, key=lambda c: (c.dataset, c.seed)), key=lambda c: (c.dataset, c.seed)
     ):
         own = list(group)
         todo = missing_links(own, Store(runs)).values()
-        epochs = sum(link.stage.length(config) for config, link in todo)
-        pace = seconds_per_epoch(own[0])
+        epochs = Counter[tuple]()
+        for config, link in todo:
+            kind = (of, *(getattr(config, name) for name in ALIKE))
+            paces[kind] = paces.get(kind) or _pace(config, device)
+            epochs[kind] += link.stage.length(config)
         missing = [c for c in own if Archive(published=False, runs=runs).find(c) is None]
         rows.append(
             {
@@ -240,12 +247,23 @@ def planned(configs: Iterable[Config], runs: Path | None = None) -> pd.DataFrame
                 "seed": seed,
                 "runs": len(missing),
                 "generations": len(todo),
-                "epochs": epochs,
-                "hours": math.nan if pace is None else epochs * pace / 3600,
+                "epochs": epochs.total(),
+                "hours": sum(paces[kind][0] * number for kind, number in epochs.items()) / 3600,
                 "megabytes": sum(_bytes(config) for config, _ in todo) / 1e6,
+                "timed": ", ".join(sorted({paces[kind][1] for kind in epochs})),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _pace(config: Config, device: str) -> tuple[float, str]:
+    """Seconds per epoch of a run, and by what they are known."""
+    if (seconds := seconds_per_epoch(config, device)) is not None:
+        return seconds, "published"
+    try:
+        return pace(config, device), "here"
+    except UserError:
+        return math.nan, ""
 
 
 def _bytes(config: Config) -> float:
@@ -273,7 +291,7 @@ def _train(
     store = Store(runs)
     todo = missing_links(configs, store)
     epochs = sum(link.stage.length(config) for config, link in todo.values())
-    per_epoch = seconds_per_epoch(configs[0])
+    per_epoch = seconds_per_epoch(configs[0], device)
     duration = (
         f"about {_duration(epochs * per_epoch / min(workers, len(configs)))}"
         if per_epoch
@@ -368,14 +386,22 @@ def _attempt(
     return config, None
 
 
-def seconds_per_epoch(config: Config) -> float | None:
-    """Median seconds per training epoch of the dataset's published records, or None."""
-    seeds = min(records.published_seeds(config.dataset), 3)
+ALIKE = ("model", "width", "per_class", "precision")
+"""What the time of an epoch depends on most, besides images and device."""
+
+
+def seconds_per_epoch(config: Config, device: str) -> float | None:
+    """Median seconds per training epoch of the dataset's published records that were made on this
+    kind of device, with as many images and a network of this kind; or None."""
+    part = config.part("root") | config.part("training")
+    alike = {name: part.get(name) for name in ALIKE}
     times = [
         record["timing"]["seconds"] / len(record["result"]["curve"])
-        for seed in range(seeds)
+        for seed in range(min(records.published_seeds(config.dataset), 3))
         for record in records.published(config.dataset, seed).values()
         if record["kind"] == "generation"
+        and record["provenance"]["device"] == device_named(device).type
+        and {name: record["config"].get(name) for name in ALIKE} == alike
     ]
     return statistics.median(times) if times else None
 

@@ -448,13 +448,22 @@ def test_a_device_without_memory_gives_advice_in_one_line(error):
     assert "\n" not in str(caught.value)
 
 
-def test_weights_are_not_to_blame_for_too_little_memory(tiny, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "not enough memory"),
+        (PermissionError(13, "Permission denied"), "another user, who does not let you read it"),
+    ],
+    ids=["memory", "rights"],
+)
+def test_weights_are_not_to_blame_for_everything(tiny, monkeypatch, error, said):
     """They would be deleted, and trained again."""
     run.run(tiny(method="tune", generations=1))
 
     def fail(*given, **named):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        raise error
 
     monkeypatch.setattr(torch, "load", fail)
-    with pytest.raises(UserError, match="not enough memory"):
+    with pytest.raises(UserError, match=said) as caught:
         run.run(tiny(method="tune", generations=2))
+    assert "damaged" not in str(caught.value)

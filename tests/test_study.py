@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from dnrlib import UserError, cli, models, recipes, records, study, train
+from dnrlib import run as runs
 from dnrlib.book.agreement import agreement
 from dnrlib.datasets import digits
 from dnrlib.evaluate.evaluations import Attack, Predictions
@@ -245,11 +246,56 @@ def test_a_plan_says_what_there_is_to_train(tmp_path, published, capsys):
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["seeds"] for line in lines] == [[3], [4]]
     frame = study.planned(grid("digits", ["plain"], [3]))
-    assert math.isnan(frame["hours"][0])
+    assert frame["timed"][0] == "here"
+    assert frame["hours"][0] > 0
     state = models.build(configure("digits")).state_dict().values()
     assert frame["megabytes"][0] == pytest.approx(sum(v.numel() for v in state) * 4.125e-6)
     run(configure("digits", method="plain", seed=3))
     assert study.planned(grid("digits", ["plain"], [3]))[["runs", "epochs"]].sum(axis=None) == 0
+
+
+def test_hours_are_those_of_alike_records_or_measured(tmp_path, published, monkeypatch):
+    """By published records of the same device, network and number of images, else here, where the
+    images are."""
+    twice = configure("digits", method="plain", epochs=2, warmup=0)
+    record = run(twice)[0]
+    records.publish("digits", 0, [record])
+    monkeypatch.setattr(study, "pace", lambda config, device: 7.0)
+
+    def hours(**settings):
+        (row,) = study.planned([configure("digits", **settings)], tmp_path).itertuples()
+        return row.hours * 3600 / row.epochs, row.timed
+
+    assert hours(method="long") == (pytest.approx(record["timing"]["seconds"] / 2), "published")
+    for other in ({"width": 16}, {"per_class": 5}, {"model": "resnet50"}, {"precision": "bf16"}):
+        assert hours(method="plain", **other) == (pytest.approx(7), "here")
+    monkeypatch.setattr(study, "device_named", lambda name: torch.device("cuda"))
+    assert hours(method="plain") == (pytest.approx(7), "here")
+
+    def without_images(config, device):
+        raise UserError("not on this machine")
+
+    monkeypatch.setattr(study, "pace", without_images)
+    seconds, timed = hours(method="plain")
+    assert math.isnan(seconds)
+    assert timed == ""
+
+
+def test_a_pace_is_that_of_the_second_of_two_short_epochs(monkeypatch):
+    """Of 30 images in 3 steps within 6 seconds, and so of 100 images in 20."""
+    config, seen = configure("digits", method="plain", batch=4), []
+
+    def train(model, batches, epochs, *, step, after):
+        seen.append([len(labels) for _ in range(epochs) for _, labels in batches])
+        for _ in range(epochs):
+            after(_)
+        return {"images": sum(seen[0])}
+
+    ticks = iter([10.0, 16.0])
+    monkeypatch.setattr(runs.train, "train", train)
+    monkeypatch.setattr(runs.time, "perf_counter", lambda: next(ticks))
+    assert runs.pace(config, "cpu") == pytest.approx(6 * 100 / 30)
+    assert sum(seen[0]) == 60
 
 
 def test_several_datasets_are_studied_one_after_the_other(monkeypatch, capsys):
@@ -287,6 +333,11 @@ def test_a_plan_is_carried_out_seed_by_seed(tmp_path, published, monkeypatch, ca
         assert cli.main(["study", "--plan", str(file), "--seed", seed]) == 1
         assert wrong in capsys.readouterr().err
     assert cli.main(["study", "--plan", str(tmp_path / "none")]) == 1
+    for option in ("--method", "--dataset", "--exhibit", "--evaluate", "--budget", "--seeds"):
+        value = {"--exhibit": "fig7", "--evaluate": "fig7", "--budget": "smoke", "--seeds": "3"}
+        words = ["study", "--plan", str(file), option, value.get(option, "digits")]
+        assert cli.main(words) == 1
+        assert f"{option} is settled by the plan" in capsys.readouterr().err
 
 
 @pytest.mark.fault("a study is killed, its workers are not", "they end by themselves")
