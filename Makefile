@@ -12,7 +12,7 @@ FAST := $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
 LEVELS := default:SSE41:sse4_1 default:AVX:avx avx2:AVX2:avx2 avx512:AVX512_CORE:avx512_dq \
   avx512:AVX512_CORE_BF16:avx512_bf16
 
-.PHONY: book book-only book-full cluster pdf notebooks test test-portable test-slow test-browser bench \
+.PHONY: install book book-only book-full cluster pdf notebooks test test-portable test-slow test-browser bench \
   lint format clean
 
 $(READY): requirements.txt pyproject.toml
@@ -25,6 +25,8 @@ else
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation -e .
 endif
 	touch $@
+
+install: $(READY)  ## the environment alone
 
 cluster: $(READY)  ## what a cluster needs: Snakemake, which submits jobs
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint requirements.txt \

@@ -102,7 +102,7 @@ def test_the_first_page_counts_photographs_alone():
         o.get("data", {}).get("text/markdown", "") for c in page.cells for o in c.get("outputs", [])
     )
     seeds = [sum(n.values()) for name, n in PLANNED.items() if not name.startswith("digits")]
-    assert f" of {sum(seeds)} planned runs are published" in said
+    assert f" of {sum(seeds)} runs in all" in said
 
 
 def test_verdicts_are_of_all_published_seeds_and_never_of_a_smoke_budget():
@@ -114,7 +114,8 @@ def test_verdicts_are_of_all_published_seeds_and_never_of_a_smoke_budget():
 def test_commands_to_reproduce_a_page_by_number_of_seeds(tiny):
     page = Parameters("digits", methods="dnr,dnr+probe=2")
     text = reproduce(page, "table7", []).data
-    assert "None of its runs is on disk." in text
+    assert "of its runs are not on disk" in text
+    assert "dnr study --dataset digits --method dnr --method dnr+probe=2 --seeds" in text
     found = [run for run in map(Archive().find, page.configs()) if run is not None]
     text = reproduce(page, "table7", found).data
     assert "those shown are published" in text
@@ -125,7 +126,8 @@ def test_commands_to_reproduce_a_page_by_number_of_seeds(tiny):
 def test_commands_on_a_folder_of_any_name_can_be_typed(tmp_path):
     name = folder_of(tmp_path / "my 'photos'; touch PWN\n```\n", {"cat": 8, "dog": 8})
     page = Parameters(name, methods="plain, tune", seeds=1)
-    said = reproduce(page, "table1", [Run(page.config(method="tune"), [], "runs")]).data
+    runs = [Run(config, [], "runs") for config in page.configs()]
+    said = reproduce(page, "table1", runs).data
     (papermill, study) = re.findall(r"(?s)(`{4,})sh\n(.*?)\n\1", said)
     assert f"-p dataset {shlex.quote(name)} \\\n" in papermill[1]
     assert shlex.split(papermill[1])[-1] == "plain, tune"

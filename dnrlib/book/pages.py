@@ -142,8 +142,16 @@ def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
     title = "The commands that make this page, its parameters, and where its runs came from"
     lines = [f"::::{{admonition}} {title}", ":class: dropdown", "", fenced(given, "sh"), ""]
     lines += ["{doc}`/parameters` says what the parameters mean.", ""]
+    there = {run.config for run in found}
+    if missing := [config for config in page.configs() if config not in there]:
+        lines += [
+            f"{len(missing)} of its runs are not on disk. To train them:",
+            "",
+            fenced(command(missing, page.evaluations), "sh"),
+            "",
+        ]
     if not found:
-        return Markdown("\n".join([*lines, "None of its runs is on disk.", "::::"]))
+        return Markdown("\n".join([*lines, "::::"]))
     shown = [(run, record) for run in found for record in run.records]
     whence = ("package", "commit", "results", "torch", "device", "processor")
     made = Counter(

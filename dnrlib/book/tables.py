@@ -15,7 +15,7 @@ from ..methods import label
 from ..paper import exhibits
 from ..paper.claims import claims
 from ..paper.exhibits import beside_paper
-from ..recipes import scope
+from ..recipes import recipe, scope
 from ..stats import LEVEL, MARGIN, Estimate, comparisons, estimate, summary
 
 MISSING = "–"
@@ -175,13 +175,12 @@ def accuracy_table(
     if missing := [label(arm) for arm in listed if arm not in found.index]:
         caption += f" Not run: {'; '.join(missing)}."
     # Fig. 3 and some others print no numbers.
-    if columns := {name: of for name, of in exhibits.EXHIBITS[exhibit].columns.items() if of}:
+    if columns := exhibits.printed_columns(exhibit, dataset):
         beside = beside_paper(ours, exhibit, dataset)
         # A sweep has no printed rows, but for the one method that it shares with the paper's table.
         if beside["paper"].notna().sum() > 1:
-            mean = f"mean of {', '.join(columns.values())}"
-            printed = columns.get(dataset, mean if len(columns) > 1 else next(iter(columns)))
-            caption += f" Paper: {titled(exhibit)}, {printed}."
+            mean = "mean of " * (len(columns) > 1) + ", ".join(columns)
+            caption += f" Paper: {titled(exhibit)}, {mean}."
             header.append("paper")
             for row, theirs in zip(rows, beside.itertuples(), strict=True):
                 row.append(spread(theirs.paper, theirs.paper_std))
@@ -280,16 +279,20 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
     verdict, what was measured, and a link to its place in the ledger; and of what this is said."""
     lines, own, wanted = [], claims(), exhibit.split()
     own = own[own["exhibit"].isin(wanted) | own["rank"].isin(wanted)]
-    for claim, said in own.iterrows():
-        lines.append(f"- {said['words']} *({place(said)}.)*")
-        if claim in verdicts.index:
-            row = verdicts.loc[claim]
-            word = CLAIM_WORDS[row.verdict][0].capitalize()
-            found = measured(row, said)
-            text = f"**{word}**: {found}." if found else f"**{word}.**"
-        else:
-            text = "*Not stated of our runs.*"
-        lines.append(f"  {text} {said['note']} {{ref}}`In the ledger <claim-{claim}>`.")
+    judged = own[own.index.isin(verdicts.index)]
+    for claim, said in judged.iterrows():
+        row, found = verdicts.loc[claim], measured(verdicts.loc[claim], said)
+        word = CLAIM_WORDS[row.verdict][0].capitalize()
+        whose = "" if said["source"] == "ours" else f" *({place(said)}.)*"
+        text = f"**{word}**: {found}." if found else f"**{word}.**"
+        # Notes are on what was seen on digits.
+        note = f" {said['note']}" if said["note"] and scope(dataset) == "embedded" else ""
+        link = f"{{ref}}`In the ledger <claim-{claim}>`."
+        lines += [f"- {said['words']}{whose}", f"  {text}{note} {link}"]
+    if others := len(own) - len(judged):
+        lines.append(
+            f"\nNot asked of these images: {others} more of the {{doc}}`ledger </pages/holds>`."
+        )
     if scope(dataset) == "embedded":
         lines.append(
             f"\nThis is said of {escaped(dataset)} with a narrow network. It neither confirms nor "
@@ -298,8 +301,9 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
     elif scope(dataset) == "photographs":
         lines.append(
             "\nThis is said of photographs of the paper's datasets with fewer pixels or images, a "
-            "narrower network and shorter trainings than the paper's. A claim holds if it holds on "
-            "all photographs that its exhibit is run on."
+            "narrower network and shorter trainings than the paper's: where a sentence counts ten "
+            f"generations, these have {recipe(dataset)['generations']}. A claim holds if it holds "
+            "on all photographs that its exhibit is run on."
         )
     return Markdown("\n".join(lines))
 

@@ -461,6 +461,14 @@ def wide(source: str, exhibit: str) -> pd.DataFrame:
     return numbers(source, exhibit).pivot(index="row", columns="column", values="value")
 
 
+def printed_columns(exhibit: str, dataset: str) -> list[str]:
+    """The columns of an exhibit beside which a dataset is read: its own, that of the dataset whose
+    photographs it has with fewer pixels or images, or else all."""
+    of = {name: column for name, column in EXHIBITS[exhibit].columns.items() if column}
+    own = [of[name] for name in (dataset, dataset.partition("-")[0]) if name in of]
+    return own[:1] or [*of.values()]
+
+
 def beside_paper(table: pd.DataFrame, exhibit: str, dataset: str) -> pd.DataFrame:
     """`table` (indexed by arm) with the printed numbers of an exhibit in the columns `paper` and
     `paper_std`, NaN where nothing is printed.
@@ -471,8 +479,7 @@ def beside_paper(table: pd.DataFrame, exhibit: str, dataset: str) -> pd.DataFram
     of = EXHIBITS[exhibit]
     source = exhibit if "_" in exhibit else f"dnr_{exhibit}"
     printed = numbers(*source.split("_"))
-    columns = [of.columns[dataset]] if dataset in of.columns else of.columns.values()
-    by_row = printed[printed["column"].isin(columns)].groupby("row")
+    by_row = printed[printed["column"].isin(printed_columns(exhibit, dataset))].groupby("row")
     found = by_row.agg(value=("value", "mean"), std=("std", "first"), n=("value", "size"))
     found.loc[found["n"] > 1, "std"] = float("nan")
     found = found.reindex([of.rows.get(arm) for arm in table.index])
