@@ -24,7 +24,8 @@ TABULATED = set(MAIN)
 _SIZES = {"5": 12, "20": 8, "0": 5}
 PUBLISHED_ARMS = ("plain", "long", "tune", "llf", "ke", "ke-wels", "dnr")
 SEEDS = {
-    "digits": dict.fromkeys([*arms("budget", "digits"), *arms("averaged", "digits")], 20)
+    "digits": dict.fromkeys(arms("when", "digits"), 12)
+    | dict.fromkeys([*arms("budget", "digits"), *arms("averaged", "digits")], 20)
     | dict.fromkeys([*arms("ke_fig8", "digits"), *arms("ke_fig16", "digits"), "ke-dsd"], 8)
     | dict.fromkeys(MAIN, 68)
     | {"ke-wels": 40, "plain+precision=bf16": 68, "dnr+precision=bf16": 12}

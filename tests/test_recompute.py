@@ -50,12 +50,14 @@ def read(folder):
         for record in map(json.loads, gzip.decompress(path.read_bytes()).splitlines()):
             if record["kind"] == "generation":
                 settings = {name: record["config"].get(name, SETTINGS[name]) for name in SETTINGS}
-                by_weights[record["result"].get("weights")] = record
+                # Half of ten images per class, and five from the start, give the same weights.
+                own = text(settings)
+                by_weights[own, record["result"].get("weights")] = record
                 first, stage, held = record, record["stage"]["Generation"], False
                 # Records are in the order of their generations; the first published ones do not
                 # say what they descend from, which is an ordinary first generation.
                 while first["generation"] > 1 and "parents" in first:
-                    first = by_weights[first["parents"][0]]
+                    first = by_weights[own, first["parents"][0]]
                     held |= "hold" in first["stage"]["Generation"]
                 begun = first["stage"]["Generation"] if first["generation"] == 1 else {}
                 # An ordinary generation after one with weights held at zero is KE + DSD's.
