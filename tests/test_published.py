@@ -61,7 +61,7 @@ SEEDS = {
     "digits-colour": dict.fromkeys(arms("fig5", "digits-colour"), 5),
     "digits-imbalanced": dict.fromkeys(arms("fig7", "digits-imbalanced"), 6),
     "digits-binary": dict.fromkeys(arms("table8", "digits-binary"), 12),
-    "digits-metric": dict.fromkeys(arms("ke_table4", "digits-metric"), 4),
+    "digits-metric": dict.fromkeys(arms("ke_table4", "digits-metric"), 8),
     "flower102-64": dict.fromkeys(PUBLISHED_ARMS, 3),
     "cifar10-few": dict.fromkeys(PUBLISHED_ARMS, 3),
 }
