@@ -75,7 +75,7 @@ test-portable: $(READY)  ## the fast tests with the rounding of older processors
 	done
 
 test-slow: $(READY)  ## slow tests, and the mistakes that the suite must notice
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
 	$(BIN)/python -m tests.mistakes
 
 test-browser:  ## walk every page of the built book in Chromium; needs npm, and Node 20 or later

@@ -316,6 +316,7 @@ def _in_words(name: str, value: str) -> str:
         "members": f"of {value}",
         "average": f"EMA {value}",
         "mix": {"cutmix": "CutMix"}.get(value, value),
+        "augment": "TrivialAugment" if "trivial" in value else value,
         "loss": {"cs-kd": "CS-KD", "adacos": "AdaCos"}.get(value, f"{value} loss"),
         "generations": f"f{value}",
         "smoothing": "CE" if value == "0" else f"smoothing {value}",

@@ -17,7 +17,8 @@ from dnrlib.check import check
 from dnrlib.recipes import grid
 from dnrlib.records import ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+# One SLURM for all tests, and so one process.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("slurm")]
 CONF = Path("/etc/slurm/slurm.conf")
 ARMS = ["plain+epochs=60", "dnr+epochs=60+generations=3"]
 DNR = f"{sys.executable} -m dnrlib.cli"

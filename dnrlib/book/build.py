@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from .. import UserError, parallel, records
 from ..config import digest
 from ..datasets import decoded
+from ..datasets.official import facts
 from ..records import ROOT
 from .pages import PAGES, contents, source
 from .tables import escaped
@@ -59,7 +60,9 @@ def execute(
         cell.metadata.pop("execution", None)
     if "dataset" in given:
         heading, *rest = page.cells[0].source.split("\n")
-        page.cells[0].source = "\n".join([f"{heading} ({escaped(given['dataset'])})", *rest])
+        named = given["dataset"]
+        title = facts()[named].kind.title if named in facts() else named
+        page.cells[0].source = "\n".join([f"{heading} ({escaped(title)})", *rest])
     page.cells = _with_parameters_once(page.cells)
     # Its absolute paths and times would differ from machine to machine.
     page.metadata.pop("papermill", None)

@@ -153,7 +153,6 @@ class Comparison:
     given to the test images)."""
     curves: pd.DataFrame
     """`frames.generations` by method, of the validation images."""
-    demonstration: bool = False
 
     @property
     def choice(self) -> Choice:

@@ -1,18 +1,15 @@
 """The report of a comparison: its answer in words, and `your_data.ipynb` as one HTML file."""
 
-import dataclasses
 import html
 import math
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 from IPython.display import HTML
 
-from .. import UserError, records
+from .. import records
 from ..book.build import execute
 from ..book.figures import inlined
 from ..book.pages import NOTEBOOKS
@@ -21,7 +18,7 @@ from ..datasets.catalogue import dataset, read
 from ..methods import label, plan
 from ..recipes import configure
 from ..stats import LEVEL, MARGIN, Estimate
-from .choice import FINETUNED, ORDINARY, Comparison, compared, estimated, load
+from .choice import FINETUNED, ORDINARY, Comparison, estimated, load
 
 _AGAIN = "{generations} trainings of {epochs} epochs, each from the weights of the one before"
 IN_WORDS = {
@@ -52,26 +49,13 @@ summary { cursor: pointer; }
 """
 
 
-def opened(comparison: str, name: str = "digits") -> Comparison:
-    """The comparison in a folder; without one a demonstration, which trains tiny networks on the
-    bundled dataset `name` for a few seconds, too short to show anything but how it is read."""
-    if comparison:
-        return load(Path(comparison))
-    place = records.runs_root() / "demonstration"
-    # In a process of its own: progress bars would be part of the page.
-    code = "import sys; from dnrlib.compare.report import demonstrate; demonstrate(*sys.argv[1:])"
-    done = subprocess.run(
-        [sys.executable, "-c", code, name, str(place)], capture_output=True, text=True
-    )
-    if done.returncode:
-        raise UserError(f"the demonstration failed: {done.stderr.strip().splitlines()[-1]}")
-    return dataclasses.replace(load(place), demonstration=True)
+EXAMPLE = records.ROOT / "data" / "compared"
+"""A finished comparison of the bundled digits, as if they were somebody's own images."""
 
 
-def demonstrate(name: str, output: str) -> None:
-    """A comparison of tiny networks on a bundled dataset, in seconds."""
-    brief = {"generations": 2, "epochs": 6}
-    compared(name, Path(output), seeds=3, device="cpu", workers=1, settings=brief)
+def opened(comparison: str) -> Comparison:
+    """The comparison in a folder, or without one the `EXAMPLE`."""
+    return load(Path(comparison) if comparison else EXAMPLE)
 
 
 def answer(found: Comparison) -> str:
@@ -91,9 +75,6 @@ def answer(found: Comparison) -> str:
         )
     pretrained = [] if FINETUNED in found.arms else [UNTRIED]
     paragraphs = [" ".join(parts), *pretrained, _on_test(found)]
-    if found.demonstration:
-        note = "*A demonstration: trained too briefly to say anything of the methods.*"
-        paragraphs.insert(0, note)
     return "\n\n".join(paragraphs)
 
 
