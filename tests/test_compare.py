@@ -100,7 +100,9 @@ def test_of_ordinary_trainings_the_better_mean_is_advised_and_nothing_claimed(th
     unsure = wild | {"long__tuned": 81 + NOISE[::-1]}
     said = report.answer(made(there, scores(**(all_like(78 + NOISE) | unsure))))
     assert "**No winner; the cheapest of those not worse is the long baseline" in said
-    assert "the long baseline (LB), tuned minus plain training is +1.00 points [" in said
+    assert (
+        "the long baseline (LB) with tuned settings minus plain training is +1.00 points [" in said
+    )
 
 
 def test_equal_means_are_a_tie_for_the_simplest():
@@ -451,7 +453,7 @@ def made(there, frame):
 
 def test_the_answer_says_by_how_much(there):
     said = report.answer(made(there, scores(dnr__tuned=86 + NOISE[::-1])))
-    assert said.startswith("**Use DNR, tuned**: 2 trainings of 2 epochs")
+    assert said.startswith("**Use DNR with tuned settings**: 2 trainings of 2 epochs")
     assert "it costs one pass of one network" in said
     assert "+6.00 points" in said
     assert "n = 5 seeds" in said
@@ -468,14 +470,16 @@ def test_the_answer_says_what_could_have_been_seen(there):
 
 def test_an_ensemble_says_what_it_costs(there):
     said = report.answer(made(there, scores(ensemble__tuned=86 + NOISE[::-1])))
-    assert said.startswith("**Use the ensemble, tuned**: 3 networks of 1 epochs each")
+    assert said.startswith("**Use the ensemble with tuned settings**: 3 networks of 1 epochs each")
     assert "On new images it costs 3 times the time and memory of one network" in said
 
 
 def test_longer_training_may_be_what_helps(there):
     said = report.answer(made(there, scores(long__tuned=84 + NOISE[::-1])))
-    assert said.startswith("**Use the long baseline (LB), tuned**: one training of 4 epochs")
-    assert "the long baseline (LB), tuned minus plain training is +4.0" in said
+    assert said.startswith(
+        "**Use the long baseline (LB) with tuned settings**: one training of 4 epochs"
+    )
+    assert "the long baseline (LB) with tuned settings minus plain training is +4.0" in said
     # A gain that is sure, and smaller than the margin, is not worth the time.
     level = 80 + NOISE
     longer = level + 0.3 + NOISE[::-1] / 100
@@ -612,7 +616,7 @@ def test_the_command_compares_exports_and_reports(there, tmp_path, monkeypatch, 
     assert asked["export"][:2] == (found.config("dnr+tuned", 0), output / "model.pt")
     said = capsys.readouterr().out
     assert "class cat is small; images: 8" in said
-    assert "\nUse DNR, tuned: 2 trainings of 2 epochs" in said
+    assert "\nUse DNR with tuned settings: 2 trainings of 2 epochs" in said
     assert f"report: {output / 'report.html'}" in said
 
 

@@ -3,6 +3,7 @@
 import html
 import math
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
@@ -83,15 +84,14 @@ def _why(found: Comparison) -> str:
     that no difference was found, and how large it would have had to be."""
     choice = found.choice
     if choice.found:
-        return f"It is better than ordinary training: {_leading(found)}."
+        return f"It is better than ordinary training: {_leading(found, ORDINARY)}."
     if found.done < LEAST_SEEDS:
         return f"Nothing can be decided with fewer than {LEAST_SEEDS} seeds; give it more --hours."
     over = "; ".join(_over(choice.method, of, each) for of, each in choice.ahead.items())
     said = f"On the validation images {over}. " if over else ""
     said += (
-        f"More than {MARGIN} points count as worse. No difference was found that speaks for "
-        "another method; the best of the others would have to be above 0 in all of these: "
-        f"{_leading(found)}."
+        f"A mean that is at most {MARGIN} points lower counts as not worse. No other method was "
+        f"found to be better; the closest: {_leading(found, [choice.method])}."
     )
     if math.isnan(choice.detectable):
         return f"{said} The seeds do not differ, so what could have been seen is unknown."
@@ -107,10 +107,10 @@ def _why(found: Comparison) -> str:
     )
 
 
-def _leading(found: Comparison) -> str:
-    """How far the best of the others is ahead on the validation images."""
+def _leading(found: Comparison, ordinary: Iterable[str]) -> str:
+    """How far the best of the others is ahead of ordinary trainings on the validation images."""
     choice = found.choice
-    over = ", ".join(_over(choice.leader, of, each) for of, each in choice.over.items())
+    over = "; ".join(_over(choice.leader, of, choice.over[of]) for of in ordinary)
     return (
         f"on the validation images {over} (n = {found.done} seeds; intervals corrected for having "
         f"picked the best of {len(choice.others)})"
@@ -147,7 +147,7 @@ def _on_test(found: Comparison) -> str:
 
 def named(arm: str) -> str:
     """An arm in a sentence."""
-    text = titled(arm)
+    text = titled(arm).replace(", tuned", " with tuned settings")
     return f"the {text}" if text.startswith(("long", "ensemble", "pretrained")) else text
 
 
@@ -235,7 +235,7 @@ def as_html(page: nbformat.NotebookNode, title: str) -> str:
     page.cells[0].source = f"# {escaped(title)}"
     for cell in (c for c in page.cells if c.cell_type == "code"):
         cell.outputs = [output for output in cell.outputs if output.output_type != "stream"]
-        if shown := cell.metadata.get("mystnb"):
+        if "figure" in (shown := cell.metadata.get("mystnb", {})):
             for output in cell.outputs:
                 if svg := output.get("data", {}).pop("image/svg+xml", None):
                     output.data["text/html"] = inlined(svg, shown["image"]["alt"], cell.id)
