@@ -390,10 +390,10 @@ def _plan(options: argparse.Namespace) -> None:
     asked = _asked(options)
     every = (config for each in asked for config in _runs_of(each)[0])
     frame = planned(every, device=options.device)
-    numbers = ["runs", "generations", "epochs", "hours", "megabytes"]
+    numbers = ["runs", "generations", "shared", "epochs", "hours", "megabytes"]
     frame.loc["all", numbers] = frame[numbers].sum(skipna=False)
     digits = {"hours": "{:.2f}".format, "megabytes": "{:.0f}".format}
-    whole = dict.fromkeys(("seed", "runs", "generations", "epochs"), "{:.0f}".format)
+    whole = dict.fromkeys(("seed", "runs", "generations", "shared", "epochs"), "{:.0f}".format)
     print(frame.to_string(index=False, na_rep="", formatters=digits | whole))
     print("hours on one worker, timed by published records, or by a few steps here")
     if options.output is not None:

@@ -343,14 +343,14 @@ def publish(dataset: str, seed: int, records: Iterable[Record]) -> Path:
 
     Lines are ordered by generation, kind and key, so that republishing gives the same file. Raises
     `DamagedFile` for records of another dataset or seed, and `UserError` for a record that is
-    published with another result.
+    published with another result. One that is published with less stays as it is.
     """
     path = _published_path(dataset, seed)
     with lock(PUBLISHED):
         merged = dict(published(dataset, seed))
         for record in records:
             there = merged.setdefault(record["key"], record)
-            if there["result"] != record["result"]:
+            if record["result"] | there["result"] != record["result"]:
                 raise UserError(
                     f"record {record['key']} is published with another result, which stays: a run "
                     "goes on from published generations only on the processor that made them"

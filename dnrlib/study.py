@@ -225,7 +225,8 @@ def planned(
     configs: Iterable[Config], runs: Path | None = None, device: str = "auto"
 ) -> pd.DataFrame:
     """What there is to train for these runs, a row per seed, which share nothing: dataset, seed;
-    runs, generations and epochs that are missing; `hours` on one worker; `megabytes` of weights
+    runs, generations and epochs that are missing; `shared`, the generations that several of the
+    runs have and that are trained once; `hours` on one worker; `megabytes` of weights
     and masks; and `timed`, by what the hours are known: `published` records made on this kind of
     `device`, a few steps `here`, or nothing, without the images (NaN hours)."""
     rows, configs = [], list(configs)
@@ -241,12 +242,14 @@ def planned(
             paces[kind] = paces.get(kind) or _pace(config, device)
             epochs[kind] += link.stage.length(config)
         missing = [c for c in own if Archive(published=False, runs=runs).find(c) is None]
+        every = [link.key for config in own for link in chain(config)]
         rows.append(
             {
                 "dataset": of,
                 "seed": seed,
                 "runs": len(missing),
                 "generations": len(todo),
+                "shared": len(every) - len(set(every)),
                 "epochs": epochs.total(),
                 "hours": sum(paces[kind][0] * number for kind, number in epochs.items()) / 3600,
                 "megabytes": sum(_bytes(config) for config, _ in todo) / 1e6,
