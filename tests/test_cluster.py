@@ -96,15 +96,43 @@ def test_the_array_of_the_readme_gives_the_records_of_the_local_pool(
     same(tmp_path / "runs", local, monkeypatch)
 
 
+@pytest.mark.fault("Snakemake is killed", "its jobs go on, and so does it after `--unlock`")
+def test_snakemake_that_was_killed_goes_on_once_unlocked(local, tmp_path, monkeypatch):
+    """On one machine, where its jobs go on too, and are waited for."""
+    pytest.importorskip("snakemake", reason="needs dnrlib[cluster]")
+    runs, command = tmp_path / "runs", snakemake("local", local, tmp_path)
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        while not content(runs) and running.poll() is None:
+            time.sleep(0.1)
+        jobs = psutil.Process(running.pid).children(recursive=True)
+    finally:
+        running.kill()
+    running.wait()
+    psutil.wait_procs(jobs, timeout=300)
+    assert len(content(runs)) < len(content(local / "runs"))
+    refused = subprocess.run(command, capture_output=True, text=True)
+    assert refused.returncode != 0
+    assert "--unlock" in refused.stderr
+    subprocess.run([*command, "--unlock"], check=True)
+    subprocess.run(command, check=True)
+    same(runs, local, monkeypatch)
+
+
+def snakemake(profile, local, folder):
+    """The command that trains the plan of `local` in another folder, and checks it."""
+    command = [sys.executable, "-m", "snakemake", "check", "--directory", str(folder)]
+    command += ["--snakefile", str(ROOT / "workflow" / "Snakefile")]
+    command += ["--profile", str(ROOT / "workflow" / "profiles" / profile)]
+    return [*command, "--config", f"plan={local / 'plan.jsonl'}", "device=cpu", "workers=1"]
+
+
 def test_jobs_that_are_killed_give_the_records_of_the_local_pool(
     slurm, local, tmp_path, monkeypatch
 ):
     """In the middle one job is cancelled and the node of the other loses its power."""
     runs, log = tmp_path / "runs", tmp_path / "log"
-    command = [sys.executable, "-m", "snakemake", "check", "--directory", str(tmp_path)]
-    command += ["--snakefile", str(ROOT / "workflow" / "Snakefile")]
-    command += ["--profile", str(ROOT / "workflow" / "profiles" / "slurm")]
-    command += ["--config", f"plan={local / 'plan.jsonl'}", "device=cpu", "workers=1"]
+    command = snakemake("slurm", local, tmp_path)
     # What is not so on a cluster: no GPU, no accounting, little memory, jobs of seconds.
     command += ["--set-resources", "seed:gpu=0", "--default-resources", "mem_mb=500"]
     command += ["--slurm-no-account", "--slurm-status-command", "squeue"]
