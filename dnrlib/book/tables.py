@@ -84,7 +84,8 @@ def table(
     caption are Markdown; names from outside in them must be `escaped`."""
     if not rows:
         return Markdown(NOT_RUN)
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (header, *rows)]
+    cells = [[str(cell).replace("|", r"\|") for cell in row] for row in (header, *rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
     lines.insert(1, "|:---" + ("|:---" if words else "|---:") * (len(header) - 1) + "|")
     # The name of a folder may be part of it.
     name = re.sub(r"[^A-Za-z0-9-]+", "-", name)
@@ -276,10 +277,11 @@ def printed_table(exhibit: str, name: str) -> Markdown:
 
 
 def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
-    """The sentences of an exhibit (or several, by spaces) or of a rank (`primary`), each with its
-    verdict, what was measured, and a link to its place in the ledger; and of what this is said."""
+    """The sentences of an exhibit (or several, by spaces), of a rank (`primary`), or single ones by
+    their names in the ledger, each with its verdict, what was measured, and a link to its place in
+    the ledger; and of what this is said."""
     lines, own, wanted = [], claims(), exhibit.split()
-    own = own[own["exhibit"].isin(wanted) | own["rank"].isin(wanted)]
+    own = own[own["exhibit"].isin(wanted) | own["rank"].isin(wanted) | own.index.isin(wanted)]
     for claim, said in own.iterrows():
         lines.append(f"- {said['words']} *({place(said)}.)*")
         if claim in verdicts.index:
