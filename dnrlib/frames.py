@@ -250,7 +250,7 @@ def recall_frame(found: Iterable[Run]) -> pd.DataFrame:
 
 
 def size_frame(found: Iterable[Run]) -> pd.DataFrame:
-    """One row per run, layer, part of KE's split (`fit`, which is kept, and `reset`) and generation:
+    """One row per run, layer, part of KE's split (`fit` is kept, `reset` is not) and generation:
     method, seed, layer, part, generation, size (the mean absolute weight)."""
     rows = []
     for run, _, result in _measured(found, WeightSizes):

@@ -253,10 +253,12 @@ def measured(row: Any, sentence: Any) -> str:
     needed = ""
     if row.seeds_needed > row.n:
         needed = f"; too few seeds: to see half a point, one test would need {row.seeds_needed:.0f}"
-    if sentence["type"] == "equivalence":
+    same = sentence["type"] == "equivalence"
+    if max(row.low, -row.high) > (MARGIN if same else 0):
+        found = "lies beyond half a point" if same else "leaves out zero"
+        return f"{text}; the interval {found}, but not after the correction for the family"
+    if same:
         return f"{text}; the interval reaches beyond half a point{needed}"
-    if row.low > 0 or row.high < 0:
-        return f"{text}; the interval leaves out zero, but not after the correction for the family"
     return text + (needed or "; the interval holds zero and half a point")
 
 
