@@ -306,7 +306,7 @@ EXHIBITS = {
         rows={_named(arm): row for arm, row in _PRETRAINED.items()},
         columns=_FIVE,
     ),
-    "ke_table10": Exhibit(notebook="ke_costs", photographs=()),
+    "ke_table10": replace(_METRIC, arms="plain ke", columns={}),
     "ke_table11": Exhibit(notebook="ke_correlation", photographs=()),
     "ke_table12": Exhibit(notebook="ke_correlation", photographs=()),
     "ke_table13": Exhibit(notebook="ke_slim", photographs=(), missing=True),
