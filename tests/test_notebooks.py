@@ -219,13 +219,13 @@ def test_no_stale_words(notebook):
 def test_result_pages_have_one_order():
     """The paper's sentence, what was found, figures before tables, how, and the commands folded."""
     order = ["## What we found", "## How it was done", "## Reproduce this page"]
-    of_no_sentence = {"cost", "normalisation", "released", "speed", "why"}
+    without = {"cost", "normalisation", "released", "speed", "why"}
     for path in COMMITTED:
         cells = read(path).cells
         sources = [cell.source for cell in cells]
         told = any("answers(page" in text for text in sources)
         shown = any("reproduce(page" in text for text in sources)
-        assert told == (shown and path.stem not in of_no_sentence), path.name
+        assert told == (shown and path.stem not in without), path.name
         if not told:
             continue
         heads = [text.split("\n")[0] for text in sources if text.startswith("## ")]
