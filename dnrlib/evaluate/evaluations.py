@@ -63,7 +63,8 @@ class Evaluation(Protocol):
         """What is found, ready for JSON; the network stays as it is."""
 
     def measures(self, result: dict[str, Any]) -> dict[str, float]:
-        """What a result says, in %, by names of `EVALUATED`."""
+        """What a result says, in %, by names of `EVALUATED`; unless it says otherwise, nothing."""
+        return {}
 
 
 @stored("Predictions")
@@ -149,10 +150,6 @@ class WeightSizes(Evaluation):
             "fit": [sizes(name, kept) for name, kept in split.items()],
             "reset": [sizes(name, ~kept) for name, kept in split.items()],
         }
-
-    def measures(self, result: dict[str, Any]) -> dict[str, float]:
-        """Nothing: it is no accuracy."""
-        return {}
 
 
 @stored("Retrieval")
