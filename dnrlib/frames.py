@@ -15,6 +15,7 @@ from .evaluate.evaluations import (
     Corruptions,
     Evaluation,
     Predictions,
+    WeightSizes,
     evaluated,
     mean_accuracies,
     measures,
@@ -246,6 +247,19 @@ def recall_frame(found: Iterable[Run]) -> pd.DataFrame:
         each = recalls(np.array(result["labels"]), np.array(result["predicted"]))
         rows += [(run.arm, run.config.seed, number, recall) for number, recall in enumerate(each)]
     return pd.DataFrame(rows, columns=["method", "seed", "class", "recall"])
+
+
+def size_frame(found: Iterable[Run]) -> pd.DataFrame:
+    """One row per run, layer, part of KE's split (`fit` is kept, `reset` is not) and generation:
+    method, seed, layer, part, generation, size (the mean absolute weight)."""
+    rows = []
+    for run, _, result in _measured(found, WeightSizes):
+        for part in ("fit", "reset"):
+            for layer, sizes in zip(result["layers"], result[part], strict=True):
+                base = run.arm, run.config.seed, layer, part
+                rows += [(*base, generation, size) for generation, size in enumerate(sizes, 1)]
+    columns = ["method", "seed", "layer", "part", "generation", "size"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def clinical_frame(found: Iterable[Run]) -> pd.DataFrame:

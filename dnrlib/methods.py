@@ -324,7 +324,7 @@ def _in_words(name: str, value: str) -> str:
         "criterion": {"fisher": "Fisher", "snip": "SNIP"}.get(value, value),
         "scope": f"per {value}",
         "probe": f"probe {'of all images' if value == '1' else value}",
-    }.get(name, f"{name} {value}")
+    }.get(name, f"{name.replace('_', ' ')} {value}")
 
 
 def plan(config: Config) -> list[Generation]:

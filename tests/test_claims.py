@@ -313,6 +313,7 @@ def test_pages_mark_what_was_seen_before_a_claim_was_stated(monkeypatch):
         ({"low": -2, "high": -0.1, "seeds_needed": 43}, "trend", "leaves out zero, but not"),
         ({"low": -0.2, "high": 0.6, "seeds_needed": 5}, "ordering", "holds zero and half a point"),
         ({"low": -0.7, "high": -0.1, "seeds_needed": 5}, "equivalence", "beyond half a point$"),
+        ({"low": -0.7, "high": -0.6, "seeds_needed": 5}, "equivalence", "lies .*, but not after"),
         ({"low": -2, "high": 2, "seeds_needed": 9}, "equivalence", "beyond half a point; too few"),
     ],
 )

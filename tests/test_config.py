@@ -373,6 +373,7 @@ def test_a_bad_arm_is_refused(arm, message):
         ("tune+per_class=0", "fine-tuning, all images"),
         ("tune+per_class=5", "fine-tuning, 5 per class"),
         ("dnr+keep=0.6", "DNR, keep 0.6"),
+        ("ke+split_rate=0.5", "KE (KELS), split rate 0.5"),
     ],
 )
 def test_an_arm_in_words(arm, words):

@@ -30,10 +30,12 @@ from dnrlib.evaluate.evaluations import (
     FIGURE,
     HARDER,
     Attack,
+    Averaged,
     AveragedAccuracy,
     Corruptions,
     Predictions,
     Retrieval,
+    WeightSizes,
     attack,
     gradient,
     measures,
@@ -41,6 +43,7 @@ from dnrlib.evaluate.evaluations import (
     recalls,
 )
 from dnrlib.frames import clinical_frame, generations
+from dnrlib.masks import prunable
 from dnrlib.models import build, load_state
 from dnrlib.paper.exhibits import ANALOGUE, arms, evaluations_of
 from dnrlib.recipes import configure, grid
@@ -716,6 +719,51 @@ def test_averaged_networks_by_hand(tiny, tmp_path, method):
     assert result["loss"] == pytest.approx(-chosen.log().mean().item(), rel=1e-4)
     frame = generations([Run(config, found, "runs")])
     assert frame["averaged"].tolist()[-1] == result["accuracy"]
+
+
+def test_sizes_of_weights_by_hand(tiny):
+    """Of filters that are kept 2 and -4, of the others 1 and 0 in the first generation, and half of
+    that in the second; a mean without the absolute value would be smaller."""
+    config = tiny(method="ke", split_rate=0.5)
+    first = build(config)
+    with torch.no_grad():
+        for name, weight in prunable(first).items():
+            rows = torch.zeros(len(weight))
+            rows[: len(weight) if name == "fc.weight" else len(weight) // 2] = 1
+            inputs = torch.ones(weight.shape[1])
+            inputs[0 if name == "conv1.weight" else len(inputs) // 2 :] = name == "conv1.weight"
+            kept = (rows[:, None] * inputs).bool()
+            signs = torch.tensor([2.0, -4.0]).repeat(kept.numel())[: int(kept.sum())]
+            others = torch.tensor([1.0, 0.0]).repeat(kept.numel())[: int((~kept).sum())]
+            values = torch.empty(kept.shape)
+            values[kept], values[~kept] = signs, others
+            weight.copy_(values[..., None, None] if weight.dim() > 2 else values)
+    second = copy.deepcopy(first)
+    for weight in prunable(second).values():
+        weight.data /= 2
+    found = WeightSizes().result(Averaged([first, second]), None, config)
+    assert found["layers"] == [name.removesuffix(".weight") for name in prunable(first)]
+    assert found["fit"] == [[3.0, 1.5]] * len(found["layers"])
+    assert found["reset"] == [[0.5, 0.25]] * len(found["layers"])
+
+
+def test_sizes_of_weights_of_a_run_are_those_of_its_generations(tiny, tmp_path):
+    """Of four filters 0.8 keeps all four: such a layer has no part that is reset."""
+    config = tiny(method="ke", generations=2)
+    found = run(config, tmp_path, evaluations=[WeightSizes()])
+    result = found[-1]["result"]
+    assert "layer1.0.conv1" not in result["layers"]
+    frame = frames.size_frame([Run(config, found, "runs")])
+    assert len(frame) == 2 * 2 * len(result["layers"])
+    for generation, link in enumerate(chain(config), 1):
+        weight = Store(tmp_path).weights(link.trained)["layer4.1.conv2.weight"].double().numpy()
+        # 26 of 32.
+        kept = np.zeros(weight.shape, dtype=bool)
+        kept[:26, :26] = True
+        at = frame[(frame["layer"] == "layer4.1.conv2") & (frame["generation"] == generation)]
+        sizes = at.set_index("part")["size"]
+        assert sizes["fit"] == pytest.approx(np.abs(weight[kept]).mean(), rel=1e-6)
+        assert sizes["reset"] == pytest.approx(np.abs(weight[~kept]).mean(), rel=1e-6)
 
 
 def test_every_measure_is_a_column(tiny):

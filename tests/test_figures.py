@@ -91,6 +91,20 @@ def test_tables_say_what_the_frame_says():
     assert "neither confirms" not in tables.findings(verdicts, "table1", "flower102").data
 
 
+def test_single_sentences_are_told_by_their_names():
+    words = tables.findings(verdicts(), "dynamic-mask beats-tune", "digits").data
+    assert re.findall(r"<claim-(.+?)>", words) == ["beats-tune", "dynamic-mask"]
+
+
+def test_a_bar_in_a_cell_begins_no_other_cell():
+    """As in the rows 'ResNet18 | CE + ImageNet' of KE Table 9."""
+    printed = tables.printed_table("ke_table9", "t").data
+    html = markdown2html_mistune("\n".join(printed.splitlines()[3:-1]))
+    rows = [re.findall(r"<t[hd].*?>(.*?)</t[hd]>", row) for row in html.split("<tr>")[1:]]
+    assert rows[0] == ["", "Flower", "CUB", "Aircraft", "MIT", "Dog"]
+    assert rows[1] == ["ResNet18 | CE + ImageNet", "88.83", "74.46", "61.01", "72.84", "74.29"]
+
+
 def light(colour):
     return np.array(
         [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]

@@ -12,11 +12,11 @@ from dnrlib import models, records, run, train
 from dnrlib.datasets import augment
 from dnrlib.datasets.augment import Training
 from dnrlib.datasets.catalogue import load
-from dnrlib.losses import AdaCos, Cosine, CosineHead, Distilled, Labels, SelfDistilled
+from dnrlib.losses import LOSSES, AdaCos, Cosine, CosineHead, Distilled, Labels, SelfDistilled
 from dnrlib.masks import prunable
 from dnrlib.methods import METHODS, plan
 from dnrlib.models import birth, build, normalise_after
-from dnrlib.recipes import parse_arm
+from dnrlib.recipes import configure, parse_arm
 from dnrlib.rules import Fresh, Parent
 from dnrlib.run import chain
 from dnrlib.store import Store
@@ -519,7 +519,7 @@ def test_released_snip_uses_a_thirty_second_of_the_batches(tiny, batch, used):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["vgg11_bn", "googlenet", "densenet169"])
+@pytest.mark.parametrize("model", models.MODELS)
 def test_every_method_runs_on_every_network(tiny, model):
     """They share their first generation. What is not kept is new, and something is kept."""
     for method in METHODS:
@@ -531,3 +531,22 @@ def test_every_method_runs_on_every_network(tiny, model):
             if record["kind"] == "mask" and method not in reborn:
                 kept = sum(record["result"]["kept"].values())
                 assert 0 < kept < sum(record["result"]["size"].values()), method
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", models.MODELS)
+def test_every_loss_trains_every_network(model):
+    """KE over two generations; the last layer has what the loss needs, and learns."""
+    small = {"width": 8, "generations": 2, "epochs": 1, "per_class": 10, "batch": 25, "lr": 0.01}
+    for name, loss in LOSSES.items():
+        of = "digits-metric" if loss.embedding else "digits"
+        config = configure(of, model=model, method="ke", loss=name, augment="none", **small)
+        found = run.run(config)
+        assert len([r for r in found if r["kind"] == "generation"]) == 2
+        head, born = (
+            net.get_submodule(models.MODELS[model].head)
+            for net in (run.finished(config).model, build(config))
+        )
+        assert isinstance(head, CosineHead) == (name == "adacos")
+        assert len(head.weight) == (loss.embedding or 10)
+        assert not torch.equal(head.weight, born.weight)

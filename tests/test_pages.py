@@ -114,10 +114,13 @@ def test_verdicts_are_of_all_published_seeds_and_never_of_a_smoke_budget():
 def test_commands_to_reproduce_a_page_by_number_of_seeds(tiny):
     page = Parameters("digits", methods="dnr,dnr+probe=2")
     text = reproduce(page, "table7", []).data
-    assert "of its runs are not on disk" in text
-    assert "dnr study --dataset digits --method dnr --method dnr+probe=2 --seeds" in text
     found = [run for run in map(Archive().find, page.configs()) if run is not None]
+    assert f"{len(found)} of its runs are not on disk. To run them:" in text
+    assert "dnr study --dataset digits --method dnr --method dnr+probe=2 --seeds 68" in text
+    page = Parameters("digits", methods="dnr,dnr+probe=2,dnr+probe=3")
     text = reproduce(page, "table7", found).data
+    assert "5 of its runs are not on disk. To run them:" in text
+    assert "dnr study --dataset digits --method dnr+probe=3 --seeds 5" in text
     assert "those shown are published" in text
     assert "dnr study --dataset digits --method dnr --seeds 68" in text
     assert "dnr study --dataset digits --method dnr+probe=2 --seeds" in text
@@ -126,12 +129,13 @@ def test_commands_to_reproduce_a_page_by_number_of_seeds(tiny):
 def test_commands_on_a_folder_of_any_name_can_be_typed(tmp_path):
     name = folder_of(tmp_path / "my 'photos'; touch PWN\n```\n", {"cat": 8, "dog": 8})
     page = Parameters(name, methods="plain, tune", seeds=1)
-    runs = [Run(config, [], "runs") for config in page.configs()]
-    said = reproduce(page, "table1", runs).data
-    (papermill, study) = re.findall(r"(?s)(`{4,})sh\n(.*?)\n\1", said)
+    said = reproduce(page, "table1", [Run(page.config(method="tune"), [], "runs")]).data
+    papermill, *studies = re.findall(r"(?s)(`{4,})sh\n(.*?)\n\1", said)
     assert f"-p dataset {shlex.quote(name)} \\\n" in papermill[1]
     assert shlex.split(papermill[1])[-1] == "plain, tune"
-    assert shlex.split(study[1])[:4] == ["dnr", "study", "--dataset", name]
+    for (_, study), arm in zip(studies, ("plain", "tune"), strict=True):
+        typed = ["dnr", "study", "--dataset", name, "--method", arm]
+        assert shlex.split(study)[:6] == typed
 
 
 def test_a_folder_of_any_name_is_text_in_the_heading_of_its_page(tmp_path):

@@ -132,7 +132,8 @@ def parameters(exhibit: str = "table1", **given: Any) -> Parameters:
 
 
 def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
-    """The end of every page, folded: the commands that make it, and where its runs came from."""
+    """The end of every page, folded: the commands that make it, and where its runs came from; and
+    which of its exhibit's runs are not on disk."""
     dataset, methods = shlex.quote(page.dataset), shlex.quote(str(page.methods))
     given = (
         f"papermill notebooks/{notebook}.ipynb out.ipynb -p dataset {dataset} \\\n"
@@ -144,12 +145,8 @@ def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
     lines += ["{doc}`/parameters` says what the parameters mean.", ""]
     there = {run.config for run in found}
     if missing := [config for config in page.configs() if config not in there]:
-        lines += [
-            f"{len(missing)} of its runs are not on disk. To train them:",
-            "",
-            fenced(command(missing, page.evaluations), "sh"),
-            "",
-        ]
+        said = f"{len(missing)} of its runs are not on disk. To run them:"
+        lines += [said, "", fenced(command(missing, page.evaluations), "sh"), ""]
     if not found:
         return Markdown("\n".join([*lines, "::::"]))
     shown = [(run, record) for run in found for record in run.records]

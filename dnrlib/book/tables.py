@@ -84,7 +84,8 @@ def table(
     caption are Markdown; names from outside in them must be `escaped`."""
     if not rows:
         return Markdown(NOT_RUN)
-    lines = ["| " + " | ".join(map(str, row)) + " |" for row in (header, *rows)]
+    cells = [[str(cell).replace("|", r"\|") for cell in row] for row in (header, *rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
     lines.insert(1, "|:---" + ("|:---" if words else "|---:") * (len(header) - 1) + "|")
     # The name of a folder may be part of it.
     name = re.sub(r"[^A-Za-z0-9-]+", "-", name)
@@ -251,10 +252,12 @@ def measured(row: Any, sentence: Any) -> str:
     needed = ""
     if row.seeds_needed > row.n:
         needed = f"; too few seeds: to see half a point, one test would need {row.seeds_needed:.0f}"
-    if sentence["type"] == "equivalence":
+    same = sentence["type"] == "equivalence"
+    if max(row.low, -row.high) > (MARGIN if same else 0):
+        found = "lies beyond half a point" if same else "leaves out zero"
+        return f"{text}; the interval {found}, but not after the correction for the family"
+    if same:
         return f"{text}; the interval reaches beyond half a point{needed}"
-    if row.low > 0 or row.high < 0:
-        return f"{text}; the interval leaves out zero, but not after the correction for the family"
     return text + (needed or "; the interval holds zero and half a point")
 
 
@@ -275,10 +278,11 @@ def printed_table(exhibit: str, name: str) -> Markdown:
 
 
 def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
-    """The sentences of an exhibit (or several, by spaces) or of a rank (`primary`), each with its
-    verdict, what was measured, and a link to its place in the ledger; and of what this is said."""
+    """The sentences of an exhibit (or several, by spaces), of a rank (`primary`), or single ones by
+    their names in the ledger, each with its verdict, what was measured, and a link to its place in
+    the ledger; and of what this is said."""
     lines, own, wanted = [], claims(), exhibit.split()
-    own = own[own["exhibit"].isin(wanted) | own["rank"].isin(wanted)]
+    own = own[own["exhibit"].isin(wanted) | own["rank"].isin(wanted) | own.index.isin(wanted)]
     judged = own[own.index.isin(verdicts.index)]
     for claim, said in judged.iterrows():
         row, found = verdicts.loc[claim], measured(verdicts.loc[claim], said)

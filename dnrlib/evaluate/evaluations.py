@@ -1,5 +1,5 @@
 """What a finished network is measured by beyond its test accuracy: corrupted images, adversarial
-images, and the class that it names for every image.
+images, the class that it names for every image, the size of its weights.
 
 An evaluation is a frozen dataclass: its name and settings enter the key of its record.
 """
@@ -23,6 +23,7 @@ from ..datasets.augment import as_pixels, evaluation_batches
 from ..datasets.catalogue import read
 from ..datasets.official import SEVERITIES, corruption, corruptions_here
 from ..datasets.splits import Data, Dataset, Split
+from ..masks import prunable
 from ..rules import kels_of
 from ..slim import slim
 from ..streams import stream
@@ -62,7 +63,8 @@ class Evaluation(Protocol):
         """What is found, ready for JSON; the network stays as it is."""
 
     def measures(self, result: dict[str, Any]) -> dict[str, float]:
-        """What a result says, in %, by names of `EVALUATED`."""
+        """What a result says, in %, by names of `EVALUATED`; unless it says otherwise, nothing."""
+        return {}
 
 
 @stored("Predictions")
@@ -124,6 +126,30 @@ class AveragedAccuracy(Evaluation):
     def measures(self, result: dict[str, Any]) -> dict[str, float]:
         """`averaged`, the accuracy."""
         return {"averaged": result["accuracy"]}
+
+
+@stored("WeightSizes")
+class WeightSizes(Evaluation):
+    """Mean absolute weight of what KELS keeps and of what it resets, layer by layer, after every
+    generation (KE Figs. 7 and 15)."""
+
+    averaged = True
+
+    def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
+        """`layers`, by name in the order of the network; `fit` and `reset`, for each of them a list
+        over generations. A layer that the split keeps whole is left out."""
+        mask = kels_of(model.networks[0], config.model, config.split_rate)
+        split = {name: kept for name, kept in mask.items() if not kept.all()}
+        weights = [prunable(network) for network in model.networks]
+
+        def sizes(name: str, chosen: Tensor) -> list[float]:
+            return [of[name].detach().cpu()[chosen].abs().double().mean().item() for of in weights]
+
+        return {
+            "layers": [name.removesuffix(".weight") for name in split],
+            "fit": [sizes(name, kept) for name, kept in split.items()],
+            "reset": [sizes(name, ~kept) for name, kept in split.items()],
+        }
 
 
 @stored("Retrieval")

@@ -21,6 +21,7 @@ from ..evaluate.evaluations import (
     Evaluation,
     Predictions,
     Retrieval,
+    WeightSizes,
 )
 from ..models import LAYERS, network
 from ..recipes import PHOTOGRAPHS, TUNED, configure, recipe, scope
@@ -134,6 +135,12 @@ _METRIC = Exhibit(
     bundled="digits-metric",
     photographs=("flower102-64-metric",),
     evaluations=lambda dataset: (Retrieval(),),
+)
+_WEIGHTS = Exhibit(
+    notebook="ke_slim",
+    arms="ke+split_rate=0.5",
+    photographs=(),
+    evaluations=lambda dataset: (WeightSizes(),),
 )
 
 EXHIBITS = {
@@ -299,13 +306,13 @@ EXHIBITS = {
         rows={_named(arm): row for arm, row in _PRETRAINED.items()},
         columns=_FIVE,
     ),
-    "ke_table10": Exhibit(notebook="ke_costs", photographs=()),
+    "ke_table10": replace(_METRIC, arms="plain ke", columns={}),
     "ke_table11": Exhibit(notebook="ke_correlation", photographs=()),
     "ke_table12": Exhibit(notebook="ke_correlation", photographs=()),
     "ke_table13": Exhibit(notebook="ke_slim", photographs=(), missing=True),
-    "ke_fig7": _on_digits(notebook="ke_slim", arms="ke+split_rate=0.5"),
+    "ke_fig7": _WEIGHTS,
     "ke_fig9": _on_digits(notebook="ke_slim", arms="ke ke+split_rate=0.5"),
-    "ke_fig15": Exhibit(notebook="ke_slim", photographs=(), missing=True),
+    "ke_fig15": _WEIGHTS,
     "ke_fig17": Exhibit(notebook="ke_correlation", photographs=()),
     "ke_fig18": Exhibit(notebook="ke_correlation", photographs=()),
     "ke_fig19": Exhibit(notebook="ke_slim", photographs=(), missing=True),
