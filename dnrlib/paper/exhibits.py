@@ -136,10 +136,9 @@ _METRIC = Exhibit(
     photographs=("flower102-64-metric",),
     evaluations=lambda dataset: (Retrieval(),),
 )
-_WEIGHTS = Exhibit(
+_WEIGHTS = _on_digits(
     notebook="ke_slim",
     arms="ke+split_rate=0.5",
-    photographs=(),
     evaluations=lambda dataset: (WeightSizes(),),
 )
 
