@@ -1,5 +1,6 @@
 """What the extensions of the book make of a page."""
 
+import importlib
 import io
 import re
 import shutil
@@ -16,6 +17,16 @@ from dnrlib.book import figures
 from dnrlib.records import ROOT
 
 SITE = "https://example.org/name"
+
+
+def test_a_description_is_made_of_whole_sentences(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book" / "extensions")
+    described = importlib.import_module("sharing").described
+    long = f"A {'very ' * 60}long one."
+    assert (
+        described(f"Is it\nas Fig. 5 [3, 4] says? It is. {long}") == "Is it as Fig. 5 says? It is."
+    )
+    assert described(f"{long} Another.") == long, "never cut"
 
 
 @pytest.mark.slow
