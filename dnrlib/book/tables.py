@@ -332,8 +332,15 @@ def corruption_table(frame: pd.DataFrame, dataset: str, name: str) -> Markdown:
     return table(["method", "n", *means, "paper"], rows, caption, name)
 
 
-def download(frame: pd.DataFrame, name: str) -> HTML:
-    """A link that saves a frame as NAME.csv; the file lies in the link itself."""
-    content = base64.b64encode(frame.to_csv(index=False, float_format="%.6g").encode()).decode()
-    link = f'<a download="{html.escape(name)}.csv" href="data:text/csv;base64,{content}">'
-    return HTML(f"{link}The numbers behind this page, as CSV</a> ({len(frame):,} rows)")
+def download(frame: pd.DataFrame, name: str, **behind: pd.DataFrame) -> HTML:
+    """Links that save a frame as NAME.csv, and the frames behind figures that show other numbers as
+    NAME-KEY.csv by their keys; the files lie in the links themselves."""
+    files = {name: ("The numbers behind this page, as CSV", frame)}
+    files |= {f"{name}-{key}": (key.replace("_", " "), other) for key, other in behind.items()}
+    links = []
+    for file, (words, shown) in files.items():
+        text = shown.to_csv(index=False, float_format="%.6g")
+        address = "data:text/csv;base64," + base64.b64encode(text.encode()).decode()
+        link = f'<a download="{html.escape(file)}.csv" href="{address}">{words}</a>'
+        links.append(f"{link} ({len(shown):,} rows)")
+    return HTML(links[0] + ("; behind its figures: " if behind else "") + ", ".join(links[1:]))
