@@ -5,7 +5,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -140,30 +139,22 @@ def build_book() -> Path:
                 continue
             given = {"dataset": dataset, "train": False}
             calls.append((notebook, output, given, False, made_of))
-    start = time.monotonic()
+    print(f"pages: {len(calls)} to execute, {kept} kept as they are", flush=True)
     workers = min(os.cpu_count() or 1, 4)
     pages = parallel.finished(execute, calls, workers)
     with tqdm(total=len(calls), unit="page", smoothing=0, leave=False, disable=None) as bar:
         bar.initial = -workers / 2  # For the time that is left, pages in work are half done.
         for _ in pages:
             bar.update()
-    print(f"pages: {len(calls)} executed, {kept} kept as they were, {_since(start)}", flush=True)
-    start = time.monotonic()
+    print(f"book: being made of {len(wanted)} notebooks and the chapters", flush=True)
     program = str(Path(sys.executable).with_name("jupyter-book"))
     options = ["--config", "_config.yml", "--path-output", ".", "-W", "-n", "--keep-going", "-q"]
     index = ROOT / "_build" / "html" / "index.html"
     # Jupyter Book keeps one that is there, which may lead to what was the first page once.
     index.unlink(missing_ok=True)
-    print(f"book: made of {len(wanted)} notebooks and the chapters, ", end="", flush=True)
     done = subprocess.run(
         [program, "build", "book", *options], cwd=ROOT, capture_output=True, text=True
     )
-    print(_since(start))
     if done.returncode or not index.exists():
         raise UserError(f"the book was not built; its warnings are errors:\n{done.stderr}")
     return index
-
-
-def _since(start: float) -> str:
-    """Minutes and seconds since then."""
-    return tqdm.format_interval(time.monotonic() - start)
