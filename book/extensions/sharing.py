@@ -22,8 +22,8 @@ def buttons(app, config):
 
 
 def described(paragraph):
-    """The first sentences of a paragraph that fit into 300 characters, about what messengers show, but
-    always the whole first one; without the numbers of citations."""
+    """The first sentences of a paragraph that fit into 300 characters, but always the whole first
+    one; without the numbers of citations."""
     words = re.sub(r" \[[\d, ]*\]", "", " ".join(paragraph.split())).removesuffix(":")
     first, *others = re.split(r"(?<=[.?!])(?<!Fig\.)(?<!Figs\.) (?=[A-Z])", words)
     for sentence in others:
