@@ -349,6 +349,7 @@ def _runs_of(asked: dict[str, Any]) -> tuple[list[Any], tuple[Any, ...]]:
 
 
 def _study(options: argparse.Namespace) -> None:
+    from .book.agreement import agreement
     from .evaluate.evaluations import EVALUATED
     from .frames import generations
     from .stats import summary
@@ -357,11 +358,13 @@ def _study(options: argparse.Namespace) -> None:
     for asked in _asked(options) if options.plan is None else _of_plan(options):
         configs, evaluations = _runs_of(asked)
         how = {"workers": options.workers, "device": options.device, "evaluations": evaluations}
-        frame = generations(study(configs, published=False, **how))
+        runs = study(configs, published=False, **how)
+        frame = generations(runs)
         for column in ("test_accuracy", *EVALUATED):
             if frame[column].notna().any():
                 print(f"\n{asked['dataset']}: {column} in %")
                 print(summary(frame, column).round(2).to_string())
+        print(f"\n{agreement(runs)}")
 
 
 def _of_plan(options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What the extensions of the book make of a page."""
 
+import importlib
 import io
 import re
 import shutil
@@ -16,6 +17,16 @@ from dnrlib.book import figures
 from dnrlib.records import ROOT
 
 SITE = "https://example.org/name"
+
+
+def test_a_description_is_made_of_whole_sentences(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book" / "extensions")
+    described = importlib.import_module("sharing").described
+    long = f"A {'very ' * 60}long one."
+    assert (
+        described(f"Is it\nas Fig. 5 [3, 4] says? It is. {long}") == "Is it as Fig. 5 says? It is."
+    )
+    assert described(f"{long} Another.") == long, "never cut"
 
 
 @pytest.mark.slow
@@ -37,7 +48,10 @@ def test_a_page_has_its_figures_its_description_and_once_there_is_a_source_its_b
     shown = nbformat.v4.new_output("display_data", {"image/svg+xml": drawing.getvalue().decode()})
     shows = {"figure": {"name": "fig-a", "caption": "A caption."}, "image": {"alt": "Two <words>"}}
     cells = [
-        nbformat.v4.new_markdown_cell('# A page\n\nIt says "a" {cite}`taha2021ke` & more.'),
+        nbformat.v4.new_markdown_cell('# A page\n\nIt says "a" {cite}`taha2021ke` & more (D18).'),
+        nbformat.v4.new_markdown_cell(
+            "| a | b |\n|---|---|\n| DNR, highest reset − KE (KELS), f3 | DNR |\n| DNR is D2 | – |"
+        ),
         *(
             nbformat.v4.new_code_cell("1", outputs=[shown], metadata={"mystnb": shows | more})
             for more in ({}, {"figure": {"name": "fig-b", "caption": "Again."}})
@@ -56,7 +70,12 @@ def test_a_page_has_its_figures_its_description_and_once_there_is_a_source_its_b
     assert text.count(">not run</text>") == 2
     ids = re.findall(r'\bid="([^"]+)"', text[text.index("<article") : text.index("</article")])
     assert len(ids) == len({*ids}) > 4
-    assert '<meta name="description" content="It says “a” &amp; more.">' in text
+    assert '<meta name="description" content="It says “a” &amp; more (D18).">' in text
+    leads = re.findall(r'href="(methods.html#tbl-plan-.*?|discrepancies.html#.*?)">(.*?)</a>', text)
+    cards = [f"methods.html#tbl-plan-{method}" for method in ("dnr-highest", "ke")]
+    rows = [f"discrepancies.html#{number}" for number in ("D18", "D2")]
+    named = ("D18", "DNR, highest reset", "KE (KELS)", "D2")
+    assert leads == list(zip((rows[0], *cards, rows[1]), named, strict=True))
     assert f'content="{SITE}/_static/card.png"' in text
     assert (built / "_static" / "card.png").stat().st_size > 1000
     binder = "https://mybinder.org/v2/gh/owner/name/main?urlpath=lab/tree/notebooks/table1.ipynb"

@@ -90,6 +90,8 @@ def test_every_claim_can_be_read_and_every_printed_row_exists():
         assert row["type"] in kinds.get(kind, {"difference", "ordering"}), row
     for _, row in table.iterrows():
         assert "" not in (row["words"], row["place"]), row
+        hedged = {"may", "might", "could", "potentially"} & {*row["words"].split()}
+        assert not hedged, "what may be so cannot be ruled out"
         stated = row["embedded"] and not row["untestable"]
         assert stated or row["note"], "a claim that is not judged says why"
         if row["embedded"]:

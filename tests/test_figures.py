@@ -201,11 +201,15 @@ def test_a_difference_without_a_sign_says_what_is_excluded(others, column, word)
 
 def test_a_frame_is_saved_from_its_link():
     frame = pd.DataFrame({"method": ["dnr", "ke, <b>"], "test_accuracy": [90.25, 1 / 3]})
-    link = tables.download(frame, "table1-<x>").data
-    assert 'download="table1-&lt;x&gt;.csv"' in link
-    content = base64.b64decode(re.search('base64,([^"]*)', link)[1])
-    again = pd.read_csv(io.BytesIO(content))
-    pd.testing.assert_frame_equal(again, frame, atol=1e-5)
+    links = tables.download(frame, "table1-<x>", by_seed=frame[:1]).data
+    assert re.findall('download="([^"]*)"', links) == [
+        *("table1-&lt;x&gt;.csv", "table1-&lt;x&gt;-by_seed.csv"),
+    ]
+    for content, saved in zip(re.findall('base64,([^"]*)', links), (frame, frame[:1]), strict=True):
+        again = pd.read_csv(io.BytesIO(base64.b64decode(content)))
+        pd.testing.assert_frame_equal(again, saved, atol=1e-5)
+    assert links.endswith(">by seed</a> (1 rows)")
+    assert "figures" not in tables.download(frame, "table1").data
 
 
 def test_everything_draws_and_says_not_run_without_runs():

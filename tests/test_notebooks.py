@@ -115,6 +115,8 @@ def test_parameters_are_scalars_in_one_cell(notebook):
     without |= {"ke_costs", "ke_correlation", "table10"}
     assert len(cells) == (0 if notebook.stem in without else 1)
     for cell in cells:
+        first = next(cell for cell in read(notebook).cells if cell.cell_type == "code")
+        assert cell.id == first.id, "before all imports, so that a misspelt name fails at once"
         for statement in ast.parse(cell.source).body:
             assert isinstance(statement, ast.Assign)
             assert isinstance(ast.literal_eval(statement.value), str | int | float | bool)

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import html
+import importlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import nbformat
 import pytest
 from IPython.display import Markdown
 
+import dnrlib.book
 from dnrlib import UserError, cli, records
 from dnrlib.book import build, pages
 from dnrlib.book.build import gate
@@ -196,15 +198,16 @@ def test_bad_parameters_are_refused_with_the_valid_ones(given, message):
         parameters(**given)
 
 
-def test_unknown_injected_parameters_are_refused(monkeypatch):
-    class Shell:
-        user_ns = {"In": ["", "import x", '# Parameters\ndatset = "digits"\nseeds = 2\n']}  # noqa: RUF012
-
-    monkeypatch.setattr(pages, "get_ipython", Shell)
-    with pytest.raises(
-        UserError, match="unknown parameter datset; this notebook has: dataset, seeds"
-    ):
+def test_unknown_injected_parameters_are_refused_before_all_else_is_imported(monkeypatch):
+    cells = ["", "import x", 'dataset = "digits"\nseeds = 2\n', '# Parameters\ndatset = "a"\n']
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(user_ns={"In": cells}))
+    message = "unknown parameter datset; this notebook has: dataset, seeds"
+    with pytest.raises(UserError, match=message):
         parameters(dataset="digits", seeds=2)
+    with pytest.raises(UserError, match=message):
+        importlib.reload(dnrlib.book)
+    cells.append("# Parameters\nseeds = 1\n")
+    assert parameters(dataset="digits", seeds=1).seeds == 1, "the cell was mended"
 
 
 def test_gate_refuses_unexecuted_and_failed_cells():
@@ -267,6 +270,7 @@ def test_study_summarises(capsys):
     said = capsys.readouterr().out
     assert "2 runs to train" in said
     assert "\ndigits: test_accuracy in %\n" in said
+    assert said.endswith("no published ones of their kind compare with them.\n")
     assert cli.main(words.split()) == 0
     assert "nothing to train" in capsys.readouterr().out
 
@@ -498,10 +502,12 @@ def test_a_page_is_kept_while_nothing_that_it_shows_changes(tmp_path, monkeypatc
     index.parent.mkdir(parents=True)
     index.write_text("what was the first page")
 
-    def built(program, cwd):
+    failed = 0
+
+    def built(program, cwd, capture_output, text):
         assert not index.exists()
         index.touch()
-        return SimpleNamespace(returncode=0)
+        return SimpleNamespace(returncode=failed, stderr="a.md:3: WARNING: no such page")
 
     monkeypatch.setattr(build, "ROOT", tmp_path)
     monkeypatch.setattr(pages, "NOTEBOOKS", tmp_path)
@@ -518,7 +524,13 @@ def test_a_page_is_kept_while_nothing_that_it_shows_changes(tmp_path, monkeypatc
     unchanged = (tmp_path / "pages" / "two.ipynb").stat().st_mtime_ns
     build.build_book()
     assert len(made) == 2
-    assert "2 of 2 executed pages are kept" in capsys.readouterr().out
+    said = capsys.readouterr()
+    book = "book: being made of 3 notebooks and the chapters"
+    assert said.out.splitlines() == [
+        *("pages: 2 to execute, 0 kept as they are", book),
+        *("pages: 0 to execute, 2 kept as they are", book),
+    ]
+    assert said.err == "", "no bar outside of a terminal"
     assert (tmp_path / "pages" / "two.ipynb").stat().st_mtime_ns == unchanged
     notebook.cells[0].source = "# B"
     nbformat.write(notebook, tmp_path / "two.ipynb")
@@ -528,3 +540,6 @@ def test_a_page_is_kept_while_nothing_that_it_shows_changes(tmp_path, monkeypatc
     (tmp_path / "requirements.txt").write_text("torch==3")
     build.build_book()
     assert made[3:] == ["one-digits", "two-digits"]
+    failed = 1
+    with pytest.raises(UserError, match=r"not built; its warnings are errors:\na.md:3: WARNING"):
+        build.build_book()

@@ -3,7 +3,6 @@
 
 import html
 import re
-import textwrap
 
 from docutils import nodes
 
@@ -22,6 +21,18 @@ def buttons(app, config):
         }
 
 
+def described(paragraph):
+    """The first sentences of a paragraph that fit into 300 characters, but always the whole first
+    one; without the numbers of citations."""
+    words = re.sub(r" \[[\d, ]*\]", "", " ".join(paragraph.split())).removesuffix(":")
+    first, *others = re.split(r"(?<=[.?!])(?<!Fig\.)(?<!Figs\.) (?=[A-Z])", words)
+    for sentence in others:
+        if len(first) + len(sentence) >= 300:
+            break
+        first += f" {sentence}"
+    return first
+
+
 def share(app, name, template, context, doctree):
     # The theme takes a page for its own source; a generated one is not in the repository.
     for group in context["header_buttons"]:
@@ -32,9 +43,7 @@ def share(app, name, template, context, doctree):
     if doctree is None:
         return
     first = next(doctree.findall(nodes.paragraph), None)
-    # Without the numbers of citations.
-    words = re.sub(r" \[[\d, ]*\]", "", first.astext()) if first else context["title"]
-    words = textwrap.shorten(words, 200, placeholder=" …")
+    words = described(first.astext()) if first else context["title"]
     shown = {"og:type": "article", "og:title": context["title"], "og:description": words}
     if app.config.html_baseurl:
         shown["og:image"] = f"{app.config.html_baseurl.rstrip('/')}/_static/card.png"

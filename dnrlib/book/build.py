@@ -51,8 +51,8 @@ def execute(
         cwd=str(ROOT),
         progress_bar=progress,
         kernel_name="python3",
-        # It warns that it talks to this process over TCP, once for every page.
-        extra_arguments=["--IPKernelApp.log_level=40"],
+        # Each page would warn that it uses TCP, and call the interrupt that ends it an error.
+        extra_arguments=["--IPKernelApp.log_level=50"],
     )
     page = nbformat.read(partial, as_version=4)
     for cell in page.cells:
@@ -145,17 +145,22 @@ def build_book() -> Path:
                 continue
             given = {"dataset": dataset, "train": False}
             calls.append((notebook, output, given, False, made_of))
-    if kept:
-        print(f"{kept} of {kept + len(calls)} executed pages are kept: nothing they show changed")
-    pages = parallel.finished(execute, calls, min(os.cpu_count() or 1, 4))
-    for _ in tqdm(pages, total=len(calls), unit="page", desc="executing"):
-        pass
+    print(f"pages: {len(calls)} to execute, {kept} kept as they are", flush=True)
+    workers = min(os.cpu_count() or 1, 4)
+    pages = parallel.finished(execute, calls, workers)
+    with tqdm(total=len(calls), unit="page", smoothing=0, leave=False, disable=None) as bar:
+        bar.initial = -workers / 2  # For the time that is left, pages in work are half done.
+        for _ in pages:
+            bar.update()
+    print(f"book: being made of {len(wanted)} notebooks and the chapters", flush=True)
     program = str(Path(sys.executable).with_name("jupyter-book"))
-    options = ["--config", "_config.yml", "--path-output", ".", "-W", "-n", "--keep-going"]
+    options = ["--config", "_config.yml", "--path-output", ".", "-W", "-n", "--keep-going", "-q"]
     index = ROOT / "_build" / "html" / "index.html"
     # Jupyter Book keeps one that is there, which may lead to what was the first page once.
     index.unlink(missing_ok=True)
-    done = subprocess.run([program, "build", "book", *options], cwd=ROOT)
+    done = subprocess.run(
+        [program, "build", "book", *options], cwd=ROOT, capture_output=True, text=True
+    )
     if done.returncode or not index.exists():
-        raise UserError("the book was not built; the warnings above are errors")
+        raise UserError(f"the book was not built; its warnings are errors:\n{done.stderr}")
     return index

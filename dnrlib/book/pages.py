@@ -1,6 +1,5 @@
 """What notebooks share: checked parameters, verdicts, how to reproduce a page; and the contents."""
 
-import ast
 import itertools
 import shlex
 from collections import Counter
@@ -11,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 import yaml
-from IPython.core.getipython import get_ipython
 from IPython.display import Markdown
 
 from .. import UserError, records
@@ -24,6 +22,7 @@ from ..paper.exhibits import ANALOGUE, EXHIBITS, Exhibit, arms, evaluations_of, 
 from ..recipes import BUDGETS, RECIPES, arm_of, configure, grid, parse_arm, scope
 from ..records import ROOT
 from ..study import Archive, Run, command
+from . import refuse_unknown
 from .agreement import agreement
 from .tables import fenced, findings
 
@@ -115,19 +114,9 @@ def parameters(exhibit: str = "table1", **given: Any) -> Parameters:
     """The parameters of a notebook, as they come from its own cell or from papermill, checked.
 
     Called with the exhibit, and all of them by name. Raises `UserError` that lists the valid values
-    for a bad value, and the valid names for a name that papermill injected and the notebook does
-    not have.
+    for a bad value, and the valid names for an unknown one (`refuse_unknown`).
     """
-    shell = get_ipython()
-    cells = shell.user_ns["In"] if shell else []
-    # papermill itself only warns of names that its cell assigns and the notebook does not have.
-    injected = [cell for cell in cells if cell.startswith("# Parameters\n")]
-    assigned = [node for cell in injected for node in ast.parse(cell).body]
-    names = {node.targets[0].id for node in assigned if isinstance(node, ast.Assign)}
-    if unknown := names - given.keys():
-        raise UserError(
-            f"unknown parameter {', '.join(sorted(unknown))}; this notebook has: {', '.join(given)}"
-        )
+    refuse_unknown()
     return Parameters(exhibit=exhibit, **given)
 
 

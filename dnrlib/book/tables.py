@@ -19,6 +19,7 @@ from ..recipes import recipe, scope
 from ..stats import LEVEL, MARGIN, Estimate, comparisons, estimate, summary
 
 MISSING = "–"
+LEVEL_SAID = f"{100 * LEVEL:.0f} %"
 LEAST_SEEDS = 3
 """Figures, and the report on one's own images, give no interval of fewer seeds."""
 MEASURES = {
@@ -169,7 +170,7 @@ def accuracy_table(
     header = ["method", "n", "ours", "interval"]
     caption = (
         f"{MEASURES[column].capitalize()} on {escaped(dataset)} in %: mean ± standard deviation "
-        f"over n seeds, and the {LEVEL:.0%} interval of the mean."
+        f"over n seeds, and the {LEVEL_SAID} interval of the mean."
     )
     if ours["n"].nunique() > 1:
         caption += " Rows of different n have different seeds: compare them by paired differences."
@@ -219,9 +220,9 @@ def comparison_table(
         for row in found.itertuples()
     ]
     caption = (
-        f"Differences of {MEASURES[column]} in points, paired by seed, with {LEVEL:.0%} intervals. "
-        "Better and worse are said after Holm's correction over the rows (p); intervals, "
-        f"equivalent, no gain and no loss (margin: {MARGIN} points) are of each row alone."
+        f"Differences of {MEASURES[column]} in points, paired by seed, with {LEVEL_SAID} "
+        "intervals. Better and worse are said after Holm's correction over the rows (p); "
+        f"intervals, equivalent, no gain and no loss (margin: {MARGIN} points) are of each row alone."
     )
     header = ["difference", "n", "mean", "interval", "p", "verdict", "seeds needed"]
     return table(header, rows, caption, name)
@@ -340,8 +341,15 @@ def corruption_table(frame: pd.DataFrame, dataset: str, name: str) -> Markdown:
     return table(["method", "n", *means, "paper"], rows, caption, name)
 
 
-def download(frame: pd.DataFrame, name: str) -> HTML:
-    """A link that saves a frame as NAME.csv; the file lies in the link itself."""
-    content = base64.b64encode(frame.to_csv(index=False, float_format="%.6g").encode()).decode()
-    link = f'<a download="{html.escape(name)}.csv" href="data:text/csv;base64,{content}">'
-    return HTML(f"{link}The numbers behind this page, as CSV</a> ({len(frame):,} rows)")
+def download(frame: pd.DataFrame, name: str, **behind: pd.DataFrame) -> HTML:
+    """Links that save a frame as NAME.csv, and the frames behind figures that show other numbers as
+    NAME-KEY.csv by their keys; the files lie in the links themselves."""
+    files = {name: ("The numbers behind this page, as CSV", frame)}
+    files |= {f"{name}-{key}": (key.replace("_", " "), other) for key, other in behind.items()}
+    links = []
+    for file, (words, shown) in files.items():
+        text = shown.to_csv(index=False, float_format="%.6g")
+        address = "data:text/csv;base64," + base64.b64encode(text.encode()).decode()
+        link = f'<a download="{html.escape(file)}.csv" href="{address}">{words}</a>'
+        links.append(f"{link} ({len(shown):,} rows)")
+    return HTML(links[0] + ("; behind its figures: " if behind else "") + ", ".join(links[1:]))

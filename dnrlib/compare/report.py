@@ -14,11 +14,11 @@ from .. import records
 from ..book.build import execute
 from ..book.figures import inlined
 from ..book.pages import NOTEBOOKS
-from ..book.tables import LEAST_SEEDS, escaped, interval, number
+from ..book.tables import LEAST_SEEDS, LEVEL_SAID, escaped, interval, number
 from ..datasets.catalogue import dataset, read
 from ..methods import label, plan
 from ..recipes import configure
-from ..stats import LEVEL, MARGIN, Estimate
+from ..stats import MARGIN, Estimate
 from .choice import FINETUNED, ORDINARY, Comparison, estimated, load
 
 _AGAIN = "{generations} trainings of {epochs} epochs, each from the weights of the one before"
@@ -134,7 +134,7 @@ def _on_test(found: Comparison) -> str:
         f"On the {len(read(found.base.dataset)['test'])} test images, which no choice has seen, "
         f"{named(method)} recognises **{number(here.mean, 1)} %**"
     )
-    text += "" if math.isnan(here.low) else f" ({LEVEL:.0%} interval {accuracies(here)})"
+    text += "" if math.isnan(here.low) else f" ({LEVEL_SAID} interval {accuracies(here)})"
     text += "".join(f"; {_points(points)} against {named(of)}" for of, points in over.items())
     text += f". Always naming the commonest class would be right in {number(majority(found), 1)} %."
     if found.choice.found and not all(points.low > 0 for points in over.values()):
