@@ -222,7 +222,8 @@ def comparison_table(
     caption = (
         f"Differences of {MEASURES[column]} in points, paired by seed, with {LEVEL_SAID} "
         "intervals. Better and worse are said after Holm's correction over the rows (p); "
-        f"intervals, equivalent, no gain and no loss (margin: {MARGIN} points) are of each row alone."
+        f"intervals, equivalent, no gain and no loss (margin: {MARGIN} points) are of each row "
+        "alone."
     )
     header = ["difference", "n", "mean", "interval", "p", "verdict", "seeds needed"]
     return table(header, rows, caption, name)
