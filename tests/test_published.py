@@ -55,7 +55,8 @@ SEEDS = {
         ],
         8,
     )
-    | dict.fromkeys(("dnr+generations=30", "long+generations=20", "long+generations=30"), 5),
+    | dict.fromkeys(("dnr+generations=30", "long+generations=20", "long+generations=30"), 5)
+    | dict.fromkeys(("ke+generations=100", "tune+generations=100", "dnr+generations=100"), 3),
     "digits-hard": dict.fromkeys(MAIN, 6),
     "digits-32": {"dnr+generations=2": 3},
     "digits-colour": dict.fromkeys(arms("fig5", "digits-colour"), 5),
