@@ -16,13 +16,14 @@ from .store import Entry, Store
 ROOT = {spec.name for spec in fields(Config) if spec.metadata["part"] == "root"}
 
 
-def check(runs: Path) -> tuple[Counter[str], list[str]]:
+def check(runs: Path) -> tuple[Counter[str], list[str], list[Path]]:
     """Checks every record under a folder of runs, of whichever study, and what comes with it: seals
     and places, keys from the images on, descent, weights and masks. Returns the number of whole
-    records by kind, and a line for each fault.
+    records by kind, a line for each fault, and the folders of generations that have weights and no
+    record.
 
-    What a killed run left unfinished is no fault: the next study goes on from there. Raises
-    `UserError` for a folder without records.
+    Those are no faults: a killed run left them, and the next study goes on from there. Whether runs
+    are missing altogether only a study can say. Raises `UserError` for a folder without records.
     """
     names = ("record.json", "mask-*.json", "evaluation-*.json")
     paths = [path for name in names for path in runs.rglob(name)]
@@ -38,8 +39,10 @@ def check(runs: Path) -> tuple[Counter[str], list[str]]:
         except (KeyError, TypeError, AttributeError):
             # Its seal fits, so that it was made as it is.
             faults.append(str(DamagedFile(path, "not a record of a run")))
+    weights = sorted(path.parent for path in runs.glob("*/weights.pt"))
+    unfinished = [folder for folder in weights if not (folder / "record.json").exists()]
     # What all records of a dataset lack is one fault.
-    return whole, list(dict.fromkeys(faults))
+    return whole, list(dict.fromkeys(faults)), unfinished
 
 
 class _Tree:

@@ -6,6 +6,7 @@ What a command needs is imported when it is chosen: `dnr --help` imports nothing
 import argparse
 import json
 import os
+import shlex
 import sys
 import textwrap
 from collections import Counter
@@ -373,16 +374,24 @@ def _of_plan(options: argparse.Namespace) -> list[dict[str, Any]]:
         if getattr(options, name):
             raise UserError(f"--{name} is settled by the plan; only --seed chooses among its lines")
     try:
-        lines = [json.loads(line) for line in options.plan.read_text().splitlines()]
-        chosen = [a for a in lines if options.seed is None or set(a["seeds"]) <= {*options.seed}]
-        for asked in chosen:
-            _runs_of(asked)
+        lines = [json.loads(line) for line in options.plan.read_text().splitlines() if line.strip()]
+        there = {seed for asked in lines for seed in asked["seeds"]}
+        wanted = there if options.seed is None else {*options.seed}
+        chosen = [a | {"seeds": [s for s in a["seeds"] if s in wanted]} for a in lines]
+        chosen = [asked for asked in chosen if asked["seeds"]]
+        if not all(_runs_of(asked)[0] for asked in chosen):
+            raise ValueError("a line without arms")
+    except OSError as error:
+        said = "cannot be read; a plan is written by: dnr plan --output FILE"
+        raise UserError(f"{options.plan} {said}") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{options.plan} is not a plan that dnr plan wrote") from error
-    if not chosen:
-        raise UserError(f"{options.plan} has none of these seeds")
+    if not lines:
+        raise UserError(f"{options.plan} is empty; is there such a line in the plan?")
+    if missing := sorted(wanted - there):
+        raise UserError(f"{options.plan} has no seed {', '.join(map(str, missing))}")
     return chosen
 
 
@@ -393,12 +402,16 @@ def _plan(options: argparse.Namespace) -> None:
     asked = _asked(options)
     every = (config for each in asked for config in _runs_of(each)[0])
     frame = planned(every, device=options.device)
+    jobs, frame["seed"] = len(frame), frame["seed"].astype(str)
     numbers = ["runs", "generations", "shared", "epochs", "hours", "megabytes"]
-    frame.loc["all", numbers] = frame[numbers].sum(skipna=False)
-    digits = {"hours": "{:.2f}".format, "megabytes": "{:.0f}".format}
-    whole = dict.fromkeys(("seed", "runs", "generations", "shared", "epochs"), "{:.0f}".format)
-    print(frame.to_string(index=False, na_rep="", formatters=digits | whole))
-    print("hours on one worker, timed by published records, or by a few steps here")
+    frame.loc[jobs, ["dataset", *numbers]] = ["all", *frame[numbers].sum(skipna=False)]
+    shown = dict.fromkeys(numbers, "{:.0f}".format) | {"hours": _hours}
+    print(frame.to_string(index=False, na_rep="", formatters=shown))
+    print(
+        f"{jobs} jobs, a dataset and a seed each; shared: generations that several runs have; "
+        "hours: on one worker, without evaluations, timed by published records or by a few steps "
+        "here"
+    )
     if options.output is not None:
         lines = [
             json.dumps(each | {"seeds": [seed]}) + "\n"
@@ -406,7 +419,11 @@ def _plan(options: argparse.Namespace) -> None:
             for seed in dict.fromkeys(config.seed for config in _runs_of(each)[0])
         ]
         write(options.output, "".join(lines).encode())
-        print(f"{options.output}: a line per seed; dnr study --plan {options.output} --seed SEED")
+        print(f"a line per job; to run it: dnr study --plan {shlex.quote(str(options.output))}")
+
+
+def _hours(hours: float) -> str:
+    return "<0.01" if 0 < hours < 0.005 else f"{hours:.2f}"
 
 
 def _page(options: argparse.Namespace) -> None:
@@ -481,12 +498,15 @@ def _records_check(options: argparse.Namespace) -> None:
     from .check import check
     from .records import located, runs_root
 
-    runs = located(options.folder) if options.folder else runs_root()
-    whole, faults = check(runs)
+    runs = runs_root() if options.folder is None else located(options.folder)
+    whole, faults, unfinished = check(runs)
     for fault in faults:
         print(fault)
     if faults:
         raise UserError(f"faults in {runs}: {len(faults)}")
+    if unfinished:
+        said = "have weights and no record: not finished, or not copied whole; a study trains them"
+        print(f"{len(unfinished)} generations {said}")
     listed = ", ".join(f"{number} of kind {kind}" for kind, number in whole.items())
     print(f"{whole.total()} records are whole ({listed})")
 

@@ -124,6 +124,8 @@ def study(
     were made with different versions or devices, which must not be compared.
     """
     configs = list(configs)
+    if workers < 0:
+        raise UserError(f"workers={workers} must be at least 0 (0: one per core)")
     # Settled here, because workers live on from study to study with the environment they began in.
     runs = runs or records.runs_root()
     archive = Archive(published, runs=runs)
@@ -284,19 +286,17 @@ def _train(
     runs: Path,
     evaluations: Sequence[Evaluation],
 ) -> None:
-    if workers < 0:
-        raise UserError(f"workers={workers} must be at least 0 (0: one per core)")
     for name in {config.dataset for config in configs}:
         read(name)  # One error here, instead of one per run, if its images are not on this machine.
         for each in evaluations:
             each.check(dataset(name))
     workers, devices = processes(workers, device)
-    store = Store(runs)
+    workers, store = min(workers, len(configs)), Store(runs)
     todo = missing_links(configs, store)
     epochs = sum(link.stage.length(config) for config, link in todo.values())
     per_epoch = seconds_per_epoch(configs[0], device)
     duration = (
-        f"about {_duration(epochs * per_epoch / min(workers, len(configs)))}"
+        f"about {_duration(epochs * per_epoch / workers)}"
         if per_epoch
         else "no run of this kind was timed yet"
     )
@@ -384,6 +384,8 @@ def _attempt(
         run(config, runs, _own(devices), first_only=first_only, evaluations=evaluations)
     except UserError as error:
         return config, f"{type(error).__name__}: {error}"
+    except OSError as error:
+        return config, f"{error}; what is finished is kept: mend this, and run it again"
     except Exception:
         return config, traceback.format_exc().rstrip()
     return config, None
@@ -410,4 +412,4 @@ def seconds_per_epoch(config: Config, device: str) -> float | None:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} seconds" if seconds < 90 else f"{seconds / 60:.0f} minutes"
+    return "a minute" if seconds < 90 else f"{seconds / 60:.0f} minutes"

@@ -35,7 +35,7 @@ def runs(made, tmp_path):
 
 
 def test_a_whole_tree_is_one_line(runs, capsys):
-    whole, faults = check(runs)
+    whole, faults, _ = check(runs)
     assert (whole, faults) == (Counter(generation=5, mask=3, evaluation=2), [])
     assert cli.main(["records", "check", str(runs)]) == 0
     said = capsys.readouterr()
@@ -44,13 +44,15 @@ def test_a_whole_tree_is_one_line(runs, capsys):
     assert cli.main(["records", "check"]) == 0, "these are $DNRLIB_RUNS"
 
 
-def test_what_a_killed_run_leaves_is_no_fault(runs, links):
+def test_what_a_killed_run_leaves_is_no_fault(runs, links, capsys):
     """The last generation without its record; its temporary file; the lock."""
     folder = runs / links[-1].key
     for path in folder.glob("*.json"):
         path.unlink()
     (folder / ".record.json-abcdefgh").write_text("{")
-    assert check(runs) == (Counter(generation=4, mask=2, evaluation=1), [])
+    assert check(runs) == (Counter(generation=4, mask=2, evaluation=1), [], [folder])
+    assert cli.main(["records", "check", str(runs)]) == 0
+    assert "1 generations have weights and no record" in capsys.readouterr().out
 
 
 def test_trees_of_several_nodes_are_one_by_copying(tiny, tmp_path, monkeypatch, capsys):
@@ -64,7 +66,7 @@ def test_trees_of_several_nodes_are_one_by_copying(tiny, tmp_path, monkeypatch, 
     merged = tmp_path / "merged"
     for node in nodes:
         shutil.copytree(node, merged, dirs_exist_ok=True)
-    assert check(merged) == (alone[0] + alone[1], [])
+    assert check(merged) == (alone[0] + alone[1], [], [])
     monkeypatch.setattr(study, "_train", None)
     assert len(study.study(configs, runs=merged)) == 4
     assert "nothing to train" in capsys.readouterr().out
@@ -193,7 +195,7 @@ FAULTS = {
 def test_a_fault_is_one_line_and_names_its_file(runs, links, harm, capsys):
     position, said = FAULTS[harm]
     harm(Store(runs), links)
-    _, faults = check(runs)
+    _, faults, _ = check(runs)
     assert len(faults) == 1, faults
     assert re.search(said, faults[0])
     assert position is None or links[position].key in faults[0]
@@ -206,11 +208,11 @@ def test_a_fault_is_one_line_and_names_its_file(runs, links, harm, capsys):
 def test_the_first_generation_is_of_the_images_that_are_here(runs, links, monkeypatch):
     changed = dataclasses.replace(digits.DATASETS["digits"], fingerprint="0" * 20)
     monkeypatch.setitem(digits.DATASETS, "digits", changed)
-    _, (fault,) = check(runs)
+    _, (fault,), _ = check(runs)
     assert re.search(r"record.json is damaged \(its key is not that of its content and of", fault)
     assert links[0].key in fault
     monkeypatch.delitem(digits.DATASETS, "digits")
-    _, (fault,) = check(runs)
+    _, (fault,), _ = check(runs)
     assert "dataset='digits' is unknown" in fault
 
 

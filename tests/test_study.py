@@ -180,6 +180,21 @@ def _broken(*arguments, **named):
     return {}["a"]
 
 
+def _full(*arguments, **named):
+    raise OSError(28, "No space left on device", "weights.pt")
+
+
+@pytest.mark.fault("the disk is full, or can only be read", "one line for each run")
+def test_a_full_disk_is_a_line_for_each_run(tiny, published, monkeypatch):
+    monkeypatch.setattr(study, "run", _full)
+    with pytest.raises(StudyFailed, match="2 of 2 runs failed") as error:
+        study.study([tiny(method="plain"), tiny(method="long")], workers=1)
+    _, *lines = str(error.value).splitlines()
+    assert len(lines) == 2
+    for line in lines:
+        assert "No space left on device: 'weights.pt'; what is finished is kept" in line
+
+
 def test_a_published_record_is_never_replaced(tiny, published):
     """Nor by one of the same key that another processor made; the file stays as it is."""
     found = run(tiny(method="tune", generations=2))
@@ -246,7 +261,8 @@ def test_a_plan_says_what_there_is_to_train(tmp_path, published, capsys):
         ["digits", "3", "3", "9", "2", "270"],
         ["digits", "4", "3", "9", "2", "270"],
     ]
-    assert said.splitlines()[3].split()[:4] == ["6", "18", "4", "540"]
+    assert said.splitlines()[3].split()[:5] == ["all", "6", "18", "4", "540"]
+    assert "2 jobs, a dataset and a seed each" in said
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert [line["seeds"] for line in lines] == [[3], [4]]
     frame = study.planned(grid("digits", ["plain"], [3]))
@@ -324,10 +340,17 @@ def test_a_plan_is_carried_out_seed_by_seed(tmp_path, published, monkeypatch, ca
     assert configs == grid("digits-imbalanced", arms, [1], "smoke")
     assert (how["evaluations"], how["workers"]) == ((Predictions(),), 2)
     asked.clear()
+    two = tmp_path / "two.jsonl"
+    two.write_text(file.read_text().replace("[1]", "[1, 2]"))
+    assert cli.main(["study", "--plan", str(two), "--seed", "2"]) == 0
+    assert [configs[0].seed for configs, _ in asked] == [2, 2], "of both lines"
+    asked.clear()
     assert cli.main(["study", "--plan", str(file)]) == 0
     assert [configs[0].seed for configs, _ in asked] == [0, 1, 2]
     for content, seed, wrong in (
-        (file.read_text(), "7", "has none of these seeds"),
+        (file.read_text(), "7", "has no seed 7"),
+        ("\n", "1", "is empty; is there such a line"),
+        (re.sub(r'"arms": \[.*?\]', '"arms": []', file.read_text()), "1", "is not a plan"),
         ("{}\n", "1", "is not a plan"),
         ("[1]\n", "1", "is not a plan"),
         ("no json", "1", "is not a plan"),
@@ -336,7 +359,9 @@ def test_a_plan_is_carried_out_seed_by_seed(tmp_path, published, monkeypatch, ca
         file.write_text(content)
         assert cli.main(["study", "--plan", str(file), "--seed", seed]) == 1
         assert wrong in capsys.readouterr().err
+    capsys.readouterr()
     assert cli.main(["study", "--plan", str(tmp_path / "none")]) == 1
+    assert "none cannot be read; a plan is written by: dnr plan" in capsys.readouterr().err
     for option in ("--method", "--dataset", "--exhibit", "--evaluate", "--budget", "--seeds"):
         value = {"--exhibit": "fig7", "--evaluate": "fig7", "--budget": "smoke", "--seeds": "3"}
         words = ["study", "--plan", str(file), option, value.get(option, "digits")]
