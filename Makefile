@@ -74,8 +74,9 @@ test-portable: $(READY)  ## the fast tests with the rounding of older processors
 	  ATEN_CPU_CAPABILITY=$$1 ONEDNN_MAX_CPU_ISA=$$2 $(FAST) || exit; \
 	done
 
+# Those of the cluster wait most of the time, so that there is work for one process more.
 test-slow: $(READY)  ## slow tests, and the mistakes that the suite must notice
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow
+	$(BIN)/python -m pytest -n 3 --dist loadgroup -m slow
 	$(BIN)/python -m tests.mistakes
 
 test-browser:  ## walk every page of the built book in Chromium; needs npm, and Node 20 or later
