@@ -202,7 +202,13 @@ def comparison_table(
 ) -> Markdown:
     """Paired differences between methods, with verdicts."""
     found = comparisons(frame, pairs, column)
-    found["verdict"] = [difference_word(row) for row in found.itertuples()]
+    planned = exhibits.PLANNED.get(next(iter(frame.get("dataset", ())), ""), {})
+    found["verdict"] = [
+        CLAIM_WORDS["not finished"][0]
+        if row.n < min(planned.get(row.a, 0), planned.get(row.b, 0))
+        else difference_word(row)
+        for row in found.itertuples()
+    ]
     if column.endswith("_drop"):
         words = {"better": "loses more", "worse": "loses less"}
         words |= {"no gain": "does not lose more", "no loss": "does not lose less"}

@@ -469,10 +469,10 @@ def wide(source: str, exhibit: str) -> pd.DataFrame:
 
 def printed_columns(exhibit: str, dataset: str) -> list[str]:
     """The columns of an exhibit beside which a dataset is read: its own, that of the dataset whose
-    photographs it has with fewer pixels or images, or else all."""
+    photographs it has with fewer pixels or images, or else, of digits and folders, all."""
     of = {name: column for name, column in EXHIBITS[exhibit].columns.items() if column}
     own = [of[name] for name in (dataset, dataset.partition("-")[0]) if name in of]
-    return own[:1] or [*of.values()]
+    return own[:1] or ([*of.values()] if scope(dataset) == "embedded" else [])
 
 
 def beside_paper(table: pd.DataFrame, exhibit: str, dataset: str) -> pd.DataFrame:
