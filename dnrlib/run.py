@@ -187,13 +187,13 @@ def _few(config: Config, steps: int) -> Config:
 def pace(config: Config, device: str = "auto") -> float:
     """Seconds that an epoch of a run takes on this device, by the second of two short epochs."""
     few = replace(_few(config, 8), epochs=2, warmup=0)
-    trainee, stage, ends = Trainee(few, train.device_named(device)), chain(few)[0].stage, []
+    trainee, link, ends = Trainee(few, train.device_named(device)), chain(few)[0], []
     with threads(config.threads), enough_memory():
         images = train.train(
             trainee.model,
-            Training(trainee.data, few, 1, stage.mix, stage.task.pairs, stage.task.grouped),
+            trainee.batches(link, trainee.data),
             2,
-            step=trainee.step_of(stage),
+            step=trainee.step_of(link.stage),
             after=lambda epoch: ends.append(time.perf_counter()),
         )["images"]
     return (ends[1] - ends[0]) / (images / 2) * len(load(config).train.labels)
@@ -281,6 +281,13 @@ class Trainee:
             raise UserError(f"the loss on images is {loss}; lower lr or add warmup epochs")
         return accuracy, loss
 
+    def batches(self, link: Link, data: Data) -> Training:
+        """The batches that a generation is trained on."""
+        task = link.stage.task
+        return Training(
+            data, self.config, link.generation, link.stage.mix, task.pairs, task.grouped
+        )
+
     def learn(self, link: Link, mask: Mask, clock: Clock) -> tuple[dict[str, Any], dict[str, Any]]:
         """Resets what `mask` does not keep and trains one generation; returns what came out of it,
         and `seconds` and `images_per_second`."""
@@ -313,9 +320,7 @@ class Trainee:
 
         trained = train.train(
             self.model,
-            Training(
-                data, self.config, link.generation, stage.mix, stage.task.pairs, stage.task.grouped
-            ),
+            self.batches(link, data),
             epochs,
             peak=stage.peak,
             step=step,

@@ -91,6 +91,15 @@ def test_tables_say_what_the_frame_says():
     assert "neither confirms" not in tables.findings(verdicts, "table1", "flower102").data
 
 
+def test_no_difference_is_judged_before_its_planned_seeds_are_there():
+    rows = [("plain", seed, 50.0 + seed % 2) for seed in range(3)]
+    rows += [("dnr", seed, 70.0) for seed in range(3)]
+    frame = pd.DataFrame(rows, columns=["method", "seed", "test_accuracy"]).assign(last=1)
+    for dataset, word in (("flower102-64", "not finished"), ("digits", "better")):
+        of = frame.assign(dataset=dataset)
+        assert f"| {word} |" in tables.comparison_table(of, [("dnr", "plain")], "t").data
+
+
 def test_single_sentences_are_told_by_their_names():
     words = tables.findings(verdicts(), "dynamic-mask beats-tune", "digits").data
     assert re.findall(r"<claim-(.+?)>", words) == ["beats-tune", "dynamic-mask"]

@@ -15,6 +15,7 @@ from dnrlib.paper.exhibits import (
     discrepancies,
     numbers,
     overlap_printed,
+    printed_columns,
     readme_commands,
     sweep_pairs,
     wide,
@@ -74,6 +75,12 @@ def test_exhibits_with_a_bundled_dataset_of_their_own():
     none = [name for name in ANALOGUE if not EXHIBITS[name].columns]
     assert none == ["normalisation", "ke_fig13", "ke_fig14", "ke_table10"]
     assert EXHIBITS["normalisation"].rows.items() <= EXHIBITS["fig5"].rows.items()
+
+
+def test_photographs_stand_beside_the_dataset_that_they_are_of_or_beside_nothing():
+    assert printed_columns("table1", "flower102-64") == ["Flower"]
+    assert printed_columns("table1", "cifar10-few") == []
+    assert len(printed_columns("table1", "digits")) == 5
 
 
 def test_every_table_and_figure_of_ke_with_results_has_a_row():

@@ -104,10 +104,7 @@ def ingredients() -> str:
     """A digest of all that an executed page is made of beside its notebook: the library, the pinned
     versions, the papers' numbers, the tuning grids, the published records, the benchmarks; and by
     size and time of change the user's own records and images."""
-    code, data = (
-        ("dnrlib/**/*.py", "dnrlib/**/*.toml"),
-        ("data/paper/*", "data/tuning/*", "data/compared/*"),
-    )
+    code, data = ("dnrlib/**/*.py", "dnrlib/**/*.toml"), ("data/paper/*", "data/tuning/*")
     others = ("benchmarks/results/*", "data/records/manifest.json", "requirements.txt")
     content = [
         [str(path.relative_to(ROOT)), hashlib.sha256(path.read_bytes()).hexdigest()]

@@ -20,6 +20,7 @@ from ..stats import LEVEL, MARGIN, Estimate, comparisons, estimate, summary
 
 MISSING = "–"
 LEVEL_SAID = f"{100 * LEVEL:.0f} %"
+"""`LEVEL` in prose."""
 LEAST_SEEDS = 3
 """Figures, and the report on one's own images, give no interval of fewer seeds."""
 MEASURES = {

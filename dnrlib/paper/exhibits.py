@@ -479,8 +479,8 @@ def beside_paper(table: pd.DataFrame, exhibit: str, dataset: str) -> pd.DataFram
     """`table` (indexed by arm) with the printed numbers of an exhibit in the columns `paper` and
     `paper_std`, NaN where nothing is printed.
 
-    For a dataset that the exhibit does not have these are the means over its datasets: numbers from
-    another setting, to be read for their order, never as a target.
+    They are of `printed_columns`, the mean where these are several: numbers from another setting,
+    to be read for their order, never as a target.
     """
     of = EXHIBITS[exhibit]
     source = exhibit if "_" in exhibit else f"dnr_{exhibit}"
