@@ -9,16 +9,19 @@ without any mistake.
 """
 
 import ast
+import contextlib
 import csv
 import functools
 import importlib
 import inspect
+import io
+import multiprocessing
 import os
-import subprocess
 import sys
 import textwrap
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 VARIABLE = "DNRLIB_MISTAKE"
@@ -70,12 +73,16 @@ def make(name: str) -> None:
     function.__code__ = code
 
 
-def test(name: str | None, chosen: list[str]) -> subprocess.CompletedProcess:
-    """Runs tests in a process with a mistake, or without any."""
-    environment = os.environ | ({VARIABLE: name} if name else {})
-    options = ["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    command = [sys.executable, "-m", "pytest", *options, *chosen]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+def test(task: tuple[str | None, str, str]) -> tuple[int, str]:
+    """The exit status of pytest with a mistake, or without any, on the tests of a file that words
+    select; and what it printed. Each is called in a process of its own."""
+    name, file, words = task
+    if name:
+        os.environ[VARIABLE] = name
+    unused = ["-p", "no:cacheprovider", "-p", "no:xdist"]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        status = pytest.main(["-q", "-x", *unused, str(ROOT / file), "-k", words])
+    return int(status), printed.getvalue()
 
 
 def selected(names: list[str]) -> dict[str, str]:
@@ -91,14 +98,20 @@ def main() -> int:
     names = sys.argv[1:] or list(MISTAKES)
     if unknown := [name for name in names if name not in MISTAKES]:
         sys.exit(f"no mistake {', '.join(unknown)}; there are: {', '.join(MISTAKES)}")
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sound = pool.map(lambda item: test(None, [item[0], "-k", item[1]]), selected(names).items())
-        for done in sound:
-            if done.returncode:
-                sys.exit(f"without any mistake the tests do not pass:\n{done.stdout}{done.stderr}")
+    # What takes long to import is imported once: each process is a fork of this one.
+    import nbformat  # noqa: F401, for the plugin nbval
+    import torchvision  # noqa: F401
+
+    for path, *_ in MISTAKES.values():
+        found(path)
+    with multiprocessing.get_context("fork").Pool(maxtasksperchild=1) as pool:
+        sound = [(None, *item) for item in selected(names).items()]
+        for status, printed in pool.imap(test, sound, chunksize=1):
+            if status:
+                sys.exit(f"without any mistake the tests do not pass:\n{printed}")
         tried = [(name, *next(iter(selected([name]).items()))) for name in names]
-        results = list(pool.map(lambda each: test(each[0], [each[1], "-k", each[2]]), tried))
-    survived = [n for n, done in zip(names, results, strict=True) if done.returncode != 1]
+        results = pool.map(test, tried, chunksize=1)
+    survived = [n for n, (status, _) in zip(names, results, strict=True) if status != 1]
     print(f"{len(names) - len(survived)} of {len(names)} mistakes were noticed")
     for name in survived:
         print(f"NOT noticed: {name}")

@@ -120,7 +120,7 @@ def test_parameters_are_scalars_in_one_cell(notebook):
         for statement in ast.parse(cell.source).body:
             assert isinstance(statement, ast.Assign)
             assert isinstance(ast.literal_eval(statement.value), str | int | float | bool)
-        assert {"dataset", "comparison"} & known_parameters(notebook)
+        assert {"dataset", "comparison"} & known_parameters(notebook).keys()
 
 
 def test_prose_comes_before_code_and_figures_have_words_and_folded_code(notebook):

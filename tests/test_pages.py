@@ -15,9 +15,12 @@ from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import Markdown
+from IPython.utils.capture import capture_output
 
 import dnrlib.book
 from dnrlib import UserError, cli, records
@@ -460,15 +463,20 @@ def test_help_imports_nothing_of_what_commands_need():
     ],
     ids=lambda path: path.stem,
 )
-def test_a_page_without_runs_says_so(notebook, tmp_path):
-    build.execute(notebook, tmp_path / "page.ipynb", {"budget": "smoke", "train": False})
-    outputs = [
-        output
-        for cell in nbformat.read(tmp_path / "page.ipynb", 4).cells
-        for output in cell.get("outputs", [])
-    ]
-    assert any("not run: " in output.get("text", "") for output in outputs)
-    assert not [output.text for output in outputs if output.get("name") == "stderr"]
+def test_a_page_without_runs_says_so(notebook, monkeypatch):
+    """In this process: a kernel would spend most of its time on imports."""
+    monkeypatch.chdir(pages.ROOT)
+    shell, said = InteractiveShell(), ""
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        if cell.cell_type == "code":
+            with capture_output() as captured:
+                shell.run_cell(cell.source).raise_error()
+            said += captured.stdout
+            assert not captured.stderr
+            if "parameters" in cell.metadata.get("tags", []):
+                shell.push({"budget": "smoke", "train": False})
+    plt.close("all")
+    assert "not run: " in said
 
 
 def test_what_pages_are_made_of_changes_with_everything_that_they_show(tiny, tmp_path, monkeypatch):
@@ -487,8 +495,11 @@ def test_what_pages_are_made_of_changes_with_everything_that_they_show(tiny, tmp
     assert build.ingredients() not in seen
 
 
-def test_a_page_is_kept_while_nothing_that_it_shows_changes(tmp_path, monkeypatch, capsys):
-    made, notebook = [], nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# A")])
+def test_a_page_is_executed_when_it_must_be(tiny, tmp_path, monkeypatch, capsys):
+    cells = [nbformat.v4.new_markdown_cell("# A"), nbformat.v4.new_code_cell("dataset = 'digits'")]
+    cells[1].update(metadata={"tags": ["parameters"]}, execution_count=1)
+    kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
+    made, notebook = [], nbformat.v4.new_notebook(cells=cells, metadata=kernel)
     for name in ("one", "two"):
         nbformat.write(notebook, tmp_path / f"{name}.ipynb")
 
@@ -512,7 +523,9 @@ def test_a_page_is_kept_while_nothing_that_it_shows_changes(tmp_path, monkeypatc
     monkeypatch.setattr(build, "ROOT", tmp_path)
     monkeypatch.setattr(pages, "NOTEBOOKS", tmp_path)
     monkeypatch.setattr(build, "PAGES", tmp_path / "pages")
-    monkeypatch.setattr(build, "contents", lambda: ["one-digits", "two-digits", "two"])
+    monkeypatch.setattr(
+        build, "contents", lambda: ["one-digits", "two-digits", "two-digits-hard", "two"]
+    )
     monkeypatch.setattr(build, "execute", execute)
     at_once = SimpleNamespace(
         finished=lambda function, calls, workers: [function(*c) for c in calls]
@@ -520,26 +533,32 @@ def test_a_page_is_kept_while_nothing_that_it_shows_changes(tmp_path, monkeypatc
     monkeypatch.setattr(build, "parallel", at_once)
     monkeypatch.setattr(build, "subprocess", SimpleNamespace(run=built))
     build.build_book()
-    assert made == ["one-digits", "two-digits"]
+    assert made == ["two-digits-hard"], "the others are the committed notebooks"
+    as_committed = nbformat.read(tmp_path / "pages" / "two-digits.ipynb", 4)
+    assert as_committed.cells[0].source == "# A (digits)"
     unchanged = (tmp_path / "pages" / "two.ipynb").stat().st_mtime_ns
     build.build_book()
-    assert len(made) == 2
+    assert len(made) == 1
     said = capsys.readouterr()
-    book = "book: being made of 3 notebooks and the chapters"
+    book = "book: being made of 4 notebooks and the chapters"
     assert said.out.splitlines() == [
-        *("pages: 2 to execute, 0 kept as they are", book),
-        *("pages: 0 to execute, 2 kept as they are", book),
+        *("pages: 1 of 4 to execute", book),
+        *("pages: 0 of 4 to execute", book),
     ]
     assert said.err == "", "no bar outside of a terminal"
     assert (tmp_path / "pages" / "two.ipynb").stat().st_mtime_ns == unchanged
     notebook.cells[0].source = "# B"
     nbformat.write(notebook, tmp_path / "two.ipynb")
     build.build_book()
-    assert made[2:] == ["two-digits"]
-    assert "# B" in (tmp_path / "pages" / "two.ipynb").read_text()
+    assert made[1:] == ["two-digits-hard"]
+    for page in ("two", "two-digits"):
+        assert "# B" in (tmp_path / "pages" / f"{page}.ipynb").read_text()
     (tmp_path / "requirements.txt").write_text("torch==3")
     build.build_book()
-    assert made[3:] == ["one-digits", "two-digits"]
+    assert made[2:] == ["two-digits-hard"]
+    run(tiny(method="plain"))
+    build.build_book()
+    assert sorted(made[3:]) == ["one-digits", "two-digits", "two-digits-hard"], "with own runs"
     failed = 1
     with pytest.raises(UserError, match=r"not built; its warnings are errors:\na.md:3: WARNING"):
         build.build_book()

@@ -21,9 +21,11 @@ from .pages import PAGES, contents, source
 from .tables import escaped
 
 
-def known_parameters(notebook: Path) -> set[str]:
-    """The parameters that a notebook has; empty if it has no cell tagged `parameters`."""
-    return set(papermill.inspect_notebook(str(notebook)))
+def known_parameters(notebook: Path) -> dict[str, Any]:
+    """The parameters that a notebook has, with their defaults; none if it has no cell tagged
+    `parameters`."""
+    known = papermill.inspect_notebook(str(notebook))
+    return {name: ast.literal_eval(each["default"]) for name, each in known.items()}
 
 
 def execute(
@@ -54,22 +56,29 @@ def execute(
         # Each page would warn that it uses TCP, and call the interrupt that ends it an error.
         extra_arguments=["--IPKernelApp.log_level=50"],
     )
-    page = nbformat.read(partial, as_version=4)
+    _write_page(partial, output, notebook.name, given.get("dataset"), made_of)
+    partial.unlink()
+
+
+def _write_page(
+    executed: Path, output: Path, name: str, dataset: str | None, made_of: str | None
+) -> None:
+    """Writes an executed notebook as a page: the dataset in its heading, its parameters once, and
+    nothing of the machine that executed it. Raises `UserError` as `gate` does."""
+    page = nbformat.read(executed, as_version=4)
     for cell in page.cells:
         cell.metadata.pop("papermill", None)
         cell.metadata.pop("execution", None)
-    if "dataset" in given:
+    if dataset is not None:
         heading, *rest = page.cells[0].source.split("\n")
-        named = given["dataset"]
-        title = facts()[named].kind.title if named in facts() else named
+        title = facts()[dataset].kind.title if dataset in facts() else dataset
         page.cells[0].source = "\n".join([f"{heading} ({escaped(title)})", *rest])
     page.cells = _with_parameters_once(page.cells)
     # Its absolute paths and times would differ from machine to machine.
     page.metadata.pop("papermill", None)
     page.metadata["made_of"] = made_of
-    gate(page, notebook.name)
+    gate(page, name)
     nbformat.write(page, output)
-    partial.unlink()
 
 
 def _with_parameters_once(cells: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
@@ -119,30 +128,27 @@ def ingredients() -> str:
 def build_book() -> Path:
     """Makes every page and the book of them; returns its first file. Trains nothing.
 
-    A page of a notebook and a dataset is executed, so that it sees the user's own runs too; it is
-    kept if nothing has changed that a page is made of (`ingredients`). A page without a dataset is
-    the committed notebook as it is, which nbval keeps true. Warnings are errors.
+    A page is the committed notebook, which nbval keeps true, if it has no dataset; and if it has
+    the notebook's own and there are no runs of the user to show. Every other page is executed, and
+    kept as long as nothing changes that it is made of (`ingredients`). Warnings are errors.
     """
     PAGES.mkdir(parents=True, exist_ok=True)
     wanted, common = contents(), ingredients()
+    own = any(records.runs_root().glob("*/*.json"))
     for old in PAGES.glob("*.ipynb"):
         if old.stem not in wanted:
             old.unlink()
-    calls, kept = [], 0
+    calls = []
     for page in wanted:
         (notebook, dataset), output = source(page), PAGES / f"{page}.ipynb"
-        if dataset is None:
-            gate(nbformat.read(notebook, as_version=4), notebook.name)
-            if not output.exists() or output.read_bytes() != notebook.read_bytes():
-                records.write(output, notebook.read_bytes())
+        made_of = digest([common, page, notebook.read_text()])
+        if output.exists() and nbformat.read(output, 4).metadata.get("made_of") == made_of:
+            continue
+        if dataset is None or (not own and known_parameters(notebook)["dataset"] == dataset):
+            _write_page(notebook, output, notebook.name, dataset, made_of)
         else:
-            made_of = digest([common, page, notebook.read_text()])
-            if output.exists() and nbformat.read(output, 4).metadata.get("made_of") == made_of:
-                kept += 1
-                continue
-            given = {"dataset": dataset, "train": False}
-            calls.append((notebook, output, given, False, made_of))
-    print(f"pages: {len(calls)} to execute, {kept} kept as they are", flush=True)
+            calls.append((notebook, output, {"dataset": dataset, "train": False}, False, made_of))
+    print(f"pages: {len(calls)} of {len(wanted)} to execute", flush=True)
     workers = min(os.cpu_count() or 1, 4)
     pages = parallel.finished(execute, calls, workers)
     with tqdm(total=len(calls), unit="page", smoothing=0, leave=False, disable=None) as bar:
