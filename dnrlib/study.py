@@ -5,6 +5,7 @@ import math
 import os
 import shlex
 import statistics
+import sys
 import threading
 import traceback
 from collections import Counter
@@ -312,8 +313,10 @@ def _train(
     first = Counter(chain(config)[0].key for config in configs)
     shared = {chain(c)[0].key: c for c in configs if first[chain(c)[0].key] > 1}
     failures: dict[str, str] = {}
+    # In the log of a job once a minute, in a terminal at once.
+    shown = {"smoothing": 0.05, "mininterval": 0.1 if sys.stderr.isatty() else 60}
     with (
-        tqdm(total=epochs, unit="epoch", desc="training", smoothing=0.05) as bar,
+        tqdm(total=epochs, unit="epoch", desc="training", **shown) as bar,
         _watching(bar, store, todo),
     ):
         for phase, first_only in ((list(shared.values()), True), (configs, False)):
