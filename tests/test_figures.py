@@ -74,6 +74,18 @@ def test_differences_draw_the_comparisons():
     assert points == pytest.approx([2.05, 1.05])
 
 
+def test_a_difference_far_beyond_the_others_stands_at_the_edge_with_its_number():
+    frame = course()
+    frame.loc[frame["method"] == "tune", "test_accuracy"] -= 60
+    frame = pd.concat([frame, frame[frame["method"] == "long"].assign(method="ke")])
+    ax = figures.differences(frame, [("dnr", "long"), ("dnr", "ke"), ("tune", "dnr")])
+    drawn = {line.get_marker(): line.get_xdata()[0] for line in ax.get_lines()}
+    assert [text.get_text().strip() for text in ax.texts] == ["−62.05"]
+    assert -3 < drawn["<"] < 0
+    low, high = ax.get_xlim()
+    assert -3 < low < high < 3
+
+
 def test_tables_say_what_the_frame_says():
     text = tables.accuracy_table(course(), ["dnr", "ke"], "table1", "digits", "tbl-x").data
     assert "| DNR | 2 | 74.55 ± 3.61 | [42.15, 106.95] | 67.45 |" in text

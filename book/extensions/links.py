@@ -40,7 +40,7 @@ class Links(SphinxPostTransform):
     def link(self, text, pattern, page, anchor):
         """Makes what the one group of a pattern finds in a text links to a page."""
         parts = pattern.split(text)
-        if len(parts) == 1 or self.env.docname == page:
+        if len(parts) == 1:
             return
         home = self.app.builder.get_relative_uri(self.env.docname, page)
         made = [

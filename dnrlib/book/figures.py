@@ -20,7 +20,7 @@ from scipy import stats
 
 from ..methods import label
 from ..stats import LEVEL, MARGIN, comparisons
-from .tables import LEAST_SEEDS, MEASURES
+from .tables import LEAST_SEEDS, MEASURES, number
 
 # Six arms that are compared most can be told apart with the common kinds of colour blindness too;
 # the others also by their labels. All can be seen on a white and on a dark page, where black, which
@@ -51,6 +51,7 @@ COLOURS = {
     "dnr-highest": "#c0392b",
 }
 GREY = "#808080"
+FAR = 10
 
 # A phone shows a figure of 7 inches at two thirds of its size, where letters of 14 points are still
 # 9 pixels high. Pictures of data in a figure have twice the density of its 72 points per inch.
@@ -125,16 +126,28 @@ def curves(frame: pd.DataFrame, methods: Sequence[str]) -> Axes:
 def differences(
     frame: pd.DataFrame, pairs: list[tuple[str, str]], column: str = "test_accuracy"
 ) -> Axes:
-    """Paired differences with their intervals; the band is the margin of equivalence."""
+    """Paired differences with their intervals; the band is the margin of equivalence. A difference
+    that is more than `FAR` times as large as the median one stands at the edge with its number, so
+    that the others can be told from 0."""
     compared = comparisons(frame, pairs, column)
     ax = plt.subplots(figsize=(7, 1 + 0.5 * len(compared)))[1]
     if compared.empty:
         return not_run(ax)
+    size = compared["difference"].abs()
+    bounds = compared.loc[:, ["difference", "low", "high"]].abs().max(axis=1)
+    far = size > FAR * max(bounds.median(), MARGIN)
+    reach = 1.1 * max(bounds[~far].max(), MARGIN)
     ax.axvspan(-MARGIN, MARGIN, color=GREY, alpha=0.2, lw=0)
     ax.axvline(0, color=GREY, lw=1)
     one_reference = len({b for _, b in pairs}) == 1
     for position, row in enumerate(compared.itertuples()):
         paint = colour(row.a if one_reference else row.b)
+        if far[row.Index]:
+            left = row.difference < 0
+            edge, said = -reach if left else reach, f"  {number(row.difference, sign=True)}  "
+            ax.plot(edge, position, "<" if left else ">", color=paint)
+            ax.text(edge, position, said, ha="left" if left else "right", va="center")
+            continue
         if row.n >= LEAST_SEEDS:
             ax.plot([row.low, row.high], [position] * 2, color=paint, lw=2)
         ax.plot(row.difference, position, "o", color=paint)
