@@ -40,6 +40,11 @@ def test_printed_means_are_those_of_their_rows(exhibit):
     assert (cells.drop(columns="Mean").mean(axis=1) - cells["Mean"]).abs().max() < 0.006
 
 
+def test_the_printed_mean_of_gem_is_that_of_its_datasets():
+    cells = wide("gem", "results")
+    assert (cells.drop(columns="Avg.").mean(axis=1) - cells["Avg."]).abs().max() < 0.006
+
+
 def test_numbers_by_hand():
     """DNR Table 1, Smth + DNR (f10) on CUB: 71.37 ± 0.22."""
     table = numbers("dnr", "table1").set_index(["row", "column"])

@@ -282,6 +282,7 @@ EXHIBITS = {
         bundled="digits",
         evaluations=lambda dataset: (AveragedAccuracy(),),
     ),
+    "yardstick": Exhibit(arms="plain long long+tuned long+tuned+width=64"),
     "steps": _on_digits(
         notebook="ke_to_dnr",
         arms="ke ke-wels ke-wels-rand dnr+criterion=random dnr",
@@ -350,7 +351,7 @@ _ABLATIONS = (
 _SWEPT = ("plain", "long+generations=3", "tune+generations=3", "dnr+generations=3")
 _SIZES = {10: 6, 100: 6, 400: 3}
 _EMBEDDED_ONLY = ("dnr+probe=2", "long+augment=trivial-shift")
-_NOT_EMBEDDED = ("dnr+probe=128", "long+augment=trivial")
+_NOT_EMBEDDED = ("dnr+probe=128", "long+augment=trivial", "long+tuned+width=64")
 
 
 def _can_be_run(arm: str, dataset: str) -> bool:
@@ -384,6 +385,7 @@ PLANNED: dict[str, dict[str, int]] = {
         **{f"{arm}+per_class={n}": seeds for arm in _SWEPT for n, seeds in _SIZES.items()},
         **{arm: 6 for arm in _PARTS.split() if "parts" in arm},
         **{arm: 6 for arm in _NOISE.split() if "0.4" in arm},
+        **{"long+tuned+width=64": 1},
     ),
     "cifar10-few-imbalanced": dict.fromkeys(_FIVE_ARMS.split(), 6),
     "flower102-64-metric": dict.fromkeys(_METRIC.arms.split(), 3),
@@ -457,7 +459,8 @@ def readme_commands() -> pd.DataFrame:
 
 def numbers(source: str, exhibit: str) -> pd.DataFrame:
     """The printed numbers of an exhibit, one per line: row, column, value, std (as printed after
-    ±, NaN where nothing is), unit. `source` is `dnr`, `ske` or `ke`; `exhibit` e.g. `table1`."""
+    ±, NaN where nothing is), unit. `source` is `dnr`, `ske`, `ke` or `gem`; `exhibit` e.g. `table1`.
+    """
     path = PAPER / f"{source}_{exhibit}.csv"
     return pd.read_csv(path, dtype={"row": str, "column": str, "unit": str})
 
