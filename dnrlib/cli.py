@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
 import textwrap
 from collections import Counter
@@ -40,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     # Pages are executed from the root of the checkout, wherever this command was called.
     os.environ["DNRLIB_RUNS"] = str(runs_root())
+    # As from the keyboard: a cluster ends a job so, at its time limit too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         options.do(options)
     except (UserError, OSError) as error:

@@ -11,8 +11,11 @@ import pickle
 import random
 import re
 import socket
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -467,3 +470,13 @@ def test_weights_are_not_to_blame_for_everything(tiny, monkeypatch, error, said)
     with pytest.raises(UserError, match=said) as caught:
         run.run(tiny(method="tune", generations=2))
     assert "damaged" not in str(caught.value)
+
+
+def test_a_command_that_a_cluster_stops_says_that_nothing_is_lost(tmp_path):
+    command = [Path(sys.executable).parent / "dnr", "run", "--method", "plain", "--epochs", "5000"]
+    stopped = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while stopped.poll() is None and not list((tmp_path / "runs").glob("*")):
+        time.sleep(0.1)
+    stopped.terminate()
+    assert "dnr: stopped; what is finished is on disk" in stopped.communicate(timeout=60)[1]
+    assert stopped.returncode == 130

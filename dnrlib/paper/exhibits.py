@@ -459,7 +459,7 @@ def readme_commands() -> pd.DataFrame:
 
 def numbers(source: str, exhibit: str) -> pd.DataFrame:
     """The printed numbers of an exhibit, one per line: row, column, value, std (as printed after
-    ±, NaN where nothing is), unit. `source` is `dnr`, `ske`, `ke` or `gem`; `exhibit` e.g. `table1`.
+    ±, or NaN), unit. `source` is `dnr`, `ske`, `ke` or `gem`, `exhibit` for instance `table1`.
     """
     path = PAPER / f"{source}_{exhibit}.csv"
     return pd.read_csv(path, dtype={"row": str, "column": str, "unit": str})
