@@ -89,10 +89,10 @@ def test_a_difference_far_beyond_the_others_stands_at_the_edge_with_its_number()
 def test_tables_say_what_the_frame_says():
     text = tables.accuracy_table(course(), ["dnr", "ke"], "table1", "digits", "tbl-x").data
     assert "| DNR | 2 | 74.55 ± 3.61 | [42.15, 106.95] | 67.45 |" in text
-    assert "Not run: KE (KELS)." in text
+    assert "Not run: *KE (KELS)*." in text
     assert "| fine-tuning | 2 | 72.50 ± 3.54 |" in text
     text = tables.comparison_table(course(), [("dnr", "tune")], "tbl-y").data
-    assert "| DNR − fine-tuning | 2 | +2.05 | [+1.41, +2.69] | 0.016 | better | 3 |" in text
+    assert "| DNR − fine-tuning | 2 | +2.05 | [+1.41, +2.69] | 0.016 | better | – |" in text
     verdicts = ledger({"digits": course().reindex(columns=COLUMNS)})
     words = tables.findings(verdicts, "primary", "digits").data
     assert "**Holds**: +2.05 points [+1.41, +2.69], 2 seeds." in words

@@ -43,8 +43,8 @@ CLAIM_WORDS = {
     "holds": ("holds", "The runs support the sentence."),
     "fails": (
         "ruled out",
-        "A gain of half a point or more is excluded. Of *as good as*: the two differ by more than "
-        "half a point.",
+        "A gain of half a point or more is excluded. Where the sentence says *as good as*, the two "
+        "differ by more than half a point.",
     ),
     "undecided": ("undecided", "Neither; the reason stands beside it."),
     "not finished": ("not finished", "Some of the planned seeds are still to come."),
@@ -176,7 +176,7 @@ def accuracy_table(
     if ours["n"].nunique() > 1:
         caption += " Rows of different n have different seeds: compare them by paired differences."
     if missing := [label(arm) for arm in listed if arm not in found.index]:
-        caption += f" Not run: {'; '.join(missing)}."
+        caption += f" Not run: {'; '.join(f'*{name}*' for name in missing)}."
     # Fig. 3 and some others print no numbers.
     if columns := exhibits.printed_columns(exhibit, dataset):
         beside = beside_paper(ours, exhibit, dataset)
@@ -222,7 +222,7 @@ def comparison_table(
             interval(row.low, row.high, sign=True),
             f"{row.p:.2g}" if row.n > 1 else MISSING,
             row.verdict,
-            number(row.seeds_needed, 0),
+            number(math.nan if row.verdict in ("better", "worse") else row.seeds_needed, 0),
         ]
         for row in found.itertuples()
     ]
@@ -230,7 +230,7 @@ def comparison_table(
         f"Differences of {MEASURES[column]} in points, paired by seed, with {LEVEL_SAID} "
         "intervals. Better and worse are said after Holm's correction over the rows (p); "
         f"intervals, equivalent, no gain and no loss (margin: {MARGIN} points) are of each row "
-        "alone."
+        "alone. Seeds needed: with so many, half a point would be seen with 80 % power."
     )
     header = ["difference", "n", "mean", "interval", "p", "verdict", "seeds needed"]
     return table(header, rows, caption, name)
@@ -249,10 +249,10 @@ def difference_word(row: Any) -> str:
 def measured(row: Any, sentence: Any) -> str:
     """What was measured for a row of the ledger (the part that decides, with its interval and its
     seeds); and where the claim, a row of `claims`, is undecided, why."""
+    if row.verdict == "not finished":
+        return f"{row.n} seeds so far" if row.n else "some of its methods have no runs yet"
     if not row.n:
         return ""
-    if row.verdict == "not finished":
-        return f"{row.n} seeds so far"
     text = f"{row.part}: " if row.part else ""
     text += f"{number(row.value, sign=True)} points {interval(row.low, row.high, sign=True)}"
     text += f", {row.n} seeds"

@@ -135,7 +135,7 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
     others; in `photographs` and `full`, of each of the exhibit's datasets. Columns:
     rank; part, n, value, low, high (which part decides, in words if there are several, and its
     seeds, mean and 95 % interval in points: the one most clearly refuted where the claim fails,
-    else the one least supported);
+    else the one least supported; n is that of the part with the fewest where it is not finished);
     support, refute (p-values, Holm-adjusted over the claims of the same rank, those not run
     included with p = 1), verdict, and where that is undecided `seeds_needed` (for a single test of
     that part to see the margin, at its measured spread). A claim's support is its weakest part's;
@@ -199,6 +199,7 @@ def _judged(row: dict[str, Any]) -> dict[str, Any]:
         return row
     holds, fails = row["support"] < 1 - LEVEL, row["refute"] < 1 - LEVEL
     row["verdict"] = row["verdict"] or ("holds" if holds else "fails" if fails else "undecided")
+    fewest = min(len(values) for _, _, values, _ in evidence)
     evidence = [found for found in evidence if len(found[2])]
     weakest = max(evidence, key=lambda found: found[0])
     clearest = min(evidence, key=lambda found: found[1])
@@ -206,6 +207,8 @@ def _judged(row: dict[str, Any]) -> dict[str, Any]:
     shown = estimate(values)
     row |= {"n": shown.n, "value": shown.mean, "low": shown.low, "high": shown.high}
     row["part"] = words if len(evidence) > 1 else ""
+    if row["verdict"] == "not finished":
+        row["n"] = fewest
     if row["verdict"] == "undecided" and not math.isnan(shown.p):
         row["seeds_needed"] = seeds_needed(shown.sd)
     return row
