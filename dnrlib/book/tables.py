@@ -314,9 +314,9 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
     elif scope(dataset) == "photographs":
         lines.append(
             "\nThis is said of photographs of the paper's datasets with fewer pixels or images, a "
-            "narrower network and shorter trainings than the paper's: where a sentence counts ten "
-            f"generations, these have {recipe(dataset)['generations']}. A claim holds if it holds "
-            "on all photographs that its exhibit is run on."
+            "narrower network and shorter trainings than the paper's: where a sentence counts eight "
+            f"or ten generations, these have {recipe(dataset)['generations']}. A claim holds if it "
+            "holds on all photographs that its exhibit is run on."
         )
     return Markdown("\n".join(lines))
 
