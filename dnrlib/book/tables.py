@@ -250,7 +250,8 @@ def measured(row: Any, sentence: Any) -> str:
     """What was measured for a row of the ledger (the part that decides, with its interval and its
     seeds); and where the claim, a row of `claims`, is undecided, why."""
     if row.verdict == "not finished":
-        return f"{row.n} seeds so far" if row.n else "some of its methods have no runs yet"
+        some = f"{row.n} seed{'s' * (row.n > 1)} so far"
+        return some if row.n else "some of its methods have no runs yet"
     if not row.n:
         return ""
     text = f"{row.part}: " if row.part else ""
@@ -314,9 +315,9 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
     elif scope(dataset) == "photographs":
         lines.append(
             "\nThis is said of photographs of the paper's datasets with fewer pixels or images, a "
-            "narrower network and shorter trainings than the paper's: where a sentence counts eight "
-            f"or ten generations, these have {recipe(dataset)['generations']}. A claim holds if it "
-            "holds on all photographs that its exhibit is run on."
+            "narrower network and shorter trainings than the paper's: where a sentence counts "
+            f"eight or ten generations, these have {recipe(dataset)['generations']}. A claim holds "
+            "if it holds on all photographs that its exhibit is run on."
         )
     return Markdown("\n".join(lines))
 
