@@ -23,6 +23,7 @@ GOLDEN = Path(__file__).parent / "golden"
 TABULATED = set(MAIN)
 _SIZES = {"5": 12, "20": 8, "0": 5}
 PUBLISHED_ARMS = ("plain", "long", "tune", "llf", "ke", "ke-wels", "dnr")
+TUNED_ARMS = ("long+tuned", "tune+tuned", "dnr+tuned", "long+mix=cutmix")
 SEEDS = {
     "digits": dict.fromkeys(arms("when", "digits"), 12)
     | dict.fromkeys([*arms("budget", "digits"), *arms("averaged", "digits")], 20)
@@ -63,8 +64,8 @@ SEEDS = {
     "digits-imbalanced": dict.fromkeys(arms("fig7", "digits-imbalanced"), 6),
     "digits-binary": dict.fromkeys(arms("table8", "digits-binary"), 12),
     "digits-metric": dict.fromkeys(arms("ke_table4", "digits-metric"), 8),
-    "flower102-64": dict.fromkeys(PUBLISHED_ARMS, 3),
-    "cifar10-few": dict.fromkeys(PUBLISHED_ARMS, 3),
+    "flower102-64": dict.fromkeys([*PUBLISHED_ARMS, *TUNED_ARMS, "ensemble"], 3),
+    "cifar10-few": dict.fromkeys(PUBLISHED_ARMS, 3) | dict.fromkeys(TUNED_ARMS, 1),
 }
 """How many seeds, from 0, are published of each arm; fewer generations of one come with it.
 Photographs are published as they are trained, towards `paper.PLANNED`."""

@@ -272,11 +272,13 @@ def verdicts(column):
         support, refute = (of[claims[name]["rank"]][name] for of in (supports, refutes))
         decided = "holds" if support < ALPHA else "fails" if refute < ALPHA else "undecided"
         verdict = verdict or decided
+        fewest = min(len(values) for _, _, values in parts)
         parts = [of for of in parts if of[2]] or parts
         weakest, clearest = max(parts, key=lambda of: of[0]), min(parts, key=lambda of: of[1])
         values = (clearest if verdict == "fails" else weakest)[2]
         values = [] if verdict in ("not run", "not testable here") else values
-        numbers = len(values), mean(values) if values else math.nan
+        n = fewest if verdict == "not finished" else len(values)
+        numbers = n, mean(values) if values else math.nan
         found[name] = verdict, *numbers, support, refute
     return found
 
@@ -301,7 +303,7 @@ def test_photographs_are_judged_when_all_planned_seeds_of_all_sets_are_there(tmp
     )
     monkeypatch.setattr(f"{__name__}.DATA", tmp_path)
     for dataset, size in (("cifar10-few", 50), ("flower102-64", 0)):
-        before = ("not finished", 3, 5) if read(tmp_path / "records" / "cifar10-few") else None
+        before = ("not finished", 0, 5) if read(tmp_path / "records" / "cifar10-few") else None
         expected = (*(before or ("not run", 0, math.nan)), 1, 1)
         assert verdicts("photographs")["a"] == pytest.approx(expected, nan_ok=True)
         monkeypatch.setitem(PLANNED, dataset, {"long": 3, "plain": 4})

@@ -250,7 +250,7 @@ def measured(row: Any, sentence: Any) -> str:
     """What was measured for a row of the ledger (the part that decides, with its interval and its
     seeds); and where the claim, a row of `claims`, is undecided, why."""
     if row.verdict == "not finished":
-        some = f"{row.n} seed{'s' * (row.n > 1)} so far"
+        some = f"{row.n} seed{'' if row.n == 1 else 's'} so far"
         return some if row.n else "some of its methods have no runs yet"
     if not row.n:
         return ""
