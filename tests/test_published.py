@@ -65,7 +65,8 @@ SEEDS = {
     "digits-binary": dict.fromkeys(arms("table8", "digits-binary"), 12),
     "digits-metric": dict.fromkeys(arms("ke_table4", "digits-metric"), 8),
     "flower102-64": dict.fromkeys([*PUBLISHED_ARMS, *TUNED_ARMS, "ensemble"], 3),
-    "cifar10-few": dict.fromkeys(PUBLISHED_ARMS, 3) | dict.fromkeys(TUNED_ARMS, 1),
+    "cifar10-few": dict.fromkeys(PUBLISHED_ARMS, 3)
+    | dict.fromkeys([*TUNED_ARMS, "long+tuned+width=64"], 1),
 }
 """How many seeds, from 0, are published of each arm; fewer generations of one come with it.
 Photographs are published as they are trained, towards `paper.PLANNED`."""
