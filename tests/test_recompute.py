@@ -28,7 +28,7 @@ ON = {
 }
 """The datasets that a claim is judged on by column and exhibit; those of "" for all others."""
 SETTINGS = {"per_class": 0, "smoothing": 0.1, "precision": "fp32", "noise": 0.0}
-SETTINGS |= {"weight_decay": 1e-4, "lr": 0.1, "augment": "shift"}
+SETTINGS |= {"weight_decay": 1e-4, "lr": 0.1, "augment": "shift", "width": 8}
 """What the records of a file differ in, apart from their stages."""
 RATES = {"digits-colour": 0.2, "flower102-64": 0.256, "cifar10-few": 0.03}
 RATES |= {"digits-metric": 0.0256}
@@ -74,7 +74,7 @@ def read(folder):
 def settings_of(dataset):
     """The settings of a dataset's recipe."""
     known = SETTINGS | {"per_class": SIZES.get(dataset, 0), "lr": RATES.get(dataset, 0.1)}
-    return known | ({} if dataset.startswith("digits") else {"augment": "crop-flip"})
+    return known | ({} if dataset.startswith("digits") else {"augment": "crop-flip", "width": 16})
 
 
 def tuned(method, dataset):
