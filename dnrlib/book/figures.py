@@ -127,15 +127,14 @@ def differences(
     frame: pd.DataFrame, pairs: list[tuple[str, str]], column: str = "test_accuracy"
 ) -> Axes:
     """Paired differences with their intervals; the band is the margin of equivalence. A difference
-    that is more than `FAR` times as large as the median one stands at the edge with its number, so
-    that the others can be told from 0."""
+    of more than `FAR` times the median reach of the rows (at least the margin) stands at the edge
+    with its number, so that the others can be told from 0."""
     compared = comparisons(frame, pairs, column)
     ax = plt.subplots(figsize=(7, 1 + 0.5 * len(compared)))[1]
     if compared.empty:
         return not_run(ax)
-    size = compared["difference"].abs()
     bounds = compared.loc[:, ["difference", "low", "high"]].abs().max(axis=1)
-    far = size > FAR * max(bounds.median(), MARGIN)
+    far = compared["difference"].abs() > FAR * max(bounds.median(), MARGIN)
     reach = 1.1 * max(bounds[~far].max(), MARGIN)
     ax.axvspan(-MARGIN, MARGIN, color=GREY, alpha=0.2, lw=0)
     ax.axvline(0, color=GREY, lw=1)
