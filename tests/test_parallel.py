@@ -26,6 +26,22 @@ def die(folder):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.parametrize("given", [None, "glibc.malloc.hugetlb=0"])
+def test_workers_have_large_pages_unless_the_user_says_otherwise(given, monkeypatch):
+    """In a process of its own: workers that are there already keep what they began with."""
+    name, value = parallel.HUGE_PAGES
+    monkeypatch.delenv(name, raising=False)
+    if given:
+        monkeypatch.setenv(name, given)
+    code = f"""
+import os
+from dnrlib.parallel import finished
+print([*finished(os.getenv, [("{name}",)] * 2, 2)])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([given or value] * 2)
+
+
 @pytest.mark.fault(
     "a worker process is killed, whatever its work",
     "its work begins again",
