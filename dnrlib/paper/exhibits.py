@@ -101,6 +101,7 @@ _PRETRAINED = {
         ("ke+loss=cs-kd", "CS-KD + KE-N10"),
     )
 }
+_HUNDRED = "ke+generations=100 tune+generations=100 dnr+generations=100"
 _RATES = ("0.2", "0.3", "0.5")
 _AVERAGED = "ensemble ensemble+members=10 ensemble+tuned tune+tuned dnr+tuned"
 _NOISE = " ".join(
@@ -316,9 +317,11 @@ EXHIBITS = {
     "ke_fig17": Exhibit(notebook="ke_correlation", photographs=()),
     "ke_fig18": Exhibit(notebook="ke_correlation", photographs=()),
     "ke_fig19": Exhibit(notebook="ke_slim", photographs=(), missing=True),
-    "ke_fig1": _on_digits(
+    "ke_fig1": Exhibit(
         notebook="ke_generations",
-        arms="plain ke+generations=100 tune+generations=100 dnr+generations=100",
+        arms=f"plain {_HUNDRED}",
+        bundled="digits",
+        photographs=("flower102-64",),
     ),
     "ke_fig8": _on_digits(
         notebook="ke_masks",
@@ -379,7 +382,7 @@ def _planned(dataset: str, **more: int) -> dict[str, int]:
 
 
 PLANNED: dict[str, dict[str, int]] = {
-    "flower102-64": _planned("flower102-64"),
+    "flower102-64": _planned("flower102-64", **dict.fromkeys(_HUNDRED.split(), 1)),
     "cifar10-few": _planned(
         "cifar10-few",
         **{f"{arm}+per_class={n}": seeds for arm in _SWEPT for n, seeds in _SIZES.items()},
