@@ -188,7 +188,7 @@ def pace(config: Config, device: str = "auto") -> float:
     """Seconds that an epoch of a run takes on this device, by the second of two short epochs."""
     few = replace(_few(config, 8), epochs=2, warmup=0)
     trainee, link, ends = Trainee(few, train.device_named(device)), chain(few)[0], []
-    with threads(config.threads), enough_memory():
+    with arithmetic(config.threads), enough_memory():
         images = train.train(
             trainee.model,
             trainee.batches(link, trainee.data),
@@ -215,17 +215,22 @@ def check_descent(record: Record, parents: list[str], path: Path) -> None:
 
 
 @contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Fixes the number of CPU threads, which the last bits of a result depend on."""
+def arithmetic(threads: int) -> Iterator[None]:
+    """Fixes what the last bits of a result depend on: the number of CPU threads, and that CUDA
+    computes the convolutions of float32 numbers in float32, which torch would round to TF32 (ten
+    bits)."""
     cores = os.cpu_count() or 1
-    if number > cores:
-        raise UserError(f"threads={number} is more than the {cores} cores of this machine")
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
+    if threads > cores:
+        raise UserError(f"threads={threads} is more than the {cores} cores of this machine")
+    convolutions = torch.backends.cudnn.conv
+    before = torch.get_num_threads(), convolutions.fp32_precision
+    torch.set_num_threads(threads)
+    convolutions.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        convolutions.fp32_precision = before[1]
 
 
 @contextmanager
@@ -384,10 +389,10 @@ class Walk:
 
     @contextmanager
     def conditions(self) -> Iterator[None]:
-        """The device and the number of threads of the run."""
+        """The device and the arithmetic of the run."""
         device = self.trainee.device
         on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-        with threads(self.config.threads), on_device:
+        with arithmetic(self.config.threads), on_device:
             yield
 
     def open(self, position: int) -> Trainee:

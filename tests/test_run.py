@@ -362,6 +362,17 @@ def test_damaged_files_are_named_and_never_used(tiny, name, damage):
     assert f"delete the folder {first}" in str(error.value)
 
 
+def test_float32_is_no_tf32_during_a_run_and_all_is_as_before_after_it(tiny):
+    convolutions = torch.backends.cudnn.conv
+    before, seen = (convolutions.fp32_precision, torch.get_num_threads()), []
+    run.run(tiny(method="plain"), report=lambda _: seen.append(convolutions.fp32_precision))
+    assert before[0] == "tf32"
+    assert seen == ["ieee"]
+    with pytest.raises(UserError, match="enough"), run.arithmetic(1):
+        raise UserError("enough")
+    assert (convolutions.fp32_precision, torch.get_num_threads()) == before
+
+
 @pytest.mark.fault(
     "a file of another run lies in its place",
     "named, with what to delete or fetch; nothing of it is used",

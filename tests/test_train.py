@@ -81,23 +81,27 @@ of its norm."""
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", ["digits", "digits-colour"])
-def test_a_step_agrees_with_the_plain_path(name, mode, without_cuda):
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
+def test_a_step_agrees_with_the_plain_path(device, name, mode, request):
     make, precision, layout, tolerance = MODES[mode]
+    if device == "cpu":
+        request.getfixturevalue("without_cuda")
     config = configure(name, precision=precision, weight_decay=0.01)
-    images = load(config)
+    images = load(config).to(torch.device(device))
     inputs = normalised(images.train.images[:50], images.dataset)
     labels = images.train.labels[:50]
-    model = smooth(build(config)).to(memory_format=layout)
+    model = smooth(build(config)).to(device).to(memory_format=layout)
     exact = copy.deepcopy(model).double().to(memory_format=torch.contiguous_format)
     before = [weight.detach().clone() for weight in model.parameters()]
     step = make(model, Labels(), config)
     step.restart(None, {})
     model.train()
     losses = []
-    for rate in (0.01, 0.02):
-        step.set_rate(rate)
-        losses.append(step.learn(inputs, labels).item())
-        step.update()
+    with run.arithmetic(1):
+        for rate in (0.01, 0.02):
+            step.set_rate(rate)
+            losses.append(step.learn(inputs, labels).item())
+            step.update()
     expected = by_hand(exact, inputs.double().contiguous(), labels, config, (0.01, 0.02))
     assert losses == pytest.approx(expected, rel=tolerance)
     moved = torch.cat([(w - b).flatten() for w, b in zip(model.parameters(), before, strict=True)])
@@ -173,7 +177,8 @@ def test_cuda_and_cpu_make_the_same_mask_of_the_same_weights(tiny):
     rule, kept = Top(Snip(config.probe), 0.8), []
     for device in ("cpu", "cuda"):
         there = images.to(torch.device(device))
-        mask, _ = rule.mask(Parent(copy.deepcopy(model).to(device), there, config, 1))
+        with run.arithmetic(1):
+            mask, _ = rule.mask(Parent(copy.deepcopy(model).to(device), there, config, 1))
         kept.append(torch.cat([values.flatten() for values in mask.values()]))
     assert (kept[0] != kept[1]).float().mean() < 1e-3
 

@@ -27,7 +27,7 @@ from ..evaluate.evaluations import Predictions, recalls
 from ..frames import generations
 from ..models import pretrained_file
 from ..recipes import configure
-from ..run import entries, finished, threads
+from ..run import arithmetic, entries, finished
 from ..stats import LEVEL, MARGIN, POWER, Estimate, crossed
 from ..store import Store
 from ..study import Archive, Run, StudyFailed, processes, study
@@ -305,7 +305,7 @@ def _scores(runs: dict[tuple[str, int], Run], device: str) -> pd.DataFrame:
     for (arm, seed), of in tqdm(runs.items(), unit="network", desc="testing"):
         config, row = of.config, {"method": arm, "seed": seed}
         about, pools = dataset(config.dataset), read(config.dataset)
-        with threads(config.threads):
+        with arithmetic(config.threads):
             model = finished(config, device).model
             for name, pool in (("validation", "tuning"), ("test", "test")):
                 data = Data(about, pools[pool], pools[pool])

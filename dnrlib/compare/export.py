@@ -21,7 +21,7 @@ from ..datasets.catalogue import dataset, read
 from ..datasets.decoded import pixels
 from ..evaluate.evaluations import Averaged
 from ..rules import kels_of
-from ..run import finished, run, threads
+from ..run import arithmetic, finished, run
 from ..slim import operations
 from ..slim import slim as slim_network
 
@@ -174,7 +174,7 @@ def compared_costs(config: Config) -> dict[str, float]:
     about = dataset(config.dataset)
     images = torch.rand(32, about.channels, about.size, about.size)
     both, seconds = (small, dense), ([], [])
-    with torch.inference_mode(), threads(config.threads):
+    with torch.inference_mode(), arithmetic(config.threads):
         for _ in range(15):
             for model, spent in zip(both, seconds, strict=True):
                 start = time.perf_counter()
