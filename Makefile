@@ -7,12 +7,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 MAIN := --method plain --method long --method tune --method ke --method dnr
-FAST := $(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
+# Tests hold for a CPU, also where there is a GPU.
+PYTEST := CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest
+FAST := $(PYTEST) -n 2 --dist loadscope -m "not slow"
 # What torch and oneDNN may use at most, and what a processor must have for it.
 LEVELS := default:SSE41:sse4_1 default:AVX:avx avx2:AVX2:avx2 avx512:AVX512_CORE:avx512_dq \
   avx512:AVX512_CORE_BF16:avx512_bf16
 
-.PHONY: install book book-only book-full cluster pdf notebooks test test-portable test-slow test-browser bench \
+.PHONY: install book book-only book-full cluster pdf notebooks test test-portable test-slow test-cuda test-browser bench \
   lint format clean
 
 $(READY): requirements.txt pyproject.toml
@@ -57,13 +59,13 @@ pdf: book-only  ## the whole book as one file, _build/dnrlib.pdf; needs Chromium
 	  file://$(CURDIR)/_build/singlehtml/book.html
 
 notebooks: $(READY)  ## execute the committed notebooks again, on the published records alone
-	export DNRLIB_RUNS=$$(mktemp -d); ls notebooks/*.ipynb | xargs -P 2 -n 1 \
+	export CUDA_VISIBLE_DEVICES= DNRLIB_RUNS=$$(mktemp -d); ls notebooks/*.ipynb | xargs -P 2 -n 1 \
 	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.record_timing=False
 
 test: $(READY)  ## tests and notebooks, minutes
 	$(FAST)
-	DNRLIB_RUNS=$$(mktemp -d) $(BIN)/python -m pytest --nbval --nbval-current-env \
+	DNRLIB_RUNS=$$(mktemp -d) $(PYTEST) --nbval --nbval-current-env \
 	  --nbval-cell-timeout 300 -p no:cacheprovider -n 2 --dist loadfile notebooks
 
 test-portable: $(READY)  ## the fast tests with the rounding of older processors
@@ -76,8 +78,11 @@ test-portable: $(READY)  ## the fast tests with the rounding of older processors
 
 # Those of the cluster wait most of the time, so that there is work for one process more.
 test-slow: $(READY)  ## slow tests, and the mistakes that the suite must notice
-	$(BIN)/python -m pytest -n 3 --dist loadgroup -m slow
-	$(BIN)/python -m tests.mistakes
+	$(PYTEST) -n 3 --dist loadgroup -m slow
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m tests.mistakes
+
+test-cuda: $(READY)  ## what only a GPU can run
+	$(BIN)/python -m pytest -k cuda tests/test_train.py
 
 test-browser:  ## walk every page of the built book in Chromium; needs npm, and Node 20 or later
 	cd tests/browser && npm ci --no-audit --no-fund

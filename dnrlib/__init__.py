@@ -6,8 +6,8 @@ and `regenerate` is the loop around a training. `train.train` is the trainer of 
 
 The experiments stand on these: `config` and `recipes` say what is run, `methods` what each method
 does per generation, `run` walks a chain of generations, `store` and `records` keep what came out,
-`study` runs many, `frames` and `stats` turn them into answers, `paper` and `claims` hold what the
-papers say, `pages` turns notebooks into a book.
+`study` runs many, `frames` and `stats` turn them into answers, `paper` holds what the papers say,
+`book` turns notebooks into a book, and `compare` finds the method for a folder of images.
 """
 
 import importlib

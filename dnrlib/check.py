@@ -13,7 +13,7 @@ from .records import DamagedFile, Record, read
 from .run import check_descent, derived, parent_digests, root_key
 from .store import Entry, Store
 
-ROOT = {spec.name for spec in fields(Config) if spec.metadata["part"] == "root"}
+ROOT_FIELDS = {spec.name for spec in fields(Config) if spec.metadata["part"] == "root"}
 
 
 def check(runs: Path) -> tuple[Counter[str], list[str], list[Path]]:
@@ -86,8 +86,9 @@ class _Tree:
 
     def parents(self, record: Record, path: Path) -> list[str]:
         """The digests of what a generation descends from, which is what leads to its key."""
-        root = {name: value for name, value in record["config"].items() if name in ROOT}
-        training = {name: value for name, value in record["config"].items() if name not in ROOT}
+        parts = record["config"].items()
+        root = {name: value for name, value in parts if name in ROOT_FIELDS}
+        training = {name: value for name, value in parts if name not in ROOT_FIELDS}
 
         def led_by(key: str) -> bool:
             return derived(key, record["stage"], training) == record["key"]

@@ -192,7 +192,11 @@ def canonical(thing: Any) -> Any:
     return thing
 
 
+def compact(thing: Any) -> str:
+    """`thing` as JSON on one line, always the same."""
+    return json.dumps(thing, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def digest(thing: Any) -> str:
-    """The first 20 hex digits of the SHA-256 of `thing` as canonical JSON."""
-    text = json.dumps(thing, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+    """The first 20 hex digits of the SHA-256 of `thing` as `compact` JSON."""
+    return hashlib.sha256(compact(thing).encode()).hexdigest()[:20]

@@ -78,11 +78,13 @@ class Replayed(Step):
         changing = list(self.model.state_dict().values())
         changing += [state["momentum_buffer"] for state in self.optimiser.state.values()]
         before = [tensor.clone() for tensor in changing]
-        warm_up(step)
-        # A graph makes gradients of its own, which are the ones that its update reads.
-        self.optimiser.zero_grad(set_to_none=True)
-        loss, learn_again = captured(lambda: learn(inputs, labels))
-        _, update_again = captured(update)
+        # Streams are made on the device that is the current one.
+        with torch.accelerator.device_index(self.device.index):
+            warm_up(step)
+            # A graph makes gradients of its own, which are the ones that its update reads.
+            self.optimiser.zero_grad(set_to_none=True)
+            loss, learn_again = captured(lambda: learn(inputs, labels))
+            _, update_again = captured(update)
         for tensor, value in zip(changing, before, strict=True):
             tensor.copy_(value)
         return Graphs(inputs, labels, loss, learn_again, update_again)

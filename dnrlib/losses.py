@@ -2,12 +2,20 @@
 
 import functools
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import stored
+
+
+def cross_entropy(outputs: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The mean over a batch; of bfloat16 outputs in float32, as autocast computes it on a CPU, but
+    not on CUDA."""
+    outputs = outputs.float() if outputs.dtype == torch.bfloat16 else outputs
+    return F.cross_entropy(outputs, labels, label_smoothing=smoothing)
 
 
 @stored("Labels")
@@ -25,7 +33,8 @@ class Labels:
     def loss(
         self, model: nn.Module, inputs: Tensor, labels: Tensor, parent: nn.Module, smoothing: float
     ) -> Tensor:
-        return F.cross_entropy(model(inputs), labels, label_smoothing=smoothing)
+        """The loss of a batch. `parent` is the network that a distillation learns from, or None."""
+        return cross_entropy(model(inputs), labels, smoothing)
 
 
 @stored("Cosine")
@@ -37,9 +46,7 @@ class Cosine(Labels):
 
     weight: float = 0.1
 
-    def loss(
-        self, model: nn.Module, inputs: Tensor, labels: Tensor, parent: nn.Module, smoothing: float
-    ) -> Tensor:
+    def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor, *_: Any) -> Tensor:
         unit = F.normalize(model(inputs))
         cosine = unit.gather(1, labels[:, None]).mean()
         return 1 - cosine + self.weight * F.cross_entropy(unit, labels)
@@ -58,16 +65,14 @@ class SelfDistilled(Labels):
     weight: float = 3.0
     temperature: float = 4.0
 
-    def loss(
-        self, model: nn.Module, inputs: Tensor, labels: Tensor, parent: nn.Module, smoothing: float
-    ) -> Tensor:
+    def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor, *_: Any) -> Tensor:
         first, second = inputs.chunk(2)
         logits = model(first)
         with torch.no_grad():
             target = (model(second) / self.temperature).softmax(1)
         own = (logits / self.temperature).log_softmax(1)
         divergence = F.kl_div(own, target, reduction="batchmean")
-        return F.cross_entropy(logits, labels) + self.weight * self.temperature**2 * divergence
+        return cross_entropy(logits, labels) + self.weight * self.temperature**2 * divergence
 
 
 @stored("AdaCos")
@@ -79,9 +84,7 @@ class AdaCos(Labels):
     angle to the right class)), from the scale before.
     """
 
-    def loss(
-        self, model: nn.Module, inputs: Tensor, labels: Tensor, parent: nn.Module, smoothing: float
-    ) -> Tensor:
+    def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor, *_: Any) -> Tensor:
         cosines = model(inputs)
         (head,) = (module for module in model.modules() if isinstance(module, CosineHead))
         with torch.no_grad():
@@ -89,7 +92,7 @@ class AdaCos(Labels):
             wrong = (head.scale * cosines).exp().scatter(1, right, 0).sum(1).mean()
             angle = cosines.gather(1, right).clamp(-1, 1).acos().median().clamp(max=math.pi / 4)
             head.scale.copy_(wrong.log() / angle.cos())
-        return F.cross_entropy(head.scale.clone() * cosines, labels)
+        return cross_entropy(head.scale.clone() * cosines, labels)
 
 
 class CosineHead(nn.Linear):
@@ -130,9 +133,7 @@ class Triplet(Labels):
     grouped = 5
     margin: float = 0.2
 
-    def loss(
-        self, model: nn.Module, inputs: Tensor, labels: Tensor, parent: nn.Module, smoothing: float
-    ) -> Tensor:
+    def loss(self, model: nn.Module, inputs: Tensor, labels: Tensor, *_: Any) -> Tensor:
         return self.of(model(inputs), labels)
 
     def of(self, embeddings: Tensor, labels: Tensor) -> Tensor:
@@ -172,7 +173,7 @@ class Distilled(Labels):
         # torch warns of its own reduction "mean", whose meaning it is going to change.
         divergence = F.kl_div((logits / self.temperature).log_softmax(1), target, reduction="sum")
         divergence /= logits.numel() if self.reduction == "mean" else len(logits)
-        by_labels = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+        by_labels = cross_entropy(logits, labels, smoothing)
         return self.alpha * self.temperature**2 * divergence + (1 - self.alpha) * by_labels
 
 

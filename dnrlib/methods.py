@@ -75,7 +75,7 @@ class Generation:
         keep becomes `fill` (DNR Eq. 7)."""
         self.inherit.apply(parent, mask)
         draw = stream(parent.config.seed, parent.generation + 1, "fill")
-        reinitialise(parent.model, mask, lambda _, draw: self.fill.values(parent, draw), draw)
+        reinitialise(parent.model, mask, lambda _, draws: self.fill.values(parent, draws), draw)
 
 
 METHODS: dict[str, Callable[[Config], Iterator[Generation]]] = {}
@@ -98,11 +98,11 @@ def reborn(config: Config) -> tuple[Keep, Fill]:
     return ResetFrom(MODELS[config.model].first, "state"), Birth()
 
 
-def again(config: Config, *child: object, **parts: object) -> Iterator[Generation]:
-    """An ordinary first generation, then children that are all alike."""
+def again(config: Config, *rules: object, **settings: object) -> Iterator[Generation]:
+    """An ordinary first generation, then others that are all alike."""
     yield Generation()
     for _ in range(config.generations - 1):
-        yield Generation(*child, **parts)
+        yield Generation(*rules, **settings)
 
 
 @method("plain training")

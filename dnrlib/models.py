@@ -244,7 +244,7 @@ class Fixed(nn.Module):
 def insert_fixed(model: nn.Module, block: str, channels: int) -> Fixed:
     """Appends a `Fixed` normalisation to a block, as its child `fixed`; returns it."""
     module = model.get_submodule(block)
-    module.fixed = Fixed(channels)
+    module.fixed = Fixed(channels).to(next(model.parameters()).device)
     module.register_forward_hook(lambda module, inputs, output: module.fixed(output))
     return module.fixed
 
@@ -258,7 +258,7 @@ def normalise_after(model: nn.Module, block: str, inputs: Tensor) -> None:
     with torch.no_grad():
         model.train()(inputs)
     watch.remove()
-    fixed = insert_fixed(model, block, seen[0].shape[1]).to(inputs.device)
+    fixed = insert_fixed(model, block, seen[0].shape[1])
     deviation, mean = torch.std_mean(seen[0], (0, 2, 3), correction=0, keepdim=True)
     fixed.mean.copy_(mean)
     # A channel that is dead on this batch has no spread.

@@ -10,7 +10,7 @@ from . import UserError
 from .config import Config, meanings, not_one_of
 from .datasets.augment import AUGMENTATIONS
 from .datasets.catalogue import dataset as named_dataset
-from .datasets.folder import canonical
+from .datasets.folder import full_name
 from .losses import LOSSES
 from .masks import SCOPES
 from .methods import METHODS, plan
@@ -68,7 +68,6 @@ _PAPILA = _SMALL | {
     "warmup": 0,
     "smoothing": 0.0,
 }
-_DIGITS: dict[str, Any] = {}
 _HARD: dict[str, Any] = {"per_class": 20, "epochs": 20}
 _ALL: dict[str, Any] = {"per_class": 0}
 
@@ -91,8 +90,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "cub200-metric": _METRIC_50,
     "cars196-metric": _METRIC_50,
     "flower102-64-metric": _FLOWER_64 | _METRIC | {"per_class": 10},
-    "digits": _DIGITS,
-    "digits-32": _DIGITS,
+    "digits": {},
+    "digits-32": {},
     "digits-hard": _HARD,
     "digits-hard-32": _HARD,
     "digits-colour": {"lr": 0.2, "epochs": 20, "generations": 5},
@@ -119,14 +118,10 @@ def scope(dataset: str) -> str:
     return "photographs" if dataset in PHOTOGRAPHS else "embedded"
 
 
-_FOLDER = {"per_class": 0, "augment": "crop-flip", "width": 16, "generations": 5, "epochs": 40}
-FOLDER = {
-    32: _FOLDER,
-    64: _FOLDER,
-    256: _SMALL | {"generations": 5, "lr": 0.1},
-}
-"""Settings of a folder of the user's own images, by the largest side in pixels that they are for.
-Our choice: the paper's setting for photographs, a narrow network for what a CPU can train."""
+# Of a folder of the user's own images, by their size. Our choice: the paper's setting for
+# photographs, a narrow network for what a CPU can train.
+_UP_TO_64 = {"per_class": 0, "augment": "crop-flip", "width": 16, "generations": 5, "epochs": 40}
+_LARGER = _SMALL | {"generations": 5, "lr": 0.1}
 
 
 def recipe(dataset: str) -> dict[str, Any]:
@@ -134,8 +129,7 @@ def recipe(dataset: str) -> dict[str, Any]:
     an unknown dataset."""
     if dataset in RECIPES:
         return RECIPES[dataset]
-    size = named_dataset(dataset).size
-    return next((FOLDER[most] for most in FOLDER if size <= most), FOLDER[256])
+    return _UP_TO_64 if named_dataset(dataset).size <= 64 else _LARGER
 
 
 TUNED: dict[str, dict[str, dict[str, float]]] = {
@@ -174,8 +168,8 @@ NAMES = {
     "scope": SCOPES,
 }
 """The valid values of each setting that is a name of something registered."""
-OF_CLASSES = ("ban", "ban-lineage", "ensemble", "dnr-released")
-"""Methods that need an output per class; so does Fisher information, which is of one image."""
+OF_CLASSES = ("ban", "ban-lineage", "ensemble", "dnr-released", "fisher")
+"""Methods and criteria that need an output per class; Fisher information is of single images."""
 BUDGETS = ("smoke", "embedded", "photographs", "paper")
 
 
@@ -199,7 +193,7 @@ def configure(
     if not isinstance(dataset, str):
         raise UserError(f"dataset={dataset!r} is not the name of a dataset")
     if dataset not in RECIPES:
-        dataset = canonical(dataset)
+        dataset = full_name(dataset)
     settings = recipe(dataset) | {"dataset": dataset}
     own = "paper" if scope(dataset) == "full" else scope(dataset)
     if budget not in (None, "smoke", own):
@@ -224,8 +218,9 @@ def configure(
             f"loss={config.loss!r} does not fit {dataset!r}: embeddings (loss='triplet') are for "
             "datasets that are measured on unseen classes, such as digits-metric, and only they are"
         )
-    if about.unseen and (config.method in OF_CLASSES or config.criterion == "fisher"):
-        raise UserError(f"{config.method} needs an output per class, which {dataset!r} has not")
+    needing = [name for name in (config.method, config.criterion) if name in OF_CLASSES]
+    if about.unseen and needing:
+        raise UserError(f"{needing[0]} needs an output per class, which {dataset!r} has not")
     return config
 
 

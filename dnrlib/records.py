@@ -28,7 +28,7 @@ from filelock import BaseFileLock, FileLock, Timeout
 from torch import Tensor
 
 from . import UserError, __version__
-from .config import RESULTS_VERSION
+from .config import RESULTS_VERSION, compact
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = ROOT / "data" / "records"
@@ -131,14 +131,10 @@ def _locked(path: Path, folder: Path) -> BaseFileLock:
 # Sealed records
 
 
-def _text(record: Record) -> str:
-    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
 def seal(record: Record) -> Record:
     """The record with a `seal`: the SHA-256 of everything else in it."""
     body = {name: value for name, value in record.items() if name != "seal"}
-    return body | {"seal": hashlib.sha256(_text(body).encode()).hexdigest()}
+    return body | {"seal": hashlib.sha256(compact(body).encode()).hexdigest()}
 
 
 def parse(text: str, path: Path) -> Record:
@@ -187,7 +183,7 @@ def of_a_run(record: Record, path: Path) -> Record:
 def save(path: Path, record: Record) -> Record:
     """Writes a record, sealed; returns it."""
     record = seal(record | {"schema": SCHEMA})
-    write(path, (_text(record) + "\n").encode())
+    write(path, (compact(record) + "\n").encode())
     return record
 
 
@@ -199,7 +195,7 @@ def read(path: Path) -> Record | None:
         raise DamagedFile(path, "not a JSON record") from None
 
 
-def weights_digest(state: dict[str, Tensor]) -> str:
+def tensors_digest(state: dict[str, Tensor]) -> str:
     """The first 20 hex digits of the SHA-256 over names and values of a state dict or mask."""
     sha = hashlib.sha256()
     for name, value in state.items():
@@ -356,7 +352,7 @@ def publish(dataset: str, seed: int, records: Iterable[Record]) -> Path:
                     "goes on from published generations only on the processor that made them"
                 )
         ordered = sorted(merged.values(), key=lambda r: (r["generation"], r["kind"], r["key"]))
-        lines = "".join(_text(record) + "\n" for record in ordered)
+        lines = "".join(compact(record) + "\n" for record in ordered)
         content = gzip.compress(lines.encode(), mtime=0)
         _published_records(path, content)
         write(path, content)

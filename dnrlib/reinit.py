@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from . import UserError
 from .masks import Batches, Excluded, Mask, Scores, check_share, fan_in, prunable, scored, snip, top
 
-Fill = Callable[[nn.Module, torch.Generator | None], dict[str, Tensor]]
+Values = Callable[[nn.Module, torch.Generator | None], dict[str, Tensor]]
 
 
 def fresh(model: nn.Module, generator: torch.Generator | None = None) -> dict[str, Tensor]:
@@ -34,7 +34,7 @@ def zeros(model: nn.Module, generator: torch.Generator | None = None) -> dict[st
 def reinitialise(
     model: nn.Module,
     mask: Mask,
-    fill: Fill = fresh,
+    fill: Values = fresh,
     generator: torch.Generator | None = None,
 ) -> None:
     """Resets what a mask does not keep, in place: theta <- M * theta + (1 - M) * fill (DNR Eq. 7).
@@ -69,7 +69,7 @@ def regenerate(
     saliency: Callable[..., Scores] = snip,
     scope: str = "global",
     exclude: Excluded = (),
-    fill: Fill = fresh,
+    fill: Values = fresh,
     generator: torch.Generator | None = None,
 ) -> Iterator[int]:
     """The loop of DNR (section 3) around a training of your own: yields the number of each

@@ -173,6 +173,11 @@ def kels_of(model: nn.Module, name: str, split_rate: float) -> Mask:
     return masks.kels(model, split_rate, inputs=inputs)
 
 
+def slimmed(model: nn.Module, name: str, split_rate: float) -> nn.Module:
+    """The `slim.slim` network of that mask."""
+    return slim.slim(model, kels_of(model, name, split_rate))
+
+
 @stored("Wels")
 class Wels(Keep):
     """`masks.wels`."""

@@ -43,7 +43,7 @@ class Link:
     """1-based."""
     stage: Generation
     key: str
-    keep: Keep
+    next_keep: Keep
     """The rule of the mask computed after this generation: that of the next stage, or in the last
     generation its own (that mask is stored, but never applied)."""
 
@@ -55,9 +55,9 @@ class Link:
     @functools.cached_property
     def mask(self) -> Entry | None:
         """The record of that mask; None where everything is inherited and there is no mask."""
-        if self.keep == Everything():
+        if self.next_keep == Everything():
             return None
-        key = derived(self.key, canonical(self.keep))
+        key = derived(self.key, canonical(self.next_keep))
         return Entry("mask", key, self.generation, self.key)
 
     @property
@@ -133,7 +133,7 @@ def run(
     """
     walk = Walk(config, Store(runs), train.device_named(device))
     found: list[Record] = []
-    with walk.conditions(), enough_memory():
+    with conditions(config, walk.trainee.device):
         for position, link in enumerate(walk.links[:1] if first_only else walk.links):
             measured = evaluations if link is walk.links[-1] and not first_only else ()
             wanted = [*link.entries, *map(link.evaluated, measured)]
@@ -180,7 +180,8 @@ def profile(config: Config, path: Path, device: str = "auto") -> None:
 def _few(config: Config, steps: int) -> Config:
     """This run with so few images that an epoch has about `steps` steps."""
     most = max(1, steps * config.batch // len(dataset(config.dataset).classes))
-    smallest = int(torch.bincount(load(replace(config, per_class=0)).train.labels).min())
+    whole = load(replace(config, per_class=0, noise=0.0))
+    smallest = int(torch.bincount(whole.train.labels).min())
     return replace(config, per_class=min(config.per_class or smallest, smallest, most))
 
 
@@ -188,10 +189,10 @@ def pace(config: Config, device: str = "auto") -> float:
     """Seconds that an epoch of a run takes on this device, by the second of two short epochs."""
     few = replace(_few(config, 8), epochs=2, warmup=0)
     trainee, link, ends = Trainee(few, train.device_named(device)), chain(few)[0], []
-    with arithmetic(config.threads), enough_memory():
+    with conditions(few, trainee.device):
         images = train.train(
             trainee.model,
-            trainee.batches(link, trainee.data),
+            trainee.batches(link),
             2,
             step=trainee.step_of(link.stage),
             after=lambda epoch: ends.append(time.perf_counter()),
@@ -234,6 +235,14 @@ def arithmetic(threads: int) -> Iterator[None]:
 
 
 @contextmanager
+def conditions(config: Config, device: torch.device) -> Iterator[None]:
+    """What a run is trained under: its arithmetic, its device, and advice where memory is short."""
+    here = torch.accelerator.device_index(device.index)
+    with enough_memory(), arithmetic(config.threads), here:
+        yield
+
+
+@contextmanager
 def enough_memory() -> Iterator[None]:
     """Raises `UserError` with advice where memory does not suffice."""
     try:
@@ -248,7 +257,7 @@ def enough_memory() -> Iterator[None]:
 
 
 # --------------------------------------------------------------------------------------------------
-# The network of a run, which knows no files
+# The network of a run, which knows no files of runs
 
 
 class Trainee:
@@ -268,10 +277,6 @@ class Trainee:
     def model(self) -> torch.nn.Module:
         return models.build(self.config).to(self.device)
 
-    def state(self) -> dict[str, torch.Tensor]:
-        """The state dict, on the CPU."""
-        return {name: value.cpu() for name, value in self.model.state_dict().items()}
-
     def parent(self, generation: int, images: float) -> Parent:
         """What the mask after a generation may be computed from, when the share `images` of the
         training images has arrived."""
@@ -286,18 +291,17 @@ class Trainee:
             raise UserError(f"the loss on images is {loss}; lower lr or add warmup epochs")
         return accuracy, loss
 
-    def batches(self, link: Link, data: Data) -> Training:
+    def batches(self, link: Link) -> Training:
         """The batches that a generation is trained on."""
-        task = link.stage.task
-        return Training(
-            data, self.config, link.generation, link.stage.mix, task.pairs, task.grouped
-        )
+        stage, task = link.stage, link.stage.task
+        data = self.data.arrived(stage.images)
+        return Training(data, self.config, link.generation, stage.mix, task.pairs, task.grouped)
 
     def learn(self, link: Link, mask: Mask, clock: Clock) -> tuple[dict[str, Any], dict[str, Any]]:
         """Resets what `mask` does not keep and trains one generation; returns what came out of it,
         and `seconds` and `images_per_second`."""
         stage, epochs, ancestor = link.stage, link.stage.length(self.config), None
-        data = self.data.arrived(stage.images)
+        batches = self.batches(link)
         with clock.part("switch"):
             if stage.task.needs_parent:
                 ancestor = copy.deepcopy(self.model).eval()
@@ -325,7 +329,7 @@ class Trainee:
 
         trained = train.train(
             self.model,
-            self.batches(link, data),
+            batches,
             epochs,
             peak=stage.peak,
             step=step,
@@ -337,7 +341,7 @@ class Trainee:
         )
         accuracy, loss = measured[-1]
         with clock.part("evaluation"):
-            train_accuracy, train_loss = self.measure(data.train)
+            train_accuracy, train_loss = self.measure(batches.data.train)
         result = {
             "birth_accuracy": birth,
             "test_accuracy": accuracy,
@@ -377,7 +381,8 @@ class Trainee:
 
 
 class Walk:
-    """A run on its way: its chain, its files, and its network."""
+    """A run on its way: its chain, its files, and its network. It reads a record that is on disk,
+    and makes and writes any other."""
 
     def __init__(self, config: Config, store: Store, device: torch.device) -> None:
         self.config = config
@@ -386,14 +391,6 @@ class Walk:
         self.trainee = Trainee(config, device)
         self.at: str | None = None
         """Key of the link whose weights the network holds."""
-
-    @contextmanager
-    def conditions(self) -> Iterator[None]:
-        """The device and the arithmetic of the run."""
-        device = self.trainee.device
-        on_device = torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-        with arithmetic(self.config.threads), on_device:
-            yield
 
     def open(self, position: int) -> Trainee:
         """The network with the weights after the link at `position`; at -1 with its initial
@@ -409,8 +406,10 @@ class Walk:
         entry = self.links[position].mask if position >= 0 else None
         return {} if entry is None else self.store.mask(entry)
 
-    def provenance(self) -> dict[str, Any]:
-        return records.provenance(self.trainee.device, self.config.threads)
+    def write(self, entry: Entry, **body: Any) -> Record:
+        """Writes the record of an entry, with its provenance; returns it."""
+        body["provenance"] = records.provenance(self.trainee.device, self.config.threads)
+        return self.store.write(entry, body)
 
     def generation(self, position: int, parents: list[str]) -> Record:
         """The record of a generation, read or trained; `parents` is what it descends from."""
@@ -435,18 +434,16 @@ class Walk:
         self.at = None
         result, timing = trainee.learn(link, mask, clock)
         with clock.part("files"):
-            result["weights"] = self.store.write_weights(link.trained, trainee.state())
+            state = {name: value.cpu() for name, value in trainee.model.state_dict().items()}
+            result["weights"] = self.store.write_weights(link.trained, state)
         self.at = link.key
-        return self.store.write(
+        return self.write(
             link.trained,
-            {
-                "parents": parents,
-                "stage": canonical(link.stage),
-                "config": self.config.part("root") | self.config.part("training"),
-                "result": result,
-                "timing": timing | {"parts": clock.seconds()},
-                "provenance": self.provenance(),
-            },
+            parents=parents,
+            stage=canonical(link.stage),
+            config=self.config.part("root") | self.config.part("training"),
+            result=result,
+            timing=timing | {"parts": clock.seconds()},
         )
 
     def mask(self, position: int) -> Record:
@@ -466,14 +463,14 @@ class Walk:
             trainee = self.open(position)
         parent = trainee.parent(link.generation, link.stage.images)
         with clock.part("switch"):
-            mask, zero = link.keep.mask(parent)
+            mask, zero = link.next_keep.mask(parent)
         result = {
             "size": {name: values.numel() for name, values in mask.items()},
             "kept": masks.count(mask),
             "zero_saliency": masks.count(zero),
         }
         with clock.part("resampling"):
-            result["with_resampled"] = resampled(link.keep, parent, mask)
+            result["with_resampled"] = resampled(link.next_keep, parent, mask)
         with clock.part("files"):
             if previous := self.mask_after(position - 1):
                 result["with_previous"] = masks.both(mask, previous)
@@ -482,15 +479,12 @@ class Walk:
         with clock.part("evaluation"):
             result["masked_accuracy"] = trainee.masked_accuracy(mask)
         parts = clock.seconds()
-        return self.store.write(
+        return self.write(
             link.mask,
-            {
-                "of": link.key,
-                "keep": canonical(link.keep),
-                "result": result,
-                "timing": {"seconds": parts["switch"], "parts": parts},
-                "provenance": self.provenance(),
-            },
+            of=link.key,
+            keep=canonical(link.next_keep),
+            result=result,
+            timing={"seconds": parts["switch"], "parts": parts},
         )
 
     def averaged(self) -> Averaged:
@@ -508,17 +502,15 @@ class Walk:
         if record is not None:
             return record
         start = time.perf_counter()
-        model = self.averaged() if evaluation.averaged else self.open(len(self.links) - 1).model
+        last = len(self.links) - 1
+        model = self.averaged() if evaluation.all_generations else self.open(last).model
         result = evaluation.result(model, self.trainee.data, self.config)
-        return self.store.write(
+        return self.write(
             link.evaluated(evaluation),
-            {
-                "of": link.key,
-                "evaluation": canonical(evaluation),
-                "result": result,
-                "timing": {"seconds": time.perf_counter() - start},
-                "provenance": self.provenance(),
-            },
+            of=link.key,
+            evaluation=canonical(evaluation),
+            result=result,
+            timing={"seconds": time.perf_counter() - start},
         )
 
 

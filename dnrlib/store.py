@@ -4,8 +4,9 @@ A folder per generation, named by its key: `record.json` and `weights.pt`; for t
 after it `mask-KEY.json` and `mask-KEY.npz`; per evaluation `evaluation-KEY.json`.
 """
 
+import functools
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +23,6 @@ def short_of_memory(error: Exception) -> bool:
     """Whether the machine or a device has too little memory, which torch says in several ways."""
     said = "out of memory", "can't allocate memory", "ALLOC_FAILED"
     return isinstance(error, MemoryError) or any(words in str(error) for words in said)
-
-
-def _unreadable(path: Path, error: Exception) -> Exception:
-    """What is wrong with a file that could not be read."""
-    if isinstance(error, PermissionError):
-        return UserError(f"{path} belongs to another user, who does not let you read it")
-    return DamagedFile(path, f"cannot be read: {type(error).__name__}")
 
 
 @dataclass(frozen=True)
@@ -90,39 +84,40 @@ class Store:
         file = io.BytesIO()
         torch.save(state, file)
         records.write(self.path(entry).with_name("weights.pt"), file.getvalue())
-        return records.weights_digest(state)
+        return records.tensors_digest(state)
 
     def weights(self, entry: Entry) -> dict[str, Tensor]:
         """The weights after a generation, on the CPU; raises `DamagedFile` if they are not those of
         its record."""
         path = self.path(entry).with_name("weights.pt")
-        try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-            digest = records.weights_digest(state)
-        # What is damaged, or was never a state dict, can raise anything.
-        except Exception as error:
-            if short_of_memory(error):
-                raise  # The file is not to blame.
-            raise _unreadable(path, error) from error
-        record = self.read(entry)
-        if record is None or digest != record["result"]["weights"]:
-            raise DamagedFile(path, "its weights are not those of its record")
-        return state
+        load = functools.partial(torch.load, weights_only=True, map_location="cpu")
+        return self._proven(entry, path, load, "weights")
 
     def write_mask(self, entry: Entry, mask: Mask) -> str:
         """Writes a mask; returns its digest."""
         records.write(self.path(entry, ".npz"), masks.pack(mask))
-        return records.weights_digest(mask)
+        return records.tensors_digest(mask)
 
     def mask(self, entry: Entry) -> Mask:
         """A mask; raises `DamagedFile` if it is not that of its record."""
-        path = self.path(entry, ".npz")
+        return self._proven(entry, self.path(entry, ".npz"), masks.unpack, "mask")
+
+    def _proven(
+        self, entry: Entry, path: Path, load: Callable[[Path], dict[str, Tensor]], name: str
+    ) -> dict[str, Tensor]:
+        """What `load` reads from a file, if its digest is the one that the record has by `name`."""
         try:
-            mask = masks.unpack(path)
-            digest = records.weights_digest(mask)
+            found = load(path)
+            digest = records.tensors_digest(found)
+        # What is damaged, or was never a dict of tensors, can raise anything.
         except Exception as error:
-            raise _unreadable(path, error) from error
+            if short_of_memory(error):
+                raise  # The file is not to blame.
+            if isinstance(error, PermissionError):
+                said = f"{path} belongs to another user, who does not let you read it"
+                raise UserError(said) from error
+            raise DamagedFile(path, f"cannot be read: {type(error).__name__}") from error
         record = self.read(entry)
-        if record is None or digest != record["result"]["mask"]:
-            raise DamagedFile(path, "its bits are not those of its record")
-        return mask
+        if record is None or digest != record["result"][name]:
+            raise DamagedFile(path, f"its {name} is not that of its record")
+        return found

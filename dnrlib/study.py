@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import operator
 import os
 import shlex
 import statistics
@@ -9,7 +10,7 @@ import sys
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import current_process
@@ -72,7 +73,7 @@ class Archive:
         runs = (self._whole(config, evaluations, place) for place in self.places)
         return next((run for run in runs if run is not None), None)
 
-    def richest(self, config: Config, evaluations: Iterable[Evaluation]) -> Run | None:
+    def richest(self, config: Config, evaluations: Collection[Evaluation]) -> Run | None:
         """The run of a config with those of `evaluations` that were made of it, from the place
         where there are most: the records of a run must be of the same weights."""
         last = chain(config)[-1]
@@ -84,6 +85,7 @@ class Archive:
         return self._whole(config, made[place], place) if made[place] else self.find(config)
 
     def _whole(self, config: Config, evaluations: Sequence[Evaluation], place: str) -> Run | None:
+        """The run with all of the evaluations from one place, or None."""
         wanted = entries(config, evaluations)
         found = self._records(config, wanted, place)
         return Run(config, found, place, tuple(evaluations)) if len(found) == len(wanted) else None
@@ -155,7 +157,7 @@ def study(
 def command(configs: Iterable[Config], evaluations: Sequence[Evaluation] = ()) -> str:
     """What to type into a shell to train (at least) these configs, and to evaluate them if the
     evaluations are those of exhibits: one command per dataset and budget."""
-    seeds: dict[tuple[str, bool], int] = {}
+    seeds: dict[tuple[str, bool], set[int]] = {}
     arms: dict[tuple[str, bool], dict[str, None]] = {}
     for config in configs:
         arm = arm_of(config)
@@ -166,14 +168,26 @@ def command(configs: Iterable[Config], evaluations: Sequence[Evaluation] = ()) -
             arm = "+".join(part for part in arm.split("+") if not part.startswith(f"{name}="))
         group = config.dataset, smoke
         arms.setdefault(group, {})[arm] = None
-        seeds[group] = max(seeds.get(group, 0), config.seed + 1)
+        seeds.setdefault(group, set()).add(config.seed)
     commands = []
     for (of, smoke), chosen in arms.items():
         words = ["dnr", "study", "--dataset", of]
         words += ["--budget", "smoke"] if smoke else []
         words += _chosen(of, list(chosen), set(evaluations))
-        commands.append(shlex.join([*words, "--seeds", str(seeds[of, smoke])]))
+        commands.append(shlex.join(words + _seeds(seeds[of, smoke])))
     return " &&\n  ".join(commands)
+
+
+def _seeds(seeds: set[int]) -> list[str]:
+    """The options that name these seeds."""
+    if seeds == {*range(len(seeds))}:
+        return ["--seeds", str(len(seeds))]
+    words = []
+    # Seeds that follow each other have the same distance to their places.
+    for _, part in itertools.groupby(enumerate(sorted(seeds)), lambda pair: pair[1] - pair[0]):
+        run = [seed for _, seed in part]
+        words += ["--seed", f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0])]
+    return words
 
 
 def _chosen(dataset: str, arms: list[str], evaluations: set[Evaluation]) -> list[str]:
@@ -194,6 +208,7 @@ def _chosen(dataset: str, arms: list[str], evaluations: set[Evaluation]) -> list
 
 
 def _same_conditions(found: list[Run]) -> None:
+    """Raises `UserError` for runs of different versions or devices."""
     conditions = Counter(
         (record["provenance"]["results"], record["provenance"]["device"])
         for run in found
@@ -234,9 +249,8 @@ def planned(
     `device`, a few steps `here`, or nothing, without the images (NaN hours)."""
     rows, configs = [], list(configs)
     paces: dict[tuple, tuple[float, str]] = {}
-    for (of, seed), group in itertools.groupby(
-        sorted(configs, key=lambda c: (c.dataset, c.seed)), key=lambda c: (c.dataset, c.seed)
-    ):
+    by = operator.attrgetter("dataset", "seed")
+    for (of, seed), group in itertools.groupby(sorted(configs, key=by), by):
         own = list(group)
         todo = missing_links(own, Store(runs)).values()
         epochs = Counter[tuple]()
@@ -287,6 +301,9 @@ def _train(
     runs: Path,
     evaluations: Sequence[Evaluation],
 ) -> None:
+    """Trains and evaluates what is missing of these runs, under a progress bar, and says before
+    about how long that takes, if published records tell: to try it out would delay what is short.
+    Raises `StudyFailed`."""
     for name in {config.dataset for config in configs}:
         read(name)  # One error here, instead of one per run, if its images are not on this machine.
         for each in evaluations:
@@ -402,13 +419,13 @@ def seconds_per_epoch(config: Config, device: str) -> float | None:
     """Median seconds per training epoch of the dataset's published records that were made on this
     kind of device, with as many images and a network of this kind; or None."""
     part = config.part("root") | config.part("training")
-    alike = {name: part.get(name) for name in ALIKE}
+    alike, here = {name: part.get(name) for name in ALIKE}, device_named(device).type
     times = [
         record["timing"]["seconds"] / len(record["result"]["curve"])
         for seed in range(min(records.published_seeds(config.dataset), 3))
         for record in records.published(config.dataset, seed).values()
         if record["kind"] == "generation"
-        and record["provenance"]["device"] == device_named(device).type
+        and record["provenance"]["device"] == here
         and {name: record["config"].get(name) for name in ALIKE} == alike
     ]
     return statistics.median(times) if times else None

@@ -24,7 +24,9 @@ def device_named(name: str) -> torch.device:
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next((device for device, found in there.items() if found), "cpu"))
-    if name != "cpu" and not there.get(name.split(":")[0], False):
+    kind, _, number = name.partition(":")
+    numbered = not number or number in map(str, range(torch.cuda.device_count()))
+    if name != "cpu" and not (there.get(kind, False) and numbered):
         raise UserError(f"device={name!r} is not available here; use auto or cpu")
     return torch.device(name)
 
@@ -57,7 +59,7 @@ def learning_rate(epoch: int, epochs: int, settings: Settings, peak: float = 1.0
 class Step:
     """What a batch does to a network: forward and backward, then the update of its weights.
 
-    Made once for a network and a task, and restarted for every generation.
+    Made once for a network and a task; every generation begins with `restart`, the first too.
     """
 
     def __init__(self, model: nn.Module, task: Labels, settings: Settings) -> None:
@@ -146,11 +148,12 @@ def train(
 
     `batches` are iterated once per epoch. Without `settings` they are those of `Settings()`, and
     `peak` scales their learning rate. `after` is called with the number of every epoch, from 1.
-    `step` is the training step of this network, with a task and settings of its own (without one it
-    learns from labels); `parent` is the network that a distillation learns from, and weights
-    outside the mask `held` stay at zero; with `average` the network becomes its `MovingAverage` of
-    that decay at the end; `clock` is told where the time goes. Raises `UserError` for no epoch, a
-    warm-up that does not end, and a loss that is not finite.
+    `step` is the training step of this network, with a task and settings of its own, which count
+    instead of `settings` (without one it learns from labels); `parent` is the network that a
+    distillation learns from, and weights outside the mask `held` stay at zero; with `average` the
+    network becomes its `MovingAverage` of that decay at the end; `clock` is told where the time
+    goes. Raises `UserError` for no epoch, a warm-up that does not end, and a loss that is not
+    finite.
     """
     if epochs < 1:
         raise UserError(f"epochs={epochs!r} must be at least 1")

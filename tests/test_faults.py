@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import torch
 
-from dnrlib import UserError, cli, records, run
+from dnrlib import UserError, cli, masks, records, run
 from dnrlib.book.pages import Parameters
 from dnrlib.compare.export import load_model
 from dnrlib.datasets import archives, official
@@ -469,6 +469,11 @@ def test_weights_are_not_to_blame_for_everything(tiny, monkeypatch, error, said)
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(UserError, match=said) as caught:
         run.run(tiny(method="tune", generations=2))
+    assert "damaged" not in str(caught.value)
+    run.run(tiny(method="ke", generations=1))
+    monkeypatch.setattr(masks, "unpack", fail)
+    with pytest.raises(UserError, match=said) as caught:
+        run.run(tiny(method="ke", generations=2))
     assert "damaged" not in str(caught.value)
 
 

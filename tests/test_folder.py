@@ -102,6 +102,7 @@ def test_problems_are_reported(tmp_path):
     image(root / "train" / "dog" / "is-a-cat.png", 1)
     (root / "train" / "dog" / "notes.txt").write_text("x")
     (root / "train" / "cat" / ".hidden.png").write_text("x")
+    (root / "train" / "cat" / "moved.png").symlink_to(tmp_path / "nowhere.png")
     counts, problems = folder.report(f"folder:{root}")
     assert list(counts.columns) == ["train", "tuning", "test"]
     assert counts.loc["rare"].tolist() == [2, 0, 0]
@@ -112,7 +113,9 @@ def test_problems_are_reported(tmp_path):
     assert "in several classes" in text
     assert "is-a-cat.png" in text
     assert "images that are copies of others: 2" in text
+    assert "not an image, or in no class: " in text
     assert "notes.txt" in text
+    assert "moved.png" in text
     assert "hidden" not in text
 
 

@@ -12,7 +12,16 @@ from dnrlib import models, records, run, train
 from dnrlib.datasets import augment
 from dnrlib.datasets.augment import Training
 from dnrlib.datasets.catalogue import load
-from dnrlib.losses import LOSSES, AdaCos, Cosine, CosineHead, Distilled, Labels, SelfDistilled
+from dnrlib.losses import (
+    LOSSES,
+    AdaCos,
+    Cosine,
+    CosineHead,
+    Distilled,
+    Labels,
+    SelfDistilled,
+    cross_entropy,
+)
 from dnrlib.masks import prunable
 from dnrlib.methods import METHODS, plan
 from dnrlib.models import birth, build, normalise_after
@@ -289,6 +298,14 @@ def test_distillation_by_hand(reduction, divided):
     gradient = 0.9 * 20 * (q - p) / 2 / divided + 0.1 * (softmax(z) - target) / 2
     np.testing.assert_allclose(student.grad.numpy(), gradient, rtol=1e-9)
     assert teacher.grad is None
+
+
+def test_the_cross_entropy_of_bfloat16_is_computed_in_float32():
+    """Also where autocast does not see to it, as here without one."""
+    outputs, labels = torch.tensor([[1.0, -2.0, 5.125], [3.0, 0.5, -7.0]]), torch.tensor([0, 2])
+    found = cross_entropy(outputs.bfloat16(), labels, 0.1)
+    assert found.dtype == torch.float32
+    assert found == F.cross_entropy(outputs, labels, label_smoothing=0.1)
 
 
 def test_the_cosine_loss_by_hand():

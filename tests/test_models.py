@@ -15,7 +15,7 @@ from dnrlib.datasets.augment import normalised
 from dnrlib.datasets.catalogue import load
 from dnrlib.datasets.digits import DATASETS
 from dnrlib.masks import prunable
-from dnrlib.models import LAYERS, MODELS, build, network
+from dnrlib.models import LAYERS, MODELS, build, insert_fixed, network
 from dnrlib.recipes import RECIPES, configure
 from dnrlib.reinit import fresh
 from dnrlib.streams import stream
@@ -241,3 +241,8 @@ def test_weights_that_are_missing_damaged_or_of_another_network_are_refused(
     monkeypatch.setattr(models, "pretrained_file", lambda name: tmp_path / "no.pth")
     with pytest.raises(UserError, match=r"needs .*no\.pth; with a network connection, torchvision"):
         build(configure("digits-colour", **PUBLISHED))
+
+
+def test_what_is_inserted_lies_where_the_network_lies():
+    model = build(configure("digits", width=4)).to("meta")
+    assert insert_fixed(model, "layer1.0", 4).mean.device.type == "meta"

@@ -88,7 +88,7 @@ def test_what_is_missing_is_named_with_its_command(tiny, published, capsys):
     assert "not run: 2 of 2 runs" in said
     settings = "+batch=20+epochs=1+generations=3+per_class=4+width=4"
     methods = f"--method dnr{settings} --method ke{settings}"
-    assert f"dnr study --dataset digits {methods} --seeds 4" in said
+    assert f"dnr study --dataset digits {methods} --seed 0 --seed 3" in said
 
 
 @pytest.fixture
@@ -130,6 +130,18 @@ def typed(monkeypatch):
 def test_the_command_trains_what_is_missing(configs, typed):
     asked = typed(study.command(configs))
     assert set(configs) <= {config for each, _ in asked for config in each}
+
+
+@pytest.mark.parametrize(
+    ("seeds", "named"),
+    [([0, 1], "--seeds 2"), ([7], "--seed 7"), ([5, 0, 4, 3], "--seed 0 --seed 3-5")],
+)
+def test_the_command_names_no_other_seeds(seeds, named, typed):
+    configs = grid("digits", ["dnr"], seeds)
+    said = study.command(configs)
+    assert said.endswith(named)
+    ((asked, _),) = typed(said)
+    assert {*asked} == {*configs}
 
 
 def test_the_command_leaves_out_what_changes_nothing(typed):

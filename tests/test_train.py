@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 import time
 
 import numpy as np
@@ -168,6 +169,16 @@ def test_cuda_graphs_train_as_eager_steps_do(tiny, method, monkeypatch, tmp_path
 
 
 @CUDA
+def test_what_was_killed_on_cuda_goes_on(tiny, tmp_path):
+    """With the normalisations that LW inserts."""
+    config = tiny(method="lw", generations=4)
+    whole = run.run(config, tmp_path, "cuda")
+    shutil.rmtree(tmp_path / whole[-1]["key"])
+    again = run.run(config, tmp_path, "cuda")
+    assert [record["key"] for record in again] == [record["key"] for record in whole]
+
+
+@CUDA
 def test_cuda_and_cpu_make_the_same_mask_of_the_same_weights(tiny):
     """Up to rounding, which moves weights at the threshold only."""
     from dnrlib.rules import Parent, Snip, Top
@@ -302,6 +313,20 @@ def test_a_profile_is_short_whatever_the_dataset(tmp_path, monkeypatch):
     assert 0 < len(dataset("digits").classes) * large.per_class <= 20 * 7
     assert (small.per_class, small.epochs, small.generations) == (10, 1, 2)
     assert (tmp_path / "t.json.gz").read_bytes()[:2] == b"\x1f\x8b"
+
+
+def test_wrong_labels_do_not_change_how_few_images_a_short_run_has():
+    few = [run._few(configure("digits", per_class=0, noise=share), 10**6) for share in (0.0, 0.4)]
+    assert few[0].per_class == few[1].per_class
+
+
+def test_a_gpu_is_named_only_if_it_is_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert train.device_named("cuda:1") == torch.device("cuda", 1)
+    for name in ("cuda:2", "cuda:x", "cpu:0"):
+        with pytest.raises(UserError, match=f"device='{name}' is not available here"):
+            train.device_named(name)
 
 
 def test_a_profile_that_cannot_be_written_is_refused_before_the_work(tmp_path):

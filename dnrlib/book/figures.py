@@ -9,17 +9,15 @@ import re
 import textwrap
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import seaborn as sns
 from IPython.core.getipython import get_ipython
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib_inline.config import InlineBackend
-from scipy import stats
 
 from ..methods import label
-from ..stats import LEVEL, MARGIN, comparisons
+from ..stats import MARGIN, bounds, comparisons
 from .tables import LEAST_SEEDS, MEASURES, number
 
 # Six arms that are compared most can be told apart with the common kinds of colour blindness too;
@@ -102,7 +100,7 @@ def curves(frame: pd.DataFrame, methods: Sequence[str]) -> Axes:
         return not_run(ax)
     for method, marker in zip(methods, itertools.cycle("osD^vPX")):
         part = frame[frame["method"] == method].groupby("generation")["test_accuracy"]
-        mean, n = part.mean(), part.count()
+        mean = part.mean()
         ax.plot(
             mean.index,
             mean,
@@ -112,11 +110,9 @@ def curves(frame: pd.DataFrame, methods: Sequence[str]) -> Axes:
             markersize=4,
             label=label(method),
         )
-        if (n >= LEAST_SEEDS).all():
-            half = stats.t.ppf((1 + LEVEL) / 2, n - 1) * part.std(ddof=1) / np.sqrt(n)
-            ax.fill_between(
-                mean.index, mean - half, mean + half, color=colour(method), alpha=0.15, lw=0
-            )
+        if (part.count() >= LEAST_SEEDS).all():
+            ends = zip(*part.agg(bounds), strict=True)
+            ax.fill_between(mean.index, *ends, color=colour(method), alpha=0.15, lw=0)
     ax.set(xlabel="generation", ylabel="test accuracy in %")
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.legend(frameon=False)

@@ -13,7 +13,7 @@ import yaml
 from IPython.display import Markdown
 
 from .. import UserError, records
-from ..config import Config
+from ..config import Config, not_one_of
 from ..evaluate.evaluations import Evaluation
 from ..frames import generations
 from ..paper.claims import arms as stated_arms
@@ -44,10 +44,8 @@ class Parameters:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.budget not in ("auto", *BUDGETS):
-            raise UserError(
-                f"budget={self.budget!r} is unknown; choose one of: auto, {', '.join(BUDGETS)}"
-            )
+        if self.budget not in (known := ("auto", *BUDGETS)):
+            raise UserError(not_one_of("budget", self.budget, known))
         if self.seeds != "auto" and (type(self.seeds) is not int or self.seeds < 1):
             raise UserError(f"seeds={self.seeds!r} must be auto or a whole number of at least 1")
         if type(self.seed) is not int:

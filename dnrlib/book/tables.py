@@ -329,7 +329,7 @@ def place(claim: Any) -> str:
 
 
 def corruption_table(frame: pd.DataFrame, dataset: str, name: str) -> Markdown:
-    """`evaluations.corruption_means` over seeds, beside the printed mean of DNR Fig. 5; where
+    """`frames.corruption_means` over seeds, beside the printed mean of DNR Fig. 5; where
     networks were also evaluated without the normalisation of their training, in rows of their
     own."""
     printed, rows = exhibits.wide("dnr", "fig5")["mCA"], []

@@ -20,10 +20,9 @@ from ..datasets.augment import normalised
 from ..datasets.catalogue import dataset, read
 from ..datasets.decoded import pixels
 from ..evaluate.evaluations import Averaged
-from ..rules import kels_of
+from ..rules import slimmed
 from ..run import arithmetic, finished, run
 from ..slim import operations
-from ..slim import slim as slim_network
 
 FORMAT = 2
 
@@ -132,11 +131,6 @@ def export(config: Config, output: Path, device: str = "auto", slim: bool = Fals
     records.write(output, file.getvalue())
     snippet = SNIPPET.format(model=output.name)
     records.write(output.with_name("use_model.py"), snippet.encode())
-
-
-def slimmed(model: nn.Module, name: str, split_rate: float) -> nn.Module:
-    """The slim network of a network of `models.MODELS` with the mask of KELS."""
-    return slim_network(model, kels_of(model, name, split_rate))
 
 
 def _write_programs(model: nn.Module, output: Path, shape: tuple[int, ...]) -> None:

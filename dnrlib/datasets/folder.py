@@ -38,7 +38,7 @@ Files = dict[tuple[str, str], list[Path]]
 """Image files by pool and class."""
 
 
-def canonical(name: str) -> str:
+def full_name(name: str) -> str:
     """The one name of a folder's dataset, with its whole path: it is part of the key of a run.
     Other names are returned as they are."""
     if not name.startswith(PREFIX):
@@ -68,7 +68,7 @@ def dataset(name: str) -> Dataset:
     0.1 s for ten thousand.
     """
     prepare(name, trusted=True)
-    return decoded.dataset(canonical(name))
+    return decoded.dataset(full_name(name))
 
 
 def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> Record:
@@ -79,7 +79,7 @@ def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> Rec
     `trusted`. Raises `UserError` for a folder without two classes of images, and for files that
     cannot be decoded, unless they are to be skipped.
     """
-    name = canonical(name)
+    name = full_name(name)
     path, size = parse(name)
     signature = _signature(path)
     known = decoded.manifest(name)
@@ -128,7 +128,7 @@ def report(name: str) -> tuple[pd.DataFrame, list[str]]:
         pool: split.labels.bincount(minlength=len(about.classes)).tolist()
         for pool, split in about.pools().items()
     }
-    problems = decoded.manifest(canonical(name))["notes"]["problems"]
+    problems = decoded.manifest(full_name(name))["notes"]["problems"]
     return pd.DataFrame(counts, index=pd.Index(about.classes, name="class")), problems
 
 
@@ -148,7 +148,10 @@ def _signature(path: Path) -> str:
     """Changes with every file of a folder that is added, removed, renamed or written to."""
     # A pool may be a link, which is not followed from above.
     roots = [path, *(entry for entry in path.glob("*") if entry.is_symlink())]
-    found = [(file, os.stat(file)) for root in roots for file in sorted(_walk(root))]
+    files = [file for root in roots for file in sorted(_walk(root))]
+    # A link may lead nowhere.
+    states = [os.stat(file, follow_symlinks=os.path.exists(file)) for file in files]
+    found = zip(files, states, strict=True)
     return digest([[file, state.st_size, state.st_mtime_ns] for file, state in found])
 
 
@@ -174,7 +177,7 @@ def _files(path: Path) -> tuple[Files, list[Path]]:
     for pool, root in pools:
         for file in sorted(map(Path, _walk(root))):
             label, *below = file.relative_to(root).parts
-            image = below and file.suffix.lower() in SUFFIXES
+            image = below and file.suffix.lower() in SUFFIXES and file.is_file()
             (files[pool, label] if image else others).append(file)
     if not files:
         raise UserError(f"{path} has no images in it; it needs a subfolder of images per class")

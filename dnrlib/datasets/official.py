@@ -101,7 +101,8 @@ def prepare(name: str, root: Path | None = None, download: bool = False) -> Reco
             with records.lock(root):
                 base = _tree(official, root) or _extracted(official, root)
         if name == "cifar10c":
-            counts = [[each, len(corruption(each, base)[0])] for each in corruption_names()]
+            names = [Path(path).stem for path in official.tree if "labels" not in path]
+            counts = [[each, len(corruption(each, base)[0])] for each in names]
             note = {"classes": list("0123456789"), "counts": counts, "folder": str(base)}
             return records.save(decoded.root() / NOTE, note)
         found = listing(name, base)
@@ -302,12 +303,6 @@ def _state(official: Official) -> str:
 
 NOTE = "cifar10c.json"
 """Says where CIFAR-10-C was prepared: it is not trained on, and stays there."""
-
-
-def corruption_names() -> list[str]:
-    """The corruptions of which there are files."""
-    files = [Path(path).stem for path in facts()["cifar10c"].tree]
-    return [name for name in files if name != "labels"]
 
 
 def corruption(name: str, base: Path | None = None) -> tuple[np.memmap, np.ndarray]:

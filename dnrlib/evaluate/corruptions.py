@@ -75,30 +75,18 @@ CORRUPTIONS: dict[str, Corruption] = {}
 """By name; in the order of CIFAR-10-C, the 15 of the benchmark and then the 4 extra ones."""
 
 
-def corrupt(image: np.ndarray, name: str, severity: int, number: int) -> np.ndarray:
-    """One image (uint8, 32 x 32 x 3) corrupted, as uint8 of the same shape.
-
-    `number` is its index in its pool, from which everything random is drawn. Raises `UserError` for
-    other images, an unknown name or a severity other than 1 to 5.
-    """
-    return _corrupted(np.asarray(image), 3, name, severity, number)
-
-
-def corrupted(images: np.ndarray, name: str, severity: int) -> np.ndarray:
+def corrupted(images: np.ndarray, name: str, severity: int, first: int = 0) -> np.ndarray:
     """A pool of images (uint8, n x 32 x 32 x 3) corrupted, as a new array of the same shape and
-    type: what `corrupt` makes of image after image, only faster. Raises as `corrupt` does."""
-    return _corrupted(np.asarray(images), 4, name, severity, 0)
+    type.
 
-
-def _corrupted(
-    images: np.ndarray, dimensions: int, name: str, severity: int, first: int
-) -> np.ndarray:
-    """One image or several; `first` is the number of the first one."""
-    if (images.dtype, images.ndim, images.shape[-3:]) != (np.uint8, dimensions, (SIDE, SIDE, 3)):
+    `first` is the number of the first image in its pool: from its number all that is random in an
+    image is drawn. Raises `UserError` for other images, an unknown name or a severity other than 1
+    to 5.
+    """
+    if (images.dtype, images.ndim, images.shape[-3:]) != (np.uint8, 4, (SIDE, SIDE, 3)):
         raise UserError(
-            f"corruptions are defined for 32 x 32 RGB images (uint8, {'n x ' * (dimensions - 3)}"
-            f"32 x 32 x 3): got {images.dtype}, "
-            + (" x ".join(map(str, images.shape)) or "a single number")
+            "corruptions are defined for 32 x 32 RGB images (uint8, n x 32 x 32 x 3): got "
+            f"{images.dtype}, {' x '.join(map(str, images.shape))}"
         )
     if name not in CORRUPTIONS:
         raise UserError(f"{name!r} is no corruption; choose one of: {', '.join(CORRUPTIONS)}")
@@ -106,14 +94,13 @@ def _corrupted(
     if severity not in range(1, len(corruption.constants) + 1):
         raise UserError(f"severity={severity!r} is none; choose 1 (weakest) to 5 (strongest)")
     constant = corruption.constants[int(severity) - 1]
-    pool = images.reshape(-1, SIDE, SIDE, 3)
-    result = np.empty_like(pool)
+    result = np.empty_like(images)
     # In chunks that stay in the cache; beyond it every pass waits for the memory.
-    for start in range(0, len(pool), 64):
-        part = pool[start : start + 64]
+    for start in range(0, len(images), 64):
+        part = images[start : start + 64]
         streams = _streams(name, range(first + start, first + start + len(part)))
         result[start : start + 64] = _bytes(corruption.apply(part / 255, constant, streams))
-    return result.reshape(images.shape)
+    return result
 
 
 def _streams(name: str, numbers: Iterable[int]) -> Iterator[np.random.RandomState]:

@@ -24,8 +24,7 @@ from ..datasets.catalogue import read
 from ..datasets.official import SEVERITIES, corruption, corruptions_here
 from ..datasets.splits import Data, Dataset, Split
 from ..masks import prunable
-from ..rules import kels_of
-from ..slim import slim
+from ..rules import kels_of, slimmed
 from ..streams import stream
 from ..train import evaluate, outputs
 from . import retrieval
@@ -50,7 +49,7 @@ EVALUATED = (
 class Evaluation(Protocol):
     """One way to measure a finished network. Every evaluation derives from it."""
 
-    averaged = False
+    all_generations = False
     """Whether it is of the networks after all generations (`Averaged`), not of the last one."""
 
     def check(self, about: Dataset) -> None:
@@ -116,7 +115,7 @@ class AveragedAccuracy(Evaluation):
     ensemble its members, of other methods the snapshots that their generations leave. It costs as
     many forward passes as there are networks."""
 
-    averaged = True
+    all_generations = True
 
     def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
         """`accuracy` in %, `loss` (mean cross-entropy), and the number of `networks`."""
@@ -133,7 +132,7 @@ class WeightSizes(Evaluation):
     """Mean absolute weight of what KELS keeps and of what it resets, layer by layer, after every
     generation (KE Figs. 7 and 15)."""
 
-    averaged = True
+    all_generations = True
 
     def result(self, model: nn.Module, data: Data, config: Config) -> dict[str, Any]:
         """`layers`, by name in the order of the network; `fit` and `reset`, for each of them a list
@@ -165,7 +164,7 @@ class Retrieval(Evaluation):
         """By `dense` and `slim`: `recall_1`, `recall_4` and `nmi` in %."""
         networks = {"dense": model}
         if config.method == "ke":
-            networks["slim"] = slim(model, kels_of(model, config.model, config.split_rate))
+            networks["slim"] = slimmed(model, config.model, config.split_rate)
         found = {}
         for name, network in networks.items():
             images = evaluation_batches(data.evaluation, data.dataset)
@@ -319,8 +318,8 @@ class Attack(Evaluation):
 
 
 def scaled(pixels: Tensor, dataset: Dataset) -> Tensor:
-    """Pixels in 0..1 with the dataset's mean 0 and standard deviation 1, as `data.normalised` makes
-    them in place, which gradients do not survive."""
+    """Pixels in 0..1 with the dataset's mean 0 and standard deviation 1, as `augment.normalised`
+    makes them in place, which gradients do not survive."""
     mean, std = (
         torch.tensor(values, device=pixels.device).view(1, -1, 1, 1)
         for values in (dataset.mean, dataset.std)

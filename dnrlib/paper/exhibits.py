@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .. import UserError
-from ..config import Config
+from ..config import Config, not_one_of
 from ..datasets.catalogue import VIEWS
 from ..evaluate.evaluations import (
     BEYOND,
@@ -426,7 +426,7 @@ def arms(exhibit: str, dataset: str) -> list[str]:
     unknown exhibit.
     """
     if exhibit not in EXHIBITS:
-        raise UserError(f"exhibit={exhibit!r} is unknown; choose one of: {', '.join(EXHIBITS)}")
+        raise UserError(not_one_of("exhibit", exhibit, EXHIBITS))
     said_of, listed = scope(dataset), EXHIBITS[exhibit].arms.split()
     if exhibit == "table2" and said_of != "full":
         swept = [arm if arm == "plain" else f"{arm}+generations=3" for arm in listed]
