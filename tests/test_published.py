@@ -64,6 +64,7 @@ SEEDS = {
     "digits-imbalanced": dict.fromkeys(arms("fig7", "digits-imbalanced"), 6),
     "digits-binary": dict.fromkeys(arms("table8", "digits-binary"), 12),
     "digits-metric": dict.fromkeys(arms("ke_table4", "digits-metric"), 8),
+    "flower102-64-metric": dict.fromkeys(arms("ke_table4", "flower102-64-metric"), 3),
     "flower102-64": dict.fromkeys([*PUBLISHED_ARMS, *TUNED_ARMS, "ensemble"], 3),
     "cifar10-few": dict.fromkeys(PUBLISHED_ARMS, 3)
     | dict.fromkeys([*TUNED_ARMS, "long+tuned+width=64"], 1),

@@ -24,15 +24,17 @@ ON = {
     "embedded": {"": "digits", "fig5": "digits-colour", "fig6": "digits-colour"}
     | {"fig7": "digits-imbalanced", "table8": "digits-binary", "ke_table4": "digits-metric"},
     "photographs": dict.fromkeys(("table2", "fig5", "fig6", "when"), "cifar10-few")
-    | {"": "flower102-64 cifar10-few", "fig7": "cifar10-few-imbalanced"},
+    | {"": "flower102-64 cifar10-few", "fig7": "cifar10-few-imbalanced"}
+    | {"ke_table4": "flower102-64-metric"},
 }
 """The datasets that a claim is judged on by column and exhibit; those of "" for all others."""
 SETTINGS = {"per_class": 0, "smoothing": 0.1, "precision": "fp32", "noise": 0.0}
 SETTINGS |= {"weight_decay": 1e-4, "lr": 0.1, "augment": "shift", "width": 8}
 """What the records of a file differ in, apart from their stages."""
 RATES = {"digits-colour": 0.2, "flower102-64": 0.256, "cifar10-few": 0.03}
-RATES |= {"digits-metric": 0.0256}
+RATES |= dict.fromkeys(("digits-metric", "flower102-64-metric"), 0.0256)
 SIZES = {"digits": 10, "digits-colour": 10, "digits-metric": 20, "cifar10-few": 50}
+SIZES |= {"flower102-64-metric": 10}
 GENERATIONS = dict.fromkeys(("digits", "digits-imbalanced", "digits-metric"), 10)
 GENERATIONS |= {"digits-binary": 3}
 
@@ -94,7 +96,7 @@ def stages(arm, dataset):
     method, *given = arm.split("+")
     known = settings_of(dataset) | {"keep": 0.8, "probe": 0.2, "split_rate": 0.8, "members": 3}
     known |= {"generations": GENERATIONS.get(dataset, 5), "criterion": "snip", "average": 0.0}
-    known |= {"mix": "", "parts": 1, "loss": "triplet" if dataset == "digits-metric" else ""}
+    known |= {"mix": "", "parts": 1, "loss": "triplet" if dataset.endswith("-metric") else ""}
     if "tuned" in given:
         given.remove("tuned")
         known["weight_decay"], known["lr"] = tuned(method, dataset)
