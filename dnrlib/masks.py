@@ -98,12 +98,12 @@ def snip(
     All batches are held in memory at once: a sample is enough. Raises `UserError` if there are no
     batches or no prunable weights.
     """
-    weights = scored(model, exclude)
+    weights = scorable(model, exclude)
     listed = list(batches)
     count = sum(len(labels) for _, labels in listed)
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     with evaluating(model):
-        for inputs, labels in on(model, listed):
+        for inputs, labels in on_device_of(model, listed):
             add_gradients(total, weights, loss(model(inputs), labels) / count)
     return {name: (w.detach() * total[name]).abs().cpu() for name, w in weights.items()}
 
@@ -118,10 +118,10 @@ def fisher(
     """Empirical Fisher information: the sum over all images of (d loss / d theta)^2, image by image
     (DNR Table 4, 'FIM'; the paper gives no formula, and the released code squares the gradient of a
     batch mean). Otherwise as `snip`; inputs are tensors."""
-    weights = scored(model, exclude)
+    weights = scorable(model, exclude)
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     with evaluating(model):
-        for inputs, labels in on(model, batches):
+        for inputs, labels in on_device_of(model, batches):
             for image, label in zip(inputs.split(1), labels.split(1), strict=True):
                 add_gradients(total, weights, loss(model(image), label), torch.square)
     return {name: values.cpu() for name, values in total.items()}
@@ -129,7 +129,7 @@ def fisher(
 
 def magnitude(model: nn.Module, batches: Batches = (), *, exclude: Excluded = ()) -> Scores:
     """|theta| of every prunable weight (DNR Table 4, 'Weight Magnitude'); needs no batches."""
-    return {name: w.detach().abs().cpu() for name, w in scored(model, exclude).items()}
+    return {name: w.detach().abs().cpu() for name, w in scorable(model, exclude).items()}
 
 
 def chance(
@@ -141,11 +141,11 @@ def chance(
 ) -> Scores:
     """Independent uniform numbers; needs no batches. Not the row 'Random' of DNR Table 4, which is
     KE."""
-    weights = scored(model, exclude)
+    weights = scorable(model, exclude)
     return {name: torch.rand(w.shape, generator=generator) for name, w in weights.items()}
 
 
-def scored(model: nn.Module, exclude: Excluded = ()) -> dict[str, nn.Parameter]:
+def scorable(model: nn.Module, exclude: Excluded = ()) -> dict[str, nn.Parameter]:
     """The `prunable` weights; raises `UserError` if there are none."""
     weights = prunable(model, exclude)
     if not weights:
@@ -169,7 +169,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def on(model: nn.Module, batches: Batches) -> Iterator[tuple[Any, Tensor]]:
+def on_device_of(model: nn.Module, batches: Batches) -> Iterator[tuple[Any, Tensor]]:
     """The batches on the device of the network; raises `UserError` if there are none."""
     device, empty = next(model.parameters()).device, True
     for inputs, labels in batches:
@@ -261,7 +261,7 @@ def kels(
     channels (indices) of layers that keep others than the first, by the name of their weight:
     `slim.kels_inputs`.
     """
-    weights = scored(model, exclude)
+    weights = scorable(model, exclude)
     mask, last = {}, len(weights) - 1
     for position, (name, weight) in enumerate(weights.items()):
         outputs, first = (first_channels(split_rate, size) for size in weight.shape[:2])
@@ -290,7 +290,7 @@ def wels(
     that its share holds in expectation only (D25).
     """
     mask = {}
-    for name, weight in scored(model, exclude).items():
+    for name, weight in scorable(model, exclude).items():
         order = torch.randperm(weight.numel(), generator=generator)
         flat = torch.zeros(weight.numel(), dtype=torch.bool)
         flat[order[: round(share * weight.numel())]] = True

@@ -7,7 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from . import UserError
-from .masks import Batches, Excluded, Mask, Scores, check_share, fan_in, prunable, scored, snip, top
+from .masks import (
+    Batches,
+    Excluded,
+    Mask,
+    Scores,
+    check_share,
+    fan_in,
+    prunable,
+    scorable,
+    snip,
+    top,
+)
 
 Values = Callable[[nn.Module, torch.Generator | None], dict[str, Tensor]]
 
@@ -87,7 +98,7 @@ def regenerate(
     if generations < 1:
         raise UserError(f"generations={generations!r} must be at least 1")
     exclude = list(exclude)
-    scored(model, exclude)
+    scorable(model, exclude)
     for generation in range(1, generations + 1):
         if generation > 1:
             mask = top(saliency(model, batches, exclude=exclude), keep, scope)

@@ -19,7 +19,8 @@ from .streams import stream
 
 @dataclass(frozen=True)
 class Parent:
-    """A trained network and what a mask may be computed from."""
+    """A trained network, which then becomes that of the next generation, in place; and what a mask
+    may be computed from."""
 
     model: nn.Module
     data: Data

@@ -16,7 +16,7 @@ from . import UserError
 from .clock import Clock
 from .config import Settings
 from .losses import Labels
-from .masks import Batches, Mask, on
+from .masks import Batches, Mask, on_device_of
 
 
 def device_named(name: str) -> torch.device:
@@ -172,7 +172,7 @@ def train(
         if not model.training:
             model.train()
         total = torch.zeros((), device=step.device)
-        for inputs, labels in clock.each("data", on(model, batches)):
+        for inputs, labels in clock.each("data", on_device_of(model, batches)):
             with clock.part("forward and backward"):
                 loss = step.learn(inputs, labels)
             with clock.part("optimiser"):
@@ -203,7 +203,7 @@ def outputs(model: nn.Module, batches: Batches) -> Iterator[tuple[Tensor, Tensor
     """The outputs of a network (float32, n x classes) and the labels, batch by batch, in evaluation
     mode, in which it is left."""
     model.eval()
-    for inputs, labels in on(model, batches):
+    for inputs, labels in on_device_of(model, batches):
         yield model(inputs).float(), labels
 
 
