@@ -7,14 +7,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 MAIN := --method plain --method long --method tune --method ke --method dnr
-# Tests hold for a CPU, also where there is a GPU.
-PYTEST := CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest
+# Tests hold for a CPU, also where there is a GPU; those of CUDA name it.
+PYTEST := DNRLIB_DEVICE=cpu $(BIN)/python -m pytest
 FAST := $(PYTEST) -n 2 --dist loadscope -m "not slow"
 # What torch and oneDNN may use at most, and what a processor must have for it.
 LEVELS := default:SSE41:sse4_1 default:AVX:avx avx2:AVX2:avx2 avx512:AVX512_CORE:avx512_dq \
   avx512:AVX512_CORE_BF16:avx512_bf16
 
-.PHONY: install book book-only book-full cluster pdf notebooks test test-portable test-slow test-cuda test-browser bench \
+.PHONY: install book book-only book-full cluster pdf notebooks test test-portable test-slow test-browser bench \
   lint format clean
 
 $(READY): requirements.txt pyproject.toml
@@ -59,7 +59,7 @@ pdf: book-only  ## the whole book as one file, _build/dnrlib.pdf; needs Chromium
 	  file://$(CURDIR)/_build/singlehtml/book.html
 
 notebooks: $(READY)  ## execute the committed notebooks again, on the published records alone
-	export CUDA_VISIBLE_DEVICES= DNRLIB_RUNS=$$(mktemp -d); ls notebooks/*.ipynb | xargs -P 2 -n 1 \
+	export DNRLIB_DEVICE=cpu DNRLIB_RUNS=$$(mktemp -d); ls notebooks/*.ipynb | xargs -P 2 -n 1 \
 	  $(BIN)/jupyter nbconvert --to notebook --execute --inplace \
 	  --ExecutePreprocessor.record_timing=False
 
@@ -79,10 +79,7 @@ test-portable: $(READY)  ## the fast tests with the rounding of older processors
 # Those of the cluster wait most of the time, so that there is work for one process more.
 test-slow: $(READY)  ## slow tests, and the mistakes that the suite must notice
 	$(PYTEST) -n 3 --dist loadgroup -m slow
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m tests.mistakes
-
-test-cuda: $(READY)  ## what only a GPU can run
-	$(BIN)/python -m pytest -k cuda tests/test_train.py
+	DNRLIB_DEVICE=cpu $(BIN)/python -m tests.mistakes
 
 test-browser:  ## walk every page of the built book in Chromium; needs npm, and Node 20 or later
 	cd tests/browser && npm ci --no-audit --no-fund

@@ -39,6 +39,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser(next((word for word in given if word in COMMANDS), "")).parse_args(given)
     from .records import runs_root
 
+    if os.name == "nt":
+        # A file that output goes to may have no minus sign there.
+        sys.stdout.reconfigure(errors="replace")
     # Pages are executed from the root of the checkout, wherever this command was called.
     os.environ["DNRLIB_RUNS"] = str(runs_root())
     # As from the keyboard: a cluster ends a job so, at its time limit too.

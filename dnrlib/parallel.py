@@ -3,6 +3,7 @@ of memory.
 """
 
 import functools
+import multiprocessing
 import os
 import re
 import shutil
@@ -74,8 +75,12 @@ def _live_with(parent: int) -> None:
     without use."""
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        if os.name == "nt":
+            # There a dead parent keeps its number.
+            multiprocessing.parent_process().join()
+        else:
+            while os.getppid() == parent:
+                time.sleep(1)
         os._exit(1)  # Whatever is on disk is whole.
 
     threading.Thread(target=watch, daemon=True).start()

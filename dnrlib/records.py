@@ -89,7 +89,7 @@ def write(path: Path, content: bytes) -> None:
         raise
 
 
-NO_LOCKS = errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP
+NO_LOCKS = errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP
 """What a disk without locks answers, such as Lustre without `flock` or NFS without its daemon."""
 
 
@@ -232,6 +232,9 @@ def processor() -> str:
     if cpuinfo.exists():
         lines = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         name = lines[0].split(":", 1)[1].strip() if lines else name
+    if sys.platform == "darwin":
+        ask = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        name = subprocess.run(ask, capture_output=True, text=True).stdout.strip() or name
     shim = os.name == "posix" and hasattr(ctypes.CDLL(None), "mkl_serv_intel_cpu_true")
     return f"{name}, {torch.backends.cpu.get_cpu_capability()}{', MKL as on Intel' * shim}"
 

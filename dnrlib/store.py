@@ -100,12 +100,12 @@ class Store:
 
     def mask(self, entry: Entry) -> Mask:
         """A mask; raises `DamagedFile` if it is not that of its record."""
-        return self._proven(entry, self.path(entry, ".npz"), masks.unpack, "mask")
+        return self._proven(entry, self.path(entry, ".npz"), masks.unpack, "bits")
 
     def _proven(
-        self, entry: Entry, path: Path, load: Callable[[Path], dict[str, Tensor]], name: str
+        self, entry: Entry, path: Path, load: Callable[[Path], dict[str, Tensor]], what: str
     ) -> dict[str, Tensor]:
-        """What `load` reads from a file, if its digest is the one that the record has by `name`."""
+        """What `load` reads from a file, if its digest is that of the record."""
         try:
             found = load(path)
             digest = records.tensors_digest(found)
@@ -117,7 +117,7 @@ class Store:
                 said = f"{path} belongs to another user, who does not let you read it"
                 raise UserError(said) from error
             raise DamagedFile(path, f"cannot be read: {type(error).__name__}") from error
-        record = self.read(entry)
-        if record is None or digest != record["result"][name]:
-            raise DamagedFile(path, f"its {name} is not that of its record")
+        record, kind = self.read(entry), "weights" if entry.kind == "generation" else "mask"
+        if record is None or digest != record["result"][kind]:
+            raise DamagedFile(path, f"its {what} are not those of its record")
         return found

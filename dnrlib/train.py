@@ -4,6 +4,7 @@ It depends on no method or dataset: the caller decides what is kept, what is res
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,7 +21,9 @@ from .masks import Batches, Mask, on_device_of
 
 
 def device_named(name: str) -> torch.device:
-    """The device called `name` (auto, cpu, cuda, mps); auto takes the best one that is there."""
+    """The device called `name` (auto, cpu, cuda, mps); auto is what $DNRLIB_DEVICE names, or takes
+    the best one that is there."""
+    name = os.environ.get("DNRLIB_DEVICE", name) if name == "auto" else name
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next((device for device, found in there.items() if found), "cpu"))
@@ -182,7 +185,8 @@ def train(
             total += loss * len(labels)
             seen += len(labels)
         # The one place per epoch where the host waits for the device.
-        mean = total.item() / seen
+        with clock.part("forward and backward"):
+            mean = total.item() / seen
         clock.settle()
         seconds += time.perf_counter() - start
         if not math.isfinite(mean):

@@ -2,4 +2,4 @@ import os
 
 import pytest
 
-POSIX = pytest.mark.skipif(os.name != "posix", reason="needs fork, signals or limits of POSIX")
+POSIX = pytest.mark.skipif(os.name != "posix", reason="needs processes, paths or shells of POSIX")

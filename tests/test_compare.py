@@ -31,6 +31,7 @@ from dnrlib.recipes import configure
 from dnrlib.run import chain, finished
 from dnrlib.stats import LEVEL, MARGIN, estimate, seeds_needed
 from dnrlib.store import Store
+from tests import POSIX
 from tests.test_figures import Page
 from tests.test_folder import build, image
 
@@ -501,6 +502,7 @@ def test_names_from_outside_cannot_write_html():
     assert "<img" not in table
 
 
+@POSIX
 def test_no_name_of_a_folder_class_or_file_is_markup_in_the_report(tmp_path):
     """The names are those of images that someone else has given away."""
     root = tmp_path / "<img src=x onerror=alert(1)>\n```\n# `*a*_b_"

@@ -285,6 +285,7 @@ def test_an_array_that_is_whole_is_not_hashed_by_every_process(tmp_path, data, m
 
 
 @pytest.mark.parametrize("which", ["images.npy", "labels.npy", "manifest.json"])
+@POSIX
 def test_what_was_written_to_is_read_through_again(tmp_path, data, which):
     """Also if size and time of change were put back; a clock's tick has to pass."""
     decode("squares", listing(tmp_path / "images"), KIND, 1)

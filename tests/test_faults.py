@@ -32,6 +32,7 @@ from dnrlib.datasets.archives import Archive
 from dnrlib.evaluate.evaluations import Predictions
 from dnrlib.records import DamagedFile
 from dnrlib.store import Store
+from tests import POSIX
 from tests.trees import mat
 
 # --------------------------------------------------------------------------------------------------
@@ -367,6 +368,7 @@ LABELS = {
     "foreign content in label files", "named, with what to delete or fetch; nothing of it is used"
 )
 @pytest.mark.parametrize("name", LABELS)
+@POSIX
 def test_foreign_labels_are_an_error_that_names_the_files(name, small, hold):
     """With the right checksum, as where none is known."""
     tree = small("flower102-64")
@@ -477,6 +479,7 @@ def test_weights_are_not_to_blame_for_everything(tiny, monkeypatch, error, said)
     assert "damaged" not in str(caught.value)
 
 
+@POSIX
 def test_a_command_that_a_cluster_stops_says_that_nothing_is_lost(tmp_path):
     command = [Path(sys.executable).parent / "dnr", "run", "--method", "plain", "--epochs", "5000"]
     stopped = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

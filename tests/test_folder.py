@@ -94,6 +94,7 @@ def test_equal_images_stay_in_one_pool(tmp_path):
     assert problems == ["images that are copies of others: 54"]
 
 
+@POSIX
 def test_problems_are_reported(tmp_path):
     root = tmp_path / "mine"
     build(root / "train", {"cat": 12, "dog": 12, "rare": 2})
@@ -164,6 +165,7 @@ def without_array(name, root):
         ),
     ],
 )
+@POSIX
 def test_a_command_that_an_error_names_can_be_typed(tmp_path, harm, command):
     name = build(tmp_path / STRANGE, {"cat": 4, "dog": 4})
     dataset(name)
@@ -174,6 +176,7 @@ def test_a_command_that_an_error_names_can_be_typed(tmp_path, harm, command):
     assert shlex.split(typed) == [word.format(**known) for word in command]
 
 
+@POSIX
 def test_a_damaged_array_is_made_again_by_the_command_that_is_named(tmp_path):
     name = build(tmp_path / "mine", {"cat": 10, "dog": 10})
     prepare = ["data", "prepare", name]

@@ -35,7 +35,7 @@ from dnrlib import UserError, cli, records
 from dnrlib.datasets import archives, catalogue, decoded, official
 from dnrlib.datasets.official import corruption, facts, listing, overview, prepare
 from dnrlib.recipes import configure
-from tests import trees
+from tests import POSIX, trees
 from tests.trees import BUILDERS, PAPILA, pack
 
 WITH_TRAINING = tuple(name for name in BUILDERS if name != "cifar10c")
@@ -968,6 +968,7 @@ def test_members_of_a_tar_that_leave_its_folder(name, packed, hold, tmp_path):
 @pytest.mark.parametrize(
     "name", ["../evil.txt", "train/../../evil.txt", "/tmp/evil.txt", "C:/evil.txt", "..\\evil.txt"]
 )
+@POSIX
 def test_members_of_a_zip_that_leave_its_folder(name, packed, hold, tmp_path):
     folder = packed("tinyimagenet")
     path = folder / "tiny-imagenet-200.zip"
@@ -1001,6 +1002,7 @@ def test_archives_of_something_else(packed, tmp_path):
     assert not list(folder.glob("*-extracted"))
 
 
+@POSIX
 def test_missing_archives_are_said_with_where_to_get_them(packed, tmp_path):
     folder = packed("flower102")
     nowhere = tmp_path / "nowhere"
@@ -1208,6 +1210,7 @@ def test_an_interrupted_download_goes_on(ranges, served):
     ("cut", "said"),
     [(None, r"indoorCVPR_09\.tar:"), (7000, "the connection broke after 7,000 bytes")],
 )
+@POSIX
 def test_a_lost_connection_is_said_to_be_one(cut, said, served):
     """And not taken for a folder that cannot be written to; nothing that came is lost."""
     server, folder = served
@@ -1221,6 +1224,7 @@ def test_a_lost_connection_is_said_to_be_one(cut, said, served):
 
 
 @pytest.mark.parametrize("call", ["exists", "read_text"])
+@POSIX
 def test_a_disk_that_is_gone_is_neither_full_nor_damaged(call, small, monkeypatch):
     """As of a folder on another machine to which the connection is lost."""
     tree = small("mit67")

@@ -34,6 +34,7 @@ from dnrlib.recipes import NAMES, configure
 from dnrlib.records import ROOT
 from dnrlib.run import run
 from dnrlib.study import Archive, Run
+from tests import POSIX
 from tests.test_folder import build as folder_of
 
 BIN = Path(sys.executable).parent
@@ -116,6 +117,7 @@ def test_verdicts_are_of_all_published_seeds_and_never_of_a_smoke_budget():
     assert set(smoke["verdict"]) == {"not run"}
 
 
+@POSIX
 def test_commands_to_reproduce_a_page_by_number_of_seeds(tiny):
     page = Parameters("digits", methods="dnr,dnr+probe=2")
     text = reproduce(page, "table7", []).data
@@ -515,7 +517,7 @@ def test_a_page_is_executed_when_it_must_be(tiny, tmp_path, monkeypatch, capsys)
 
     failed = 0
 
-    def built(program, cwd, capture_output, text):
+    def built(program, cwd, **_):
         assert not index.exists()
         index.touch()
         return SimpleNamespace(returncode=failed, stderr="a.md:3: WARNING: no such page")

@@ -382,6 +382,7 @@ def test_a_plan_is_carried_out_seed_by_seed(tmp_path, published, monkeypatch, ca
 
 
 @pytest.mark.fault("a study is killed, its workers are not", "they end by themselves")
+@POSIX
 def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
     """SIGKILL gives it no chance to stop them."""
     program = (
@@ -619,6 +620,7 @@ def test_a_file_that_is_not_listed_is_refused_until_it_is(tiny, published, monke
         Archive().find(config)
 
 
+@POSIX
 def test_the_manifest_lists_what_was_published_at_once(tiny, published, monkeypatch):
     """The seeds of one study, by as many processes, each slow to write the manifest."""
     written = records.write

@@ -19,7 +19,7 @@ class InlineFigures(SphinxTransform):
                 # The folder of MyST-NB.
                 folder = Path(self.app.outdir).parent / "jupyter_execute"
                 path = folder / Path(image["uri"]).name
-                drawn = inlined(path.read_text(), image["alt"], f"{path.stem[:8]}-{number}")
+                drawn = inlined(path.read_text("utf-8"), image["alt"], f"{path.stem[:8]}-{number}")
                 image.replace_self(nodes.raw("", drawn, format="html"))
 
 

@@ -141,7 +141,7 @@ def build_book() -> Path:
     calls = []
     for page in wanted:
         (notebook, dataset), output = source(page), PAGES / f"{page}.ipynb"
-        made_of = digest([common, page, notebook.read_text()])
+        made_of = digest([common, page, notebook.read_text("utf-8")])
         if output.exists() and nbformat.read(output, 4).metadata.get("made_of") == made_of:
             continue
         if dataset is None or (not own and known_parameters(notebook)["dataset"] == dataset):
@@ -162,7 +162,7 @@ def build_book() -> Path:
     # Jupyter Book keeps one that is there, which may lead to what was the first page once.
     index.unlink(missing_ok=True)
     done = subprocess.run(
-        [program, "build", "book", *options], cwd=ROOT, capture_output=True, text=True
+        [program, "build", "book", *options], cwd=ROOT, capture_output=True, encoding="utf-8"
     )
     if done.returncode or not index.exists():
         raise UserError(f"the book was not built; its warnings are errors:\n{done.stderr}")

@@ -38,8 +38,9 @@ class Crop:
 
 
 def sent(drawn: Tensor, device: torch.device) -> Tensor:
-    """What was drawn on the host, on a device; a GPU fetches it while the host goes on."""
-    return (drawn.pin_memory() if device.type == "cuda" else drawn).to(device, non_blocking=True)
+    """What was drawn on the host, on a device; CUDA fetches it while the host goes on."""
+    cuda = device.type == "cuda"
+    return (drawn.pin_memory() if cuda else drawn).to(device, non_blocking=cuda)
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,8 @@ def decode(name: str, listing: Listing, kind: Kind, workers: int = 0) -> Record:
             known = records.save(folder / "manifest.json", known)
             for old in folder.iterdir():
                 if old.is_dir() and old.name != key:
-                    shutil.rmtree(old)
+                    # Windows keeps what another process has mapped.
+                    shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         needed = len(ordered) * kind.size**2 * 3 / 1e6
         raise UserError(
