@@ -1,5 +1,6 @@
 """Augmentation, normalisation and batches, on the device where the images are."""
 
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -254,7 +255,6 @@ class Training:
     def __post_init__(self) -> None:
         self.order = stream(self.config.seed, self.generation, "order")
         self.draw = stream(self.config.seed, self.generation, "augment")
-        self.pair = stream(self.config.seed, self.generation, "pairs")
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         given = self.data.train, self.config.batch
@@ -268,6 +268,11 @@ class Training:
             if self.mix:
                 inputs, labels = cut_mix(inputs, labels, len(self.data.dataset.classes), self.draw)
             yield inputs, labels
+
+    @functools.cached_property
+    def pair(self) -> torch.Generator:
+        """The random numbers that choose counterparts."""
+        return stream(self.config.seed, self.generation, "pairs")
 
     def counterparts(self, labels: Tensor) -> Tensor:
         """For each label, a random training image of its class."""
