@@ -57,9 +57,10 @@ def course():
     return pd.DataFrame(rows)
 
 
-def test_curves_draw_the_means():
-    ax = figures.curves(course(), ["tune", "dnr"])
+def test_curves_draw_the_means_of_what_was_run():
+    ax = figures.curves(course(), ["tune", "dnr", "lw"])
     lines = {line.get_label(): line.get_ydata().tolist() for line in ax.get_lines()}
+    assert lines.keys() == {"fine-tuning", "DNR"}
     assert lines["fine-tuning"] == [52.5, 62.5, 72.5]
     assert {arm.partition("+")[0] for arm in figures.COLOURS} == METHODS.keys()
 

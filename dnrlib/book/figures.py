@@ -100,6 +100,8 @@ def curves(frame: pd.DataFrame, methods: Sequence[str]) -> Axes:
         return not_run(ax)
     for method, marker in zip(methods, itertools.cycle("osD^vPX")):
         part = frame[frame["method"] == method].groupby("generation")["test_accuracy"]
+        if not part.ngroups:
+            continue
         mean = part.mean()
         ax.plot(
             mean.index,
