@@ -185,8 +185,8 @@ def _seeds(seeds: set[int]) -> list[str]:
     words = []
     # Seeds that follow each other have the same distance to their places.
     for _, part in itertools.groupby(enumerate(sorted(seeds)), lambda pair: pair[1] - pair[0]):
-        run = [seed for _, seed in part]
-        words += ["--seed", f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0])]
+        row = [seed for _, seed in part]
+        words += ["--seed", f"{row[0]}-{row[-1]}" if len(row) > 1 else str(row[0])]
     return words
 
 

@@ -131,9 +131,9 @@ def differences(
     ax = plt.subplots(figsize=(7, 1 + 0.5 * len(compared)))[1]
     if compared.empty:
         return not_run(ax)
-    bounds = compared.loc[:, ["difference", "low", "high"]].abs().max(axis=1)
-    far = compared["difference"].abs() > FAR * max(bounds.median(), MARGIN)
-    reach = 1.1 * max(bounds[~far].max(), MARGIN)
+    extent = compared.loc[:, ["difference", "low", "high"]].abs().max(axis=1)
+    far = compared["difference"].abs() > FAR * max(extent.median(), MARGIN)
+    reach = 1.1 * max(extent[~far].max(), MARGIN)
     ax.axvspan(-MARGIN, MARGIN, color=GREY, alpha=0.2, lw=0)
     ax.axvline(0, color=GREY, lw=1)
     one_reference = len({b for _, b in pairs}) == 1

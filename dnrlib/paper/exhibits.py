@@ -317,10 +317,9 @@ EXHIBITS = {
     "ke_fig17": Exhibit(notebook="ke_correlation", photographs=()),
     "ke_fig18": Exhibit(notebook="ke_correlation", photographs=()),
     "ke_fig19": Exhibit(notebook="ke_slim", photographs=(), missing=True),
-    "ke_fig1": Exhibit(
+    "ke_fig1": _on_digits(
         notebook="ke_generations",
         arms=f"plain {_HUNDRED}",
-        bundled="digits",
         photographs=("flower102-64",),
     ),
     "ke_fig8": _on_digits(
