@@ -9,13 +9,12 @@ the machine does falls on all of them alike. One thread, on one core.
 - `reference`, `persistent`: `benchmarks.reference`.
 - `bare`: as many forward and backward passes on random tensors that are there already.
 
-Then the cost of more images; and on a CUDA device the training step as captured graphs, eagerly
-and bare, and several processes at once. Results go to benchmarks/results/generation-DEVICE.json:
-seconds of every round.
+Then the cost of more images; or, on a CUDA device, which is given more images from the start, the
+training step as captured graphs, eagerly and bare, and several processes at once. Results go to
+benchmarks/results/generation-DEVICE.json: seconds of every round.
 """
 
 import argparse
-import dataclasses
 import json
 import multiprocessing
 import os
@@ -48,6 +47,8 @@ from dnrlib.run import run
 LARGE, SMALL = "ResNet18, 224 pixels", "ResNet18, 32 pixels"
 FLOWERS = "Flowers' recipe (64 pixels, width 16)"
 BUNDLED = "embedded (digits, width 8)"
+AT_ONCE = {LARGE: 4, FLOWERS: 16}
+"""How many processes are measured on one GPU."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,19 @@ SETTINGS = {
 }
 
 
-def prepare(setting: Setting, folder: Path) -> Path:
+ON_CUDA = 16
+"""How many times as many images the lineage's settings have there."""
+
+
+def prepare(setting: Setting, folder: Path, device: torch.device) -> None:
     """Writes image files to a folder and decodes them as the setting's dataset."""
     pools = {}
-    for pool, number in (("train", setting.train), ("test", setting.test)):
+    times = ON_CUDA if setting.lineage and device.type == "cuda" else 1
+    for pool, number in (("train", times * setting.train), ("test", setting.test)):
         paths = photographs(folder / pool, number, setting.stored if setting.stored < 256 else 0)
         pools[pool] = [Picture(path, int(path.parent.name)) for path in paths]
     kind = Kind("photographs", setting.stored, setting.seen, MEAN, STD)
     decoded.decode(setting.config["dataset"], Listing(("china", "flower"), pools), kind, 1)
-    return folder
 
 
 class Bare:
@@ -218,8 +223,6 @@ def of_images(folder: Path) -> dict[str, list[float]]:
 def steps(config: Config, device: torch.device, rounds: int) -> dict[str, list[float]]:
     """Images per second of training epochs on a CUDA device, by the way the step is made."""
     images = catalogue.load(config).to(device)
-    # Evaluations are no part of an epoch.
-    config = dataclasses.replace(config, epochs=5)
     bare = Bare(config, device)
     bare.model.train()
     shapes = [size for kind, _, found in bare.passes if kind == "training" for size in found]
@@ -251,29 +254,33 @@ def steps(config: Config, device: torch.device, rounds: int) -> dict[str, list[f
     return rates
 
 
-def _one_process(config: Config, barrier: Any, rates: Any) -> None:
+def _one_process(config: Config, rounds: int, barrier: Any, rates: Any) -> None:
     device = torch.device("cuda")
     images = catalogue.load(config).to(device)
     model = models.build(config).to(device)
     step = Replayed(model, Labels(), config)
-    train.train(model, augment.Training(images, config, 1), config.epochs, config, step=step)
-    barrier.wait()
-    second = augment.Training(images, config, 2)
-    trained = train.train(model, second, 10 * config.epochs, config, step=step)
-    rates.put(trained["images"] / trained["seconds"])
+    for number in range(rounds + 1):
+        barrier.wait()
+        inputs = augment.Training(images, config, number + 1)
+        trained = train.train(model, inputs, config.epochs, config, step=step)
+        if number:
+            rates.put((number - 1, trained["images"] / trained["seconds"]))
 
 
-def processes(config: Config, number: int) -> float:
-    """Images per second of several processes together that train on one GPU."""
+def processes(config: Config, number: int, rounds: int) -> list[float]:
+    """Images per second of several processes together that train on one GPU, in rounds."""
     context = multiprocessing.get_context("spawn")
     barrier, rates = context.Barrier(number, timeout=600), context.Queue()
     started = [
-        context.Process(target=_one_process, args=(config, barrier, rates), daemon=True)
+        context.Process(target=_one_process, args=(config, rounds, barrier, rates), daemon=True)
         for _ in range(number)
     ]
     for process in started:
         process.start()
-    total = sum(rates.get(timeout=600) for _ in started)
+    total = [0.0] * rounds
+    for _ in range(rounds * number):
+        at, rate = rates.get(timeout=600)
+        total[at] += rate
     for process in started:
         process.join()
     return total
@@ -302,7 +309,7 @@ def main() -> None:
             os.environ["DNRLIB_DATA"] = str(folder / "decoded")
             folder.mkdir()
             if setting.stored:
-                prepare(setting, folder)
+                prepare(setting, folder, device)
             formats = {"fp32", precision} if setting.stored and setting.lineage else {"fp32"}
             for used in sorted(formats):
                 inside = folder / used
@@ -311,12 +318,13 @@ def main() -> None:
                     (inside / pool).symlink_to(folder / pool)
                 found = alone(whole, name, used, device, inside)
                 result["generations"][f"{name}, {used}"] = found
-            if device.type == "cuda" and setting.stored and setting.lineage:
-                config = configure(**setting.config, precision=precision)
-                result.setdefault("images_per_second", {})[name] = steps(config, device, 9) | {
-                    f"{n} processes": [processes(config, n) for _ in range(3)] for n in (1, 2, 4)
+            if device.type == "cuda" and name in AT_ONCE:
+                used = precision if setting.lineage else "fp32"
+                config = configure(**setting.config | {"precision": used, "epochs": 5})
+                result.setdefault("images_per_second", {})[name] = steps(config, device, 5) | {
+                    f"{n} processes": processes(config, n, 3) for n in (1, AT_ONCE[name])
                 }
-        if not options.only:
+        if device.type == "cpu" and not options.only:
             result["images"] = alone(of_images, Path(temporary))
     RESULTS.mkdir(exist_ok=True)
     path.write_text(json.dumps(rounded(result), indent=1) + "\n")

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.data import RESULTS
-from benchmarks.generation import BUNDLED, FLOWERS, LARGE, SMALL, rounded
+from benchmarks.generation import AT_ONCE, BUNDLED, FLOWERS, LARGE, SMALL, rounded
 from dnrlib.recipes import RECIPES
 from dnrlib.stats import line
 
@@ -54,12 +54,13 @@ def once(found: Result) -> dict[str, pd.Series]:
     }
 
 
-def on_cuda(rates: dict[str, list[float]]) -> dict[str, pd.Series]:
+def on_cuda(setting: str, rates: dict[str, list[float]]) -> dict[str, pd.Series]:
     """Images per second of training steps that are made in one way, over those of another."""
     ways = {"graphs: eager steps": ("graph", "eager"), "bare passes: graphs": ("bare", "graph")}
-    ways |= {f"{n} processes: one": (f"{n} processes", "1 processes") for n in (2, 4)}
+    n = AT_ONCE[setting]
+    ways[f"{n} processes: one"] = f"{n} processes", "1 processes"
     return {
-        f"CUDA, {LARGE}, {words}": pd.Series(rates.get(a), dtype=float)
+        f"CUDA, {setting}, {words}": pd.Series(rates.get(a), dtype=float)
         / pd.Series(rates.get(b), dtype=float)
         for words, (a, b) in ways.items()
     }
@@ -81,7 +82,8 @@ def summary(result: Result) -> tuple[str, Result]:
     found = {setting: measured[name] for setting, name in named.items() if name in measured}
     # A machine may have measured some of all this.
     rounds = dict.fromkeys(pd.read_csv(RESULTS.parent / "goals.csv")["what"], pd.Series())
-    rounds |= on_cuda(result.get("images_per_second", {}).get(LARGE, {}))
+    for setting, rates in result.get("images_per_second", {}).items():
+        rounds |= on_cuda(setting, rates)
     rounds |= once(found[LARGE]) if LARGE in found else {}
     for setting, of in found.items():
         rounds |= beside(setting, of)

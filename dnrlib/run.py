@@ -217,21 +217,21 @@ def check_descent(record: Record, parents: list[str], path: Path) -> None:
 
 @contextmanager
 def arithmetic(threads: int) -> Iterator[None]:
-    """Fixes what the last bits of a result depend on: the number of CPU threads, and that CUDA
-    computes the convolutions of float32 numbers in float32, which torch would round to TF32 (ten
-    bits)."""
+    """Fixes what the last bits of a result depend on: the number of CPU threads, and of CUDA that
+    its convolutions add up in a fixed order, and compute float32 numbers in float32, which torch
+    would round to TF32 (ten bits)."""
     cores = os.cpu_count() or 1
     if threads > cores:
         raise UserError(f"threads={threads} is more than the {cores} cores of this machine")
-    convolutions = torch.backends.cudnn.conv
-    before = torch.get_num_threads(), convolutions.fp32_precision
+    cudnn = torch.backends.cudnn
+    before = torch.get_num_threads(), cudnn.deterministic, cudnn.conv.fp32_precision
     torch.set_num_threads(threads)
-    convolutions.fp32_precision = "ieee"
+    cudnn.deterministic, cudnn.conv.fp32_precision = True, "ieee"
     try:
         yield
     finally:
         torch.set_num_threads(before[0])
-        convolutions.fp32_precision = before[1]
+        cudnn.deterministic, cudnn.conv.fp32_precision = before[1:]
 
 
 @contextmanager

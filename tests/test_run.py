@@ -363,14 +363,20 @@ def test_damaged_files_are_named_and_never_used(tiny, name, damage):
 
 
 def test_float32_is_no_tf32_during_a_run_and_all_is_as_before_after_it(tiny):
-    convolutions = torch.backends.cudnn.conv
-    before, seen = (convolutions.fp32_precision, torch.get_num_threads()), []
-    run.run(tiny(method="plain"), report=lambda _: seen.append(convolutions.fp32_precision))
-    assert before[0] == "tf32"
-    assert seen == ["ieee"]
+    cudnn, seen = torch.backends.cudnn, []
+
+    def settings(*_):
+        seen.append((cudnn.conv.fp32_precision, cudnn.deterministic, torch.get_num_threads()))
+
+    settings()
+    run.run(tiny(method="plain"), report=settings)
     with pytest.raises(UserError, match="enough"), run.arithmetic(1):
         raise UserError("enough")
-    assert (convolutions.fp32_precision, torch.get_num_threads()) == before
+    settings()
+    before, during, after = seen
+    assert before[:2] == ("tf32", False)
+    assert during == ("ieee", True, 1)
+    assert after == before
 
 
 @pytest.mark.fault(

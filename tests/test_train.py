@@ -169,13 +169,14 @@ def test_cuda_graphs_train_as_eager_steps_do(tiny, method, monkeypatch, tmp_path
 
 
 @CUDA
-def test_what_was_killed_on_cuda_goes_on(tiny, tmp_path):
-    """With the normalisations that LW inserts."""
-    config = tiny(method="lw", generations=4)
-    whole = run.run(config, tmp_path, "cuda")
-    shutil.rmtree(tmp_path / whole[-1]["key"])
-    again = run.run(config, tmp_path, "cuda")
-    assert [record["key"] for record in again] == [record["key"] for record in whole]
+@pytest.mark.parametrize("method", METHODS)
+def test_on_cuda_a_run_has_the_same_bits_each_time_and_when_it_goes_on(tiny, method, tmp_path):
+    config = tiny(method=method, epochs=2)
+    whole, again = (run.run(config, tmp_path / name, "cuda") for name in "ab")
+    shutil.rmtree(tmp_path / "b" / run.chain(config)[-1].key)
+    resumed = run.run(config, tmp_path / "b", "cuda")
+    for other in again, resumed:
+        assert [record["result"] for record in other] == [record["result"] for record in whole]
 
 
 @CUDA
