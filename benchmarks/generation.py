@@ -15,6 +15,7 @@ benchmarks/results/generation-DEVICE.json: seconds of every round.
 """
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -42,7 +43,7 @@ from dnrlib.graphs import Replayed, captured, warm_up
 from dnrlib.losses import Labels
 from dnrlib.masks import prunable
 from dnrlib.recipes import RECIPES, configure
-from dnrlib.run import run
+from dnrlib.run import arithmetic, run
 
 LARGE, SMALL = "ResNet18, 224 pixels", "ResNet18, 32 pixels"
 FLOWERS = "Flowers' recipe (64 pixels, width 16)"
@@ -220,8 +221,10 @@ def of_images(folder: Path) -> dict[str, list[float]]:
     return found
 
 
+@arithmetic(1)
 def steps(config: Config, device: torch.device, rounds: int) -> dict[str, list[float]]:
-    """Images per second of training epochs on a CUDA device, by the way the step is made."""
+    """Images per second of training epochs on a CUDA device, by the way the step is made; "any
+    order" is "graph" without what gives the same bits each time."""
     images = catalogue.load(config).to(device)
     bare = Bare(config, device)
     bare.model.train()
@@ -239,12 +242,15 @@ def steps(config: Config, device: torch.device, rounds: int) -> dict[str, list[f
         torch.cuda.synchronize()
 
     ways: dict[str, Callable[[], float]] = {"bare": lambda: timed(bare_epochs)}
-    for way, make in (("eager", train.Step), ("graph", Replayed)):
-        model = models.build(config).to(device)
-        step = make(model, Labels(), config)
-        ways[way] = lambda model=model, step=step: train.train(
-            model, augment.Training(images, config, 1), config.epochs, config, step=step
-        )["seconds"]
+
+    def epochs(step: train.Step, in_order: bool) -> float:
+        torch.backends.cudnn.deterministic = in_order
+        inputs = augment.Training(images, config, 1)
+        return train.train(step.model, inputs, config.epochs, step=step)["seconds"]
+
+    for way, make in (("eager", train.Step), ("graph", Replayed), ("any order", Replayed)):
+        step = make(models.build(config).to(device), Labels(), config)
+        ways[way] = functools.partial(epochs, step, way != "any order")
     rates: dict[str, list[float]] = {way: [] for way in ways}
     for number in range(rounds + 1):
         for way, work in ways.items():
@@ -262,7 +268,8 @@ def _one_process(config: Config, rounds: int, barrier: Any, rates: Any) -> None:
     for number in range(rounds + 1):
         barrier.wait()
         inputs = augment.Training(images, config, number + 1)
-        trained = train.train(model, inputs, config.epochs, config, step=step)
+        with arithmetic(1):
+            trained = train.train(model, inputs, config.epochs, step=step)
         if number:
             rates.put((number - 1, trained["images"] / trained["seconds"]))
 

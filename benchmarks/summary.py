@@ -57,6 +57,7 @@ def once(found: Result) -> dict[str, pd.Series]:
 def on_cuda(setting: str, rates: dict[str, list[float]]) -> dict[str, pd.Series]:
     """Images per second of training steps that are made in one way, over those of another."""
     ways = {"graphs: eager steps": ("graph", "eager"), "bare passes: graphs": ("bare", "graph")}
+    ways["sums in any order: graphs"] = "any order", "graph"
     n = AT_ONCE[setting]
     ways[f"{n} processes: one"] = f"{n} processes", "1 processes"
     return {

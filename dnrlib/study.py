@@ -123,8 +123,7 @@ def study(
     and once, under a progress bar. Without, says what is missing and with which command it is run.
     With `published` False only the user's own runs count.
 
-    Raises `StudyFailed` after all others are done if runs failed, and `UserError` if the runs found
-    were made with different versions or devices, which must not be compared.
+    Raises `StudyFailed` after all others are done if runs failed.
     """
     configs = list(configs)
     if workers < 0:
@@ -149,9 +148,7 @@ def study(
         places = Counter(run.source for run in found.values())
         listed = ", ".join(f"{number} {name}" for name, number in places.items())
         print(f"{len(configs)} runs on disk, nothing to train ({listed})")
-    complete = [found[config] for config in configs if found[config] is not None]
-    _same_conditions(complete)
-    return complete
+    return [found[config] for config in configs if found[config] is not None]
 
 
 def command(configs: Iterable[Config], evaluations: Sequence[Evaluation] = ()) -> str:
@@ -205,24 +202,6 @@ def _chosen(dataset: str, arms: list[str], evaluations: set[Evaluation]) -> list
             words += ["--evaluate", name]
             evaluations = evaluations - measured[name]
     return words
-
-
-def _same_conditions(found: list[Run]) -> None:
-    """Raises `UserError` for runs of different versions or devices."""
-    conditions = Counter(
-        (record["provenance"]["results"], record["provenance"]["device"])
-        for run in found
-        for record in run.records
-    )
-    if len(conditions) > 1:
-        listed = "; ".join(
-            f"{number} records of results version {version} on {device}"
-            for (version, device), number in conditions.items()
-        )
-        raise UserError(
-            f"these runs cannot be compared: {listed}. Train all of them on one device, or set "
-            "DNRLIB_RUNS to a fresh folder"
-        )
 
 
 # --------------------------------------------------------------------------------------------------

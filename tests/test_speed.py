@@ -152,7 +152,7 @@ def test_more_work_is_counted_from_the_rounds(result):
 
 def test_a_gpu_is_measured_in_its_own_ways_and_in_its_fastest_format(result):
     result["machine"] = {"device": "cuda", "processor": "A GPU"}
-    rates = {"graph": [300.0], "eager": [200.0], "bare": [330.0]}
+    rates = {"graph": [300.0], "eager": [200.0], "any order": [360.0], "bare": [330.0]}
     rates |= {f"{n} processes": [100.0 * n] for n in (1, 4)}
     result["images_per_second"] = {LARGE: rates}
     for setting in (LARGE, SMALL):
@@ -162,6 +162,7 @@ def test_a_gpu_is_measured_in_its_own_ways_and_in_its_fastest_format(result):
     rounds = found["rounds"]
     assert rounds[f"CUDA, {LARGE}, graphs: eager steps"] == [1.5]
     assert rounds[f"CUDA, {LARGE}, bare passes: graphs"] == [1.1]
+    assert rounds[f"CUDA, {LARGE}, sums in any order: graphs"] == [1.2]
     assert rounds[f"CUDA, {LARGE}, 4 processes: one"] == [4]
     assert rounds[f"{LARGE}: bare passes"] == [2]
     assert rounds["bytes of a mask: float32"] == []
