@@ -11,11 +11,15 @@ from torch import Tensor, nn
 from .config import stored
 
 
+def _single(outputs: Tensor) -> Tensor:
+    """Outputs in half precision (bfloat16 or float16) as float32, others as they are."""
+    return outputs.float() if outputs.dtype.itemsize < 4 else outputs
+
+
 def cross_entropy(outputs: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
     """The mean over a batch; of bfloat16 outputs in float32, as autocast computes it on a CPU, but
     not on CUDA."""
-    outputs = outputs.float() if outputs.dtype == torch.bfloat16 else outputs
-    return F.cross_entropy(outputs, labels, label_smoothing=smoothing)
+    return F.cross_entropy(_single(outputs), labels, label_smoothing=smoothing)
 
 
 @stored("Labels")
@@ -137,8 +141,9 @@ class Triplet(Labels):
         return self.of(model(inputs), labels)
 
     def of(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The loss of the embeddings of a batch, before they have length 1."""
-        unit = F.normalize(embeddings.float())
+        """The loss of the embeddings of a batch, before they have length 1; of bfloat16 embeddings
+        in float32."""
+        unit = F.normalize(_single(embeddings))
         distance = distances(unit, unit)
         same = labels[:, None] == labels
         positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -178,13 +179,19 @@ def _load_pretrained(model: nn.Module, config: Config) -> None:
     # The name ends in the first digits of its SHA-256.
     if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.rpartition("-")[2]):
         raise UserError(f"{path} is damaged: it does not fit its name; delete it")
-    state = torch.load(path, weights_only=True, map_location="cpu")
+    # The file of a DenseNet says norm.1.weight where torchvision now says norm1.weight.
+    state = {
+        re.sub(r"(denselayer\d+\.(?:norm|conv))\.", r"\1", name): value
+        for name, value in torch.load(path, weights_only=True, map_location="cpu").items()
+    }
     own = {
         name: value
         for name, value in model.state_dict().items()
         if not name.startswith(f"{head}.") and not name.endswith("num_batches_tracked")
     }
-    if any(name not in state or state[name].shape != value.shape for name, value in own.items()):
+    if missing := own.keys() - state.keys():
+        raise UserError(f"{path} is not of the network {config.model}: no {min(missing)} is in it")
+    if any(state[name].shape != value.shape for name, value in own.items()):
         raise UserError(
             f"start={config.start!r} is for width=64, stem='7x7' and colour images; not for this "
             "network"

@@ -214,6 +214,28 @@ def test_lw_released_goes_through_the_blocks_and_the_classifier_of_a_resnet50(ti
 # Dense-sparse-dense
 
 
+def pruned_and_held(before, sparse):
+    """Checks that the smallest 30 % of each layer of `before` are zero in every step of `sparse`,
+    and that all else is inherited and trained; the zeros, by weight."""
+    for name, zero in sparse.zeros[0].items():
+        old = before.grown[name]
+        assert int(zero.sum()) == zero.numel() - round(0.7 * zero.numel())
+        assert old[zero].abs().max() <= old[~zero].abs().min(), name
+        assert torch.equal(sparse.born[name][~zero], old[~zero]), name
+        assert all(zeros[name][zero].all() for zeros in sparse.zeros), name
+        assert (sparse.grown[name][zero] == 0).all(), name
+        assert not torch.equal(sparse.grown[name], sparse.born[name]), name
+    unpruned = before.grown.keys() - sparse.zeros[0].keys()
+    assert all(torch.equal(sparse.born[name], before.grown[name]) for name in unpruned)
+    return sparse.zeros[0]
+
+
+def released_from(sparse, zeros, released):
+    """Checks that a generation starts as `sparse` ended, and trains the weights that were zero."""
+    assert all(torch.equal(released.born[name], w) for name, w in sparse.grown.items())
+    assert all((released.grown[name][zero] != 0).any() for name, zero in zeros.items())
+
+
 def test_dsd_prunes_holds_and_releases(tiny, watched, monkeypatch):
     rates, original = [], train.learning_rate
 
@@ -230,19 +252,19 @@ def test_dsd_prunes_holds_and_releases(tiny, watched, monkeypatch):
     by_hand = [0.1, 0.1, 0.075, 0.025, 0.01, 0.005, 0.01, 0.005]
     assert rates == pytest.approx(by_hand)
     assert len(sparse.zeros) == 4, "two epochs of two steps"
-    for name, birth_zeros in sparse.zeros[0].items():
-        old = dense.grown[name]
-        assert int(birth_zeros.sum()) == birth_zeros.numel() - round(0.7 * birth_zeros.numel())
-        assert old[birth_zeros].abs().max() <= old[~birth_zeros].abs().min(), name
-        assert torch.equal(sparse.born[name][~birth_zeros], old[~birth_zeros]), name
-        assert all(zeros[name][birth_zeros].all() for zeros in sparse.zeros), name
-        assert (sparse.grown[name][birth_zeros] == 0).all(), name
-        assert (released.grown[name][birth_zeros] != 0).any(), name
-    assert not any(torch.equal(sparse.grown[name], sparse.born[name]) for name in sparse.zeros[0])
-    assert all(torch.equal(released.born[name], w) for name, w in sparse.grown.items())
-    unpruned = dense.grown.keys() - sparse.zeros[0].keys()
-    assert all(torch.equal(sparse.born[name], dense.grown[name]) for name in unpruned)
+    released_from(sparse, pruned_and_held(dense, sparse), released)
     assert [record["kind"] for record in found] == ["generation", "mask"] + 2 * ["generation"]
+
+
+def test_ke_dsd_prunes_and_holds_in_every_second_generation_and_releases_in_the_next(tiny, watched):
+    """All of full length, at the full learning rate."""
+    run.run(tiny(method="ke-dsd", generations=5))
+    assert [watched[number].epochs for number in (1, 2, 3, 4, 5)] == 5 * [1]
+    assert all(w.peak == 1 for w in watched.values())
+    for number in (2, 4):
+        before, sparse, released = (watched[n] for n in (number - 1, number, number + 1))
+        assert len(sparse.zeros) == 2, "one epoch of two steps"
+        released_from(sparse, pruned_and_held(before, sparse), released)
 
 
 # --------------------------------------------------------------------------------------------------

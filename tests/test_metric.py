@@ -47,7 +47,7 @@ def test_triplet_loss_by_hand():
     given = torch.stack([angles.cos(), angles.sin()], 1) * torch.tensor([[3.0], [0.5], [1.0]])
     labels = torch.tensor([7, 7, 4])
     assert Triplet().of(given, labels) == 0
-    assert Triplet(0.5).of(given, labels).item() == pytest.approx(1.5 - 2**0.5, rel=1e-6)
+    assert Triplet(0.5).of(given, labels).item() == pytest.approx(1.5 - 2**0.5, rel=1e-12)
 
 
 @pytest.mark.parametrize("margin", [0.2, 0.9])
@@ -63,7 +63,15 @@ def test_triplet_loss_is_the_mean_over_semi_hard_triplets(margin):
                 found.append(near - far + margin)
     assert 2 < len(found) < 60
     loss = Triplet(margin).of(given, torch.tensor(labels))
-    assert loss.item() == pytest.approx(np.mean(found), rel=1e-5)
+    assert loss.dtype == torch.float64
+    assert loss.item() == pytest.approx(np.mean(found), rel=1e-12)
+
+
+def test_the_triplet_loss_of_bfloat16_is_computed_in_float32():
+    given, labels = embeddings(range(6)).bfloat16(), torch.arange(6) // 2
+    found = Triplet(0.9).of(given, labels)
+    assert found.dtype == torch.float32
+    assert found == Triplet(0.9).of(given.float(), labels) > 0
 
 
 def test_gradients_of_equal_images_and_of_no_triplet_are_numbers():

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import math
+import re
 
 import pytest
 import torch
@@ -191,12 +192,17 @@ def test_gradients_in_the_fast_layout_are_those_in_double_precision():
 
 @pytest.fixture
 def imagenet(tmp_path, monkeypatch):
-    """Writes random weights in the form of torchvision's ImageNet weights, and says so."""
+    """Writes random weights in the form of torchvision's ImageNet weights, and says so; those of a
+    DenseNet by their old names, `denselayer1.norm.1.weight`, as published."""
 
     def there(name):
-        options = {**MODELS[name].options, "init_weights": False} if name != "resnet18" else {}
-        theirs = getattr(torchvision.models, name)(**options)
-        torch.save(theirs.state_dict(), tmp_path / "weights")
+        theirs = getattr(torchvision.models, name)(**MODELS[name].options)
+        state = {
+            re.sub(r"(denselayer\d+\.)(norm|conv)(\d)", r"\1\2.\3", key): value
+            for key, value in theirs.state_dict().items()
+        }
+        assert ("features.denseblock1.denselayer1.norm.1.weight" in state) == ("dense" in name)
+        torch.save(state, tmp_path / "weights")
         digest = hashlib.sha256((tmp_path / "weights").read_bytes()).hexdigest()
         path = (tmp_path / "weights").rename(tmp_path / f"{name}-{digest[:8]}.pth")
         monkeypatch.setattr(models, "pretrained_file", lambda name: path)
@@ -208,7 +214,7 @@ def imagenet(tmp_path, monkeypatch):
 PUBLISHED = {"start": "imagenet1k_v1", "width": 64, "stem": "7x7"}
 
 
-@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "googlenet"])
+@pytest.mark.parametrize("name", ["resnet18", "vgg11_bn", "googlenet", "densenet169"])
 def test_a_network_can_start_from_torchvisions_weights(imagenet, name):
     """All but the last layer, which is what it is without them."""
     theirs, _ = imagenet(name)
@@ -230,11 +236,15 @@ def test_weights_that_are_missing_damaged_or_of_another_network_are_refused(
     imagenet, tmp_path, monkeypatch
 ):
     _, path = imagenet("resnet18")
-    for other in ({"width": 32}, {"stem": "3x3"}, {"model": "resnet34"}):
+    for other in ({"width": 32}, {"stem": "3x3"}):
         with pytest.raises(UserError, match="is for width=64, stem='7x7' and colour images"):
             build(configure("digits-colour", **(PUBLISHED | other)))
     with pytest.raises(UserError, match="is for width=64"):
         build(configure("digits", **PUBLISHED))
+    with pytest.raises(
+        UserError, match=r"is not of the network resnet34: no layer1\.2\.bn1\.bias is"
+    ):
+        build(configure("digits-colour", **PUBLISHED, model="resnet34"))
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UserError, match=r"\.pth is damaged: .* delete it"):
         build(configure("digits-colour", **PUBLISHED))

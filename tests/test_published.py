@@ -27,7 +27,15 @@ TUNED_ARMS = ("long+tuned", "tune+tuned", "dnr+tuned", "long+mix=cutmix")
 SEEDS = {
     "digits": dict.fromkeys(arms("when", "digits"), 12)
     | dict.fromkeys([*arms("budget", "digits"), *arms("averaged", "digits")], 20)
-    | dict.fromkeys([*arms("ke_fig8", "digits"), *arms("ke_fig16", "digits"), "ke-dsd"], 8)
+    | dict.fromkeys(
+        [
+            *arms("ke_fig8", "digits"),
+            *arms("ke_fig16", "digits"),
+            "ke-dsd",
+            "ke-wels+split_rate=0.64",
+        ],
+        8,
+    )
     | dict.fromkeys(MAIN, 68)
     | {"ke-wels": 40, "plain+precision=bf16": 68, "dnr+precision=bf16": 12}
     | dict.fromkeys(
@@ -57,7 +65,8 @@ SEEDS = {
         8,
     )
     | dict.fromkeys(("dnr+generations=30", "long+generations=20", "long+generations=30"), 5)
-    | dict.fromkeys(("ke+generations=100", "tune+generations=100", "dnr+generations=100"), 3),
+    | dict.fromkeys(("ke+generations=100", "tune+generations=100", "dnr+generations=100"), 3)
+    | dict.fromkeys(("ke+model=googlenet", "ke+model=googlenet+split_rate=0.5"), 3),
     "digits-hard": dict.fromkeys(MAIN, 6),
     "digits-32": {"dnr+generations=2": 3},
     "digits-colour": dict.fromkeys(arms("fig5", "digits-colour"), 5),

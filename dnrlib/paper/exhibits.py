@@ -137,6 +137,11 @@ _METRIC = Exhibit(
     photographs=("flower102-64-metric",),
     evaluations=lambda dataset: (Retrieval(),),
 )
+_SLIM = Exhibit(
+    notebook="ke_slim",
+    arms="ke ke+split_rate=0.5 ke+model=googlenet ke+model=googlenet+split_rate=0.5",
+    bundled="digits",
+)
 _WEIGHTS = _on_digits(
     notebook="ke_slim",
     arms="ke+split_rate=0.5",
@@ -286,10 +291,11 @@ EXHIBITS = {
     "yardstick": Exhibit(arms="plain long long+tuned long+tuned+width=64"),
     "steps": _on_digits(
         notebook="ke_to_dnr",
-        arms="ke ke-wels ke-wels-rand dnr+criterion=random dnr",
+        arms="ke ke-wels+split_rate=0.64 ke-wels ke-wels-rand dnr+criterion=random dnr",
     ),
-    "ke_table2": _on_digits(
+    "ke_table2": Exhibit(
         arms=" ".join([*_KE_ROWS, "long", "long+loss=cs-kd"]),
+        bundled="digits",
         rows=_KE_ROWS,
         columns=_FIVE,
     ),
@@ -297,7 +303,7 @@ EXHIBITS = {
     "ke_table4": _METRIC,
     "ke_fig13": replace(_METRIC, columns={}),
     "ke_fig14": replace(_METRIC, columns={}),
-    "ke_table5": _on_digits(notebook="ke_slim", arms="ke ke+split_rate=0.5"),
+    "ke_table5": _SLIM,
     "ke_table6": Exhibit(notebook="ke_costs", photographs=()),
     "ke_table7": _densenet("ke", tuple(_KE_ROWS)[:9]),
     "ke_table8": _densenet("ke-wels", tuple(_KE_ROWS)[:9]),
@@ -312,7 +318,7 @@ EXHIBITS = {
     "ke_table12": Exhibit(notebook="ke_correlation", photographs=()),
     "ke_table13": Exhibit(notebook="ke_slim", photographs=(), missing=True),
     "ke_fig7": _WEIGHTS,
-    "ke_fig9": _on_digits(notebook="ke_slim", arms="ke ke+split_rate=0.5"),
+    "ke_fig9": _SLIM,
     "ke_fig15": _WEIGHTS,
     "ke_fig17": Exhibit(notebook="ke_correlation", photographs=()),
     "ke_fig18": Exhibit(notebook="ke_correlation", photographs=()),
