@@ -226,12 +226,15 @@ def comparison_table(
         ]
         for row in found.itertuples()
     ]
+    unfinished = CLAIM_WORDS["not finished"]
     caption = (
         f"Differences of {MEASURES[column]} in points, paired by seed, with {LEVEL_SAID} "
         "intervals. Better and worse are said after Holm's correction over the rows (p); "
         f"intervals, equivalent, no gain and no loss (margin: {MARGIN} points) are of each row "
         "alone. Seeds needed: with so many, half a point would be seen with 80 % power."
     )
+    if unfinished[0] in set(found["verdict"]):
+        caption += f" {unfinished[0].capitalize()}: {unfinished[1][0].lower()}{unfinished[1][1:]}"
     header = ["difference", "n", "mean", "interval", "p", "verdict", "seeds needed"]
     return table(header, rows, caption, name)
 
@@ -304,15 +307,17 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
         link = f"{{ref}}`In the ledger <claim-{claim}>`."
         lines += [f"- {said['words']}{whose}", f"  {text}{note} {link}"]
     if others := len(own) - len(judged):
+        more = " more" if len(judged) else ""
         lines.append(
-            f"\nNot asked of these images: {others} more of the {{doc}}`ledger </pages/holds>`."
+            f"\nThe {{doc}}`ledger </pages/holds>` has {others}{more} of this exhibit, not asked "
+            "of these images."
         )
     if scope(dataset) == "embedded":
         lines.append(
             f"\nThis is said of {escaped(dataset)} with a narrow network. It neither confirms nor "
             "refutes what the paper says of its own datasets, which were not run here."
         )
-    elif scope(dataset) == "photographs":
+    elif scope(dataset) == "photographs" and len(judged):
         lines.append(
             "\nThis is said of photographs of the paper's datasets with fewer pixels or images, a "
             "narrower network and shorter trainings than the paper's: where a sentence counts "
