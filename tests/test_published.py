@@ -75,7 +75,7 @@ SEEDS = {
     "digits-metric": dict.fromkeys(arms("ke_table4", "digits-metric"), 8),
     "flower102-64-metric": dict.fromkeys(arms("ke_table4", "flower102-64-metric"), 3),
     "flower102-64": dict.fromkeys(PUBLISHED_ARMS, 7)
-    | dict.fromkeys([*TUNED_ARMS, "ensemble"], 3)
+    | dict.fromkeys([*TUNED_ARMS, "ensemble"], 5)
     | dict.fromkeys(("ke+generations=100", "tune+generations=100", "dnr+generations=100"), 1),
     "cifar10-few": dict.fromkeys(PUBLISHED_ARMS, 7)
     | dict.fromkeys([*TUNED_ARMS, "long+tuned+width=64"], 1),
