@@ -12,8 +12,8 @@ from .config import stored
 
 
 def _single(outputs: Tensor) -> Tensor:
-    """Outputs in half precision (bfloat16 or float16) as float32, others as they are."""
-    return outputs.float() if outputs.dtype.itemsize < 4 else outputs
+    """Outputs in bfloat16 as float32, others as they are."""
+    return outputs.float() if outputs.dtype == torch.bfloat16 else outputs
 
 
 def cross_entropy(outputs: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:

@@ -109,8 +109,20 @@ def test_no_difference_is_judged_before_its_planned_seeds_are_there():
     rows += [("dnr", seed, 70.0) for seed in range(3)]
     frame = pd.DataFrame(rows, columns=["method", "seed", "test_accuracy"]).assign(last=1)
     for dataset, word in (("flower102-64", "not finished"), ("digits", "better")):
-        of = frame.assign(dataset=dataset)
-        assert f"| {word} |" in tables.comparison_table(of, [("dnr", "plain")], "t").data
+        text = tables.comparison_table(frame.assign(dataset=dataset), [("dnr", "plain")], "t").data
+        assert f"| {word} |" in text
+        assert ("planned seeds are still to come" in text) == (word == "not finished")
+
+
+def test_what_is_not_asked_of_images_is_counted_and_nothing_is_said_of_them():
+    judged = ledger({"digits": course().reindex(columns=COLUMNS)})
+    asked, not_asked = (
+        tables.findings(of, "beats-tune", "flower102-64").data for of in (judged, judged[:0])
+    )
+    assert "said of photographs" in asked
+    assert "not asked" not in asked
+    assert "has 1 of this exhibit, not asked of these images" in not_asked
+    assert "said of photographs" not in not_asked
 
 
 def test_single_sentences_are_told_by_their_names():

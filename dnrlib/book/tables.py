@@ -204,8 +204,9 @@ def comparison_table(
     """Paired differences between methods, with verdicts."""
     found = comparisons(frame, pairs, column)
     planned = exhibits.PLANNED.get(next(iter(frame.get("dataset", ())), ""), {})
+    unfinished, meaning = CLAIM_WORDS["not finished"]
     found["verdict"] = [
-        CLAIM_WORDS["not finished"][0]
+        unfinished
         if row.n < min(planned.get(row.a, 0), planned.get(row.b, 0))
         else difference_word(row)
         for row in found.itertuples()
@@ -226,15 +227,14 @@ def comparison_table(
         ]
         for row in found.itertuples()
     ]
-    unfinished = CLAIM_WORDS["not finished"]
     caption = (
         f"Differences of {MEASURES[column]} in points, paired by seed, with {LEVEL_SAID} "
         "intervals. Better and worse are said after Holm's correction over the rows (p); "
         f"intervals, equivalent, no gain and no loss (margin: {MARGIN} points) are of each row "
         "alone. Seeds needed: with so many, half a point would be seen with 80 % power."
     )
-    if unfinished[0] in set(found["verdict"]):
-        caption += f" {unfinished[0].capitalize()}: {unfinished[1][0].lower()}{unfinished[1][1:]}"
+    if unfinished in set(found["verdict"]):
+        caption += f" {unfinished.capitalize()}: {meaning}"
     header = ["difference", "n", "mean", "interval", "p", "verdict", "seeds needed"]
     return table(header, rows, caption, name)
 
