@@ -74,8 +74,9 @@ SEEDS = {
     "digits-binary": dict.fromkeys(arms("table8", "digits-binary"), 12),
     "digits-metric": dict.fromkeys(arms("ke_table4", "digits-metric"), 8),
     "flower102-64-metric": dict.fromkeys(arms("ke_table4", "flower102-64-metric"), 3),
-    "flower102-64": dict.fromkeys(PUBLISHED_ARMS, 7)
-    | dict.fromkeys([*TUNED_ARMS, "ensemble"], 5)
+    "flower102-64": dict.fromkeys(PUBLISHED_ARMS, 12)
+    | dict.fromkeys(("long+tuned", "tune+tuned", "dnr+tuned"), 6)
+    | dict.fromkeys(("long+mix=cutmix", "ensemble"), 5)
     | dict.fromkeys(("ke+generations=100", "tune+generations=100", "dnr+generations=100"), 1),
     "cifar10-few": dict.fromkeys(PUBLISHED_ARMS, 7)
     | dict.fromkeys([*TUNED_ARMS, "long+tuned+width=64"], 1),
