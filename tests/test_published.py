@@ -78,7 +78,7 @@ SEEDS = {
     | dict.fromkeys(("long+tuned", "tune+tuned", "dnr+tuned"), 6)
     | dict.fromkeys(("long+mix=cutmix", "ensemble"), 5)
     | dict.fromkeys(("ke+generations=100", "tune+generations=100", "dnr+generations=100"), 1),
-    "cifar10-few": dict.fromkeys(PUBLISHED_ARMS, 7)
+    "cifar10-few": dict.fromkeys(PUBLISHED_ARMS, 12)
     | dict.fromkeys([*TUNED_ARMS, "long+tuned+width=64"], 1),
 }
 """How many seeds, from 0, are published of each arm; fewer generations of one come with it.
