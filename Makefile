@@ -78,7 +78,7 @@ test-portable: $(READY)  ## the fast tests with the rounding of older processors
 
 # Those of the cluster wait most of the time, so that there is work for one process more.
 test-slow: $(READY)  ## slow tests, and the mistakes that the suite must notice
-	$(PYTEST) -n 3 --dist loadgroup -m slow
+	$(PYTEST) -n 3 -m slow
 	DNRLIB_DEVICE=cpu $(BIN)/python -m tests.mistakes
 
 test-browser:  ## walk every page of the built book in Chromium; needs npm, and Node 20 or later

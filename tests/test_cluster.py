@@ -11,14 +11,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from dnrlib import cli, records, study
 from dnrlib.check import check
 from dnrlib.recipes import grid
 from dnrlib.records import ROOT
 
-# One SLURM for all tests, and so one process.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("slurm")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 CONF = Path("/etc/slurm/slurm.conf")
 ARMS = ["plain+epochs=60", "dnr+epochs=60+generations=3"]
 DNR = f"{sys.executable} -m dnrlib.cli"
@@ -33,14 +33,17 @@ def slurm(tmp_path_factory):
         pytest.skip(f"needs SLURM, but {', '.join(missing)} is not installed")
     if os.geteuid() != 0:
         pytest.skip("needs root, to start SLURM")
-    if CONF.exists():
-        pytest.skip(f"{CONF} is there: this machine belongs to a cluster")
-    folder, script = tmp_path_factory.mktemp("slurm"), ROOT / "tests" / "slurm.sh"
-    try:
-        subprocess.run([script, "start", folder], check=True)
-        yield folder
-    finally:
-        subprocess.run([script, "stop", folder], check=True)
+    script = ROOT / "tests" / "slurm.sh"
+    # A machine has room for one SLURM, and the tests may run in several processes.
+    with FileLock(tmp_path_factory.getbasetemp().parent / "slurm.lock"):
+        if CONF.exists():
+            pytest.skip(f"{CONF} is there: this machine belongs to a cluster")
+        folder = tmp_path_factory.mktemp("slurm")
+        try:
+            subprocess.run([script, "start", folder], check=True)
+            yield folder
+        finally:
+            subprocess.run([script, "stop", folder], check=True)
 
 
 @pytest.fixture(scope="module")

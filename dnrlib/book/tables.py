@@ -322,7 +322,8 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
             "\nThis is said of photographs of the paper's datasets with fewer pixels or images, a "
             "narrower network and shorter trainings than the paper's: where a sentence counts "
             f"eight or ten generations, these have {recipe(dataset)['generations']}. A claim holds "
-            "if it holds on all photographs that its exhibit is run on."
+            "if it holds on all photographs that its exhibit is run on, and is ruled out if it is "
+            "on one of them."
         )
     return Markdown("\n".join(lines))
 
