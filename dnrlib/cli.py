@@ -4,6 +4,7 @@ What a command needs is imported when it is chosen: `dnr --help` imports nothing
 """
 
 import argparse
+import errno
 import json
 import os
 import shlex
@@ -48,9 +49,14 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         options.do(options)
+    except BrokenPipeError:
+        # Whoever read the output has enough; Python would complain again as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (UserError, OSError) as error:
         mend = "; check that this folder can be written to, or name another"
-        print(f"dnr: {error}{mend if isinstance(error, OSError) else ''}", file=sys.stderr)
+        unwritable = isinstance(error, OSError) and error.errno in UNWRITABLE
+        print(f"dnr: {error}{mend * unwritable}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ndnr: stopped; what is finished is on disk, run it again to go on", file=sys.stderr)
@@ -58,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
 MANY = {"action": "append", "default": []}
 """An option that may be repeated."""
 
@@ -154,7 +161,7 @@ def compare(command: argparse.ArgumentParser) -> None:
     command.set_defaults(do=_compare)
     add = command.add_argument
     add("path", metavar="PATH", help="folder with a subfolder of images per class")
-    add("--hours", type=float, default=2.0, help="time, but for one seed at least (default: 2)")
+    add("--hours", type=float, default=2.0, help="time; one seed is always trained (default: 2)")
     add("--size", type=int, help="pixels per side (default: by images and device)")
     add("--epochs", type=int, help="epochs per generation (default: by size)")
     add("--seeds", type=int, default=5, help="most runs per method (default: 5)")
@@ -280,8 +287,7 @@ def _run(options: argparse.Namespace) -> None:
     found = run(config, device=options.device, report=_line)
     spent: Counter[str] = Counter()
     for record in found:
-        # Those of earlier versions do not say.
-        spent.update(record["timing"].get("parts", {}))
+        spent.update(record["timing"]["parts"])
     shares = [f"{name} {seconds / spent.total():.1%}" for name, seconds in spent.most_common()]
     print(f"when they were made, {spent.total():.1f} s: {', '.join(shares)}")
     print(f"record: {runs_root() / chain(config)[-1].key / 'record.json'}")
@@ -433,9 +439,7 @@ def _hours(hours: float) -> str:
 
 
 def _page(options: argparse.Namespace) -> None:
-    from papermill.exceptions import PapermillExecutionError
-
-    from .book.build import execute
+    from .book.build import CellFailed, execute
     from .datasets.decoded import slug
     from .records import ROOT
 
@@ -451,8 +455,8 @@ def _page(options: argparse.Namespace) -> None:
         try:
             execute(options.notebook, output, given | {"dataset": dataset}, sys.stderr.isatty())
             print(f"{dataset}: {output}", flush=True)
-        except PapermillExecutionError as error:
-            failures[dataset] = f"{error.ename}: {error.evalue}"
+        except CellFailed as error:
+            failures[dataset] = error
     if failures:
         listed = "\n".join(f"  {dataset}: {error}" for dataset, error in failures.items())
         raise UserError(f"{len(failures)} of {len(options.dataset)} pages failed:\n{listed}")

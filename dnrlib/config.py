@@ -64,9 +64,10 @@ class Settings:
     def __post_init__(self) -> None:
         for spec in fields(self):
             name, value = spec.name, getattr(self, spec.name)
-            if spec.type is float and type(value) is int:
-                object.__setattr__(self, name, float(value))
-            elif type(value) is not spec.type:
+            if spec.type is float and type(value) is int and abs(value) < 2**53:
+                value = float(value)
+                object.__setattr__(self, name, value)
+            if type(value) is not spec.type:
                 raise UserError(
                     f"{name}={value!r} is not of type {spec.type.__name__} "
                     f"({spec.metadata['meaning']})"

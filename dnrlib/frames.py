@@ -56,17 +56,15 @@ def generations(found: Iterable[Run]) -> pd.DataFrame:
     seconds of the training, mask_seconds of the mask; in the last row of a run what was found by
     its evaluations (`evaluations.EVALUATED`). Values that a generation does not have are NaN.
 
-    A run that is one long generation gets a row per `Config.epochs` epochs too, with nothing but
-    the test accuracy at that point of its schedule.
+    A generation that is longer than `Config.epochs` gets a row per so many epochs too, with
+    nothing but the test accuracy at that point of its schedule; `generation` then counts rows.
     """
     rows = []
     for run in found:
         about, rows_before = _about(run), len(rows)
         masks = {record["generation"]: record for record in run.records if record["kind"] == "mask"}
         epochs = 0
-        for record in run.records:
-            if record["kind"] != "generation":
-                continue
+        for record in run.trained:
             result = record["result"]
             for passed, accuracy in enumerate(result["trace"][:-1], 1):
                 so_far = epochs + passed * run.config.epochs

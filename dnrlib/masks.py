@@ -250,7 +250,6 @@ def largest(scores: Tensor, count: int) -> Tensor:
 def kels(
     model: nn.Module,
     split_rate: float,
-    exclude: Excluded = (),
     inputs: dict[str, Tensor] | None = None,
 ) -> Mask:
     """KE's kernel-level split: the first ceil(s * filters) x ceil(s * channels) of each layer.
@@ -261,7 +260,7 @@ def kels(
     channels (indices) of layers that keep others than the first, by the name of their weight:
     `slim.kels_inputs`.
     """
-    weights = scorable(model, exclude)
+    weights = scorable(model)
     mask, last = {}, len(weights) - 1
     for position, (name, weight) in enumerate(weights.items()):
         outputs, first = (first_channels(split_rate, size) for size in weight.shape[:2])

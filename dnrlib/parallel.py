@@ -36,8 +36,9 @@ def finished(
     """What `function` returns for the arguments in each of `calls`, as soon as it is done.
 
     When a worker process is killed, the calls that are not done begin again, on half as many
-    workers (but two), in case memory was short: `function` goes on from what it left on disk. The
-    workers end with the process that started them. Raises `UserError` after `RETRIES` times.
+    workers, but at least two, in case memory was short: `function` goes on from what it left on
+    disk. The workers end with the process that started them. Raises `UserError` after `RETRIES`
+    times.
     """
     os.environ.setdefault(*HUGE_PAGES)
     left = dict(enumerate(calls))

@@ -143,15 +143,19 @@ TUNED: dict[str, dict[str, dict[str, float]]] = {
         "ensemble": {"weight_decay": 0.03, "lr": 0.03},
     },
     "flower102-64": {
+        "plain": {"weight_decay": 0.005, "lr": 0.1},
         "long": {"weight_decay": 0.02, "lr": 0.03},
         "tune": {"weight_decay": 0.005, "lr": 0.1},
         "ke": {"weight_decay": 0.005, "lr": 0.1},
+        "llf": {"weight_decay": 0.005, "lr": 0.03},
         "dnr": {"weight_decay": 0.005, "lr": 0.1},
     },
     "cifar10-few": {
+        "plain": {"weight_decay": 0.02, "lr": 0.03},
         "long": {"weight_decay": 0.005, "lr": 0.1},
         "tune": {"weight_decay": 0.005, "lr": 0.1},
         "ke": {"weight_decay": 0.005, "lr": 0.1},
+        "llf": {"weight_decay": 0.005, "lr": 0.1},
         "dnr": {"weight_decay": 0.005, "lr": 0.03},
     },
 }
@@ -295,8 +299,9 @@ def grid(
     parsed = [parse_arm(arm) for arm in arms]
     settings = [overrides | arm for arm in parsed]
     for chosen, arm in zip(settings, parsed, strict=True):
-        for name in idle(configure(dataset, budget, **chosen), arm):
-            raise UserError(f"{name}={arm[name]} changes nothing in {arm['method']}")
+        if names := idle(configure(dataset, budget, **chosen), arm):
+            said = ", ".join(f"{name}={arm[name]}" for name in names)
+            raise UserError(f"{said} changes nothing in {arm['method']}")
     configs = (
         configure(dataset, budget, seed=seed, **chosen) for seed in seeds for chosen in settings
     )

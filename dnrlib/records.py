@@ -212,16 +212,19 @@ def tensors_digest(state: dict[str, Tensor]) -> str:
 def _commit() -> str | None:
     """The commit of the package's checkout, marked if files were changed; None outside one."""
     try:
-        git = ["git", "-C", str(ROOT)]
-        commit = subprocess.run(
-            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
-        )
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "dnrlib"], capture_output=True, text=True, check=True
+        ours, changed = (
+            subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+            for words in (
+                ("rev-parse", "--show-toplevel", "--short=12", "HEAD"),
+                ("status", "--porcelain", "dnrlib"),
+            )
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return commit.stdout.strip() + ("+changes" if changed.stdout.strip() else "")
+    top, commit = ours.stdout.split("\n")[:2]
+    if Path(top).resolve() != ROOT.resolve():
+        return None  # An installed package may lie in a checkout of something else.
+    return commit + ("+changes" if changed.stdout.strip() else "")
 
 
 def processor() -> str:

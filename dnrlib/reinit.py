@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from . import UserError
+from .config import not_one_of
 from .masks import (
+    SCOPES,
     Batches,
     Excluded,
     Mask,
@@ -95,6 +97,8 @@ def regenerate(
     training for a network or a share that cannot be used.
     """
     check_share(keep)
+    if scope not in SCOPES:
+        raise UserError(not_one_of("scope", scope, SCOPES))
     if generations < 1:
         raise UserError(f"generations={generations!r} must be at least 1")
     exclude = list(exclude)

@@ -210,8 +210,7 @@ def parent_digests(found: list[Record]) -> list[str]:
 def check_descent(record: Record, parents: list[str], path: Path) -> None:
     """Raises `DamagedFile` if a generation was trained from other weights or another mask than
     those now on disk, which happens if its parent was deleted and trained anew elsewhere."""
-    # The first published generations do not say what they descend from.
-    if record.get("parents", parents) != parents:
+    if record["parents"] != parents:
         raise DamagedFile(path, "what it was trained from has been trained anew since")
 
 

@@ -4,6 +4,7 @@ A folder per generation, named by its key: `record.json` and `weights.pt`; for t
 after it `mask-KEY.json` and `mask-KEY.npz`; per evaluation `evaluation-KEY.json`.
 """
 
+import errno
 import functools
 import io
 from collections.abc import Callable, Iterator
@@ -17,6 +18,9 @@ from torch import Tensor
 from . import UserError, masks, records
 from .masks import Mask
 from .records import DamagedFile, Record
+
+MACHINES = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOMEM)
+"""What the system says where it cannot read a file just now."""
 
 
 def short_of_memory(error: Exception) -> bool:
@@ -111,7 +115,7 @@ class Store:
             digest = records.tensors_digest(found)
         # What is damaged, or was never a dict of tensors, can raise anything.
         except Exception as error:
-            if short_of_memory(error):
+            if short_of_memory(error) or getattr(error, "errno", None) in MACHINES:
                 raise  # The file is not to blame.
             if isinstance(error, PermissionError):
                 said = f"{path} belongs to another user, who does not let you read it"

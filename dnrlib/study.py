@@ -3,7 +3,6 @@
 import itertools
 import math
 import operator
-import os
 import shlex
 import statistics
 import sys
@@ -18,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from joblib import cpu_count
 from tqdm.auto import tqdm
 
 from . import UserError, parallel, records
@@ -55,9 +55,14 @@ class Run:
         return arm_of(self.config)
 
     @property
+    def trained(self) -> list[Record]:
+        """The records of its generations, in order."""
+        return [record for record in self.records if record["kind"] == "generation"]
+
+    @property
     def last(self) -> Record:
         """The record of the last generation."""
-        return [record for record in self.records if record["kind"] == "generation"][-1]
+        return self.trained[-1]
 
 
 class Archive:
@@ -218,6 +223,17 @@ def missing_links(configs: Iterable[Config], store: Store) -> dict[str, tuple[Co
     }
 
 
+def _alike(todo: Iterable[tuple[Config, Link]]) -> dict[tuple, tuple[Config, int]]:
+    """Of generations to train, those whose epochs take as long: one of their configs, and their
+    epochs in all."""
+    found: dict[tuple, tuple[Config, int]] = {}
+    for config, link in todo:
+        kind = (config.dataset, *(getattr(config, name) for name in ALIKE))
+        first, epochs = found.get(kind, (config, 0))
+        found[kind] = first, epochs + link.stage.length(config)
+    return found
+
+
 def planned(
     configs: Iterable[Config], runs: Path | None = None, device: str = "auto"
 ) -> pd.DataFrame:
@@ -232,11 +248,9 @@ def planned(
     for (of, seed), group in itertools.groupby(sorted(configs, key=by), by):
         own = list(group)
         todo = missing_links(own, Store(runs)).values()
-        epochs = Counter[tuple]()
-        for config, link in todo:
-            kind = (of, *(getattr(config, name) for name in ALIKE))
+        epochs = {kind: number for kind, (_, number) in _alike(todo).items()}
+        for kind, (config, _) in _alike(todo).items():
             paces[kind] = paces.get(kind) or _pace(config, device)
-            epochs[kind] += link.stage.length(config)
         missing = [c for c in own if Archive(published=False, runs=runs).find(c) is None]
         every = [link.key for config in own for link in chain(config)]
         rows.append(
@@ -246,7 +260,7 @@ def planned(
                 "runs": len(missing),
                 "generations": len(todo),
                 "shared": len(every) - len(set(every)),
-                "epochs": epochs.total(),
+                "epochs": sum(epochs.values()),
                 "hours": sum(paces[kind][0] * number for kind, number in epochs.items()) / 3600,
                 "megabytes": sum(_bytes(config) for config, _ in todo) / 1e6,
                 "timed": ", ".join(sorted({paces[kind][1] for kind in epochs})),
@@ -290,13 +304,13 @@ def _train(
     workers, devices = processes(workers, device)
     workers, store = min(workers, len(configs)), Store(runs)
     todo = missing_links(configs, store)
-    epochs = sum(link.stage.length(config) for config, link in todo.values())
-    per_epoch = seconds_per_epoch(configs[0], device)
-    duration = (
-        f"about {_duration(epochs * per_epoch / workers)}"
-        if per_epoch
-        else "no run of this kind was timed yet"
-    )
+    alike = _alike(todo.values()).values()
+    epochs = sum(number for _, number in alike)
+    paces = [seconds_per_epoch(config, device) for config, _ in alike]
+    duration = "not all runs of this kind were timed yet"
+    if None not in paces:
+        seconds = sum(pace * number for pace, (_, number) in zip(paces, alike, strict=True))
+        duration = f"about {_duration(seconds / workers)}"
     then = ", then the evaluations" if evaluations else ""
     print(
         f"{len(configs)} runs to train: {len(todo)} generations, {epochs} epochs, "
@@ -360,7 +374,7 @@ def processes(workers: int, device: str) -> tuple[int, list[str]]:
     on, devices = device_named(device), [device]
     if on.type == "cuda" and on.index is None:
         devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
-    return workers or (os.cpu_count() or 1 if on.type == "cpu" else len(devices)), devices
+    return workers or (cpu_count() if on.type == "cpu" else len(devices)), devices
 
 
 def _own(devices: list[str]) -> str:

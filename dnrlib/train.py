@@ -23,7 +23,7 @@ from .masks import Batches, Mask, on_device_of
 def device_named(name: str) -> torch.device:
     """The device called `name` (auto, cpu, cuda, mps); auto is what $DNRLIB_DEVICE names, or takes
     the best one that is there."""
-    name = os.environ.get("DNRLIB_DEVICE", name) if name == "auto" else name
+    name = os.environ.get("DNRLIB_DEVICE") or name if name == "auto" else name
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next((device for device, found in there.items() if found), "cpu"))

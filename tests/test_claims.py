@@ -302,8 +302,12 @@ def test_pages_mark_what_was_seen_before_a_claim_was_stated(monkeypatch):
     both = dict.fromkeys(("cifar10-few", "flower102-64"), given)
     verdicts = ledger(both, "photographs")
     said = holds(monkeypatch, ledger({}), verdicts)
-    assert "| not finished †: 2 seeds so far |" in row_of(said, "beats-plain")
-    assert "| undecided †: on " in row_of(said, "beats-lb")
+    some = "flower102-64, 2 of 3 seeds; cifar10-few, 2 of 3 seeds"
+    assert f"| not finished †: {some} |" in row_of(said, "beats-plain")
+    both = ["flower102-64: +1.25 points [", "cifar10-few: +1.25 points ["]
+    row = row_of(said, "beats-lb")
+    assert "| undecided †: " in row
+    assert all(each in row for each in both)
     assert "| not run † | not run |" in row_of(said, "ke-same-share"), "known, not looked at"
 
 
@@ -313,6 +317,7 @@ def test_pages_mark_what_was_seen_before_a_claim_was_stated(monkeypatch):
         ({"low": -1, "high": 2, "seeds_needed": 43}, "difference", "too few seeds: .* need 43"),
         ({"low": 0.1, "high": 2, "seeds_needed": 43}, "difference", "leaves out zero, but not"),
         ({"low": -2, "high": -0.1, "seeds_needed": 43}, "trend", "leaves out zero, but not"),
+        ({"low": -1, "high": 0.1, "seeds_needed": 9, "alone": 0.04}, "ordering", "out by itself"),
         ({"low": -0.2, "high": 0.6, "seeds_needed": 5}, "ordering", "holds zero and half a point"),
         ({"low": -0.7, "high": -0.1, "seeds_needed": 5}, "equivalence", "beyond half a point$"),
         ({"low": -0.7, "high": -0.6, "seeds_needed": 5}, "equivalence", "lies .*, but not after"),
@@ -320,7 +325,7 @@ def test_pages_mark_what_was_seen_before_a_claim_was_stated(monkeypatch):
     ],
 )
 def test_an_undecided_claim_says_why(row, kind, reason):
-    row = pd.Series({"n": 8, "part": "", "value": 0.3, "verdict": "undecided"} | row)
+    row = pd.Series({"n": 8, "alone": 1.0, "decides": [], "verdict": "undecided"} | row)
     assert re.search(reason, tables.measured(row, {"type": kind}))
     assert reason not in tables.measured(row.replace("undecided", "holds"), {"type": kind})
 
@@ -366,7 +371,10 @@ def test_on_photographs_nothing_is_judged_before_all_planned_seeds_are_there(mon
     worse = frame(dnr=[49.0, 48.0, 47.5, 48.2], long=[50.0, 50.0, 50.0, 50.1])
     both["cifar10-few"] = worse
     row = ledger(both, "photographs").loc["wins"]
-    assert (row["verdict"], row["part"][:16]) == ("fails", "on cifar10-few: "), "one set decides"
+    assert row["verdict"] == "fails", "one set decides"
+    decides = [(each.dataset, each.values.mean() > 0) for each in row["decides"]]
+    assert decides == [("cifar10-few", False), ("flower102-64", True)], "and stands first"
+    assert row["value"] == row["decides"][0].values.mean()
 
 
 def test_statements_on_photographs_speak_of_what_is_planned_there():

@@ -306,7 +306,7 @@ def test_a_setting_that_does_not_train_is_left_out(tiny, monkeypatch):
     how = {"published": False, "workers": 1, "device": "cpu"}
     assert choice._tuned(base, how) == {"lr": 0.05}
     monkeypatch.setattr(choice, "CELLS", [{"lr": 1e30}])
-    with pytest.raises(UserError, match="does not train with any setting"):
+    with pytest.raises(UserError, match="trained with none of the settings"):
         choice._tuned(base, how)
 
 
@@ -711,7 +711,9 @@ def dense_size(model, folder):
 def test_only_what_kels_keeps_can_be_slim(tiny, tmp_path):
     with pytest.raises(UserError, match="use --method ke, not ke-wels"):
         export(tiny(method="ke-wels"), tmp_path / "net.pt", "cpu", slim=True)
-    assert not (tmp_path / "net.pt").exists()
+    with pytest.raises(UserError, match="where a program will lie"):
+        export(tiny(method="ke"), tmp_path / "net.onnx", "cpu", slim=True)
+    assert not list(tmp_path.glob("net.*"))
 
 
 def test_export_trains_what_is_missing(tiny, tmp_path):

@@ -212,6 +212,15 @@ def test_regenerate_masks_and_resets_between_trainings():
     assert all(torch.equal(v, after[n]) for n, v in model.state_dict().items()), "no last reset"
 
 
+def test_regenerate_refuses_what_it_cannot_use_before_the_first_training():
+    for wrong, said in (
+        ({"keep": 1.5}, "between 0 and 1"),
+        ({"scope": "block"}, "choose one of: global, layer"),
+    ):
+        with pytest.raises(UserError, match=said):
+            next(dnrlib.regenerate(Small(), examples(), 3, **wrong))
+
+
 def test_other_fills_take_the_place_of_fresh_values():
     model = Small()
     mask = {"conv.weight": torch.zeros(3, 2, 2, dtype=torch.bool)}

@@ -93,7 +93,7 @@ def test_tables_say_what_the_frame_says():
     assert "Not run: *KE (KELS)*." in text
     assert "| fine-tuning | 2 | 72.50 ± 3.54 |" in text
     text = tables.comparison_table(course(), [("dnr", "tune")], "tbl-y").data
-    assert "| DNR − fine-tuning | 2 | +2.05 | [+1.41, +2.69] | 0.016 | better | – |" in text
+    assert "| DNR − fine-tuning | better | 2 | +2.05 | [+1.41, +2.69] | 0.016 | – |" in text
     verdicts = ledger({"digits": course().reindex(columns=COLUMNS)})
     words = tables.findings(verdicts, "primary", "digits").data
     assert "**Holds**: +2.05 points [+1.41, +2.69], 2 seeds." in words
@@ -341,8 +341,11 @@ def test_what_is_lost_is_not_called_better():
     frame = pd.DataFrame(rows, columns=["method", "seed", "mca_drop"]).assign(last=True)
     frame.loc[0, "mca_drop"] += 0.1
     text = tables.comparison_table(frame, [("dnr", "tune"), ("tune", "dnr")], "t", "mca_drop").data
-    assert "| loses less |" in text.splitlines()[-3]
-    assert "| loses more |" in text.splitlines()[-2]
+    less, more = text.splitlines()[-3:-1]
+    assert "| loses less |" in less
+    assert "| loses more |" in more
+    assert less.endswith("| – |"), "what is decided needs no more seeds"
+    assert more.endswith("| – |")
 
 
 def test_missing_numbers_are_dashes_and_minus_signs_are_minus_signs():

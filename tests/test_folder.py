@@ -220,6 +220,16 @@ def test_a_change_behind_a_link_is_noticed(tmp_path):
     assert dataset(f"folder:{tmp_path / 'mine'}").fingerprint != before
 
 
+@POSIX
+def test_a_class_may_be_a_link_and_one_that_leads_back_has_no_images(tmp_path):
+    build(tmp_path / "elsewhere", {"cow": 10})
+    name = build(tmp_path / "mine", {"cat": 10, "dog": 10})
+    (tmp_path / "mine" / "cow").symlink_to(tmp_path / "elsewhere" / "cow")
+    (tmp_path / "mine" / "dog" / "back").symlink_to(tmp_path / "mine")
+    assert dataset(name).classes == ("cat", "cow", "dog")
+    assert sum(len(split.labels) for split in read(name).values()) == 30
+
+
 def test_changed_images_are_corrupted_anew(tmp_path, monkeypatch):
     made = []
 

@@ -163,7 +163,8 @@ def test_the_table_from_json_and_scipy_alone():
 
 
 def committed_ledger():
-    return verdicts(Parameters("digits")).to_csv(float_format="%.9g", lineterminator="\n")
+    ledger = verdicts(Parameters("digits")).drop(columns="decides")
+    return ledger.to_csv(float_format="%.9g", lineterminator="\n")
 
 
 def test_published_records_give_exactly_the_committed_ledger():

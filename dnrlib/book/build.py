@@ -2,7 +2,6 @@
 
 import ast
 import hashlib
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,8 @@ from typing import Any
 
 import nbformat
 import papermill
+from joblib import cpu_count
+from papermill.exceptions import PapermillExecutionError
 from tqdm.auto import tqdm
 
 from .. import UserError, parallel, records
@@ -19,6 +20,10 @@ from ..datasets.official import facts
 from ..records import ROOT
 from .pages import PAGES, contents, source
 from .tables import escaped
+
+
+class CellFailed(UserError):
+    """A cell of a notebook that ended in an error."""
 
 
 def known_parameters(notebook: Path) -> dict[str, Any]:
@@ -36,7 +41,7 @@ def execute(
     made_of: str | None = None,
 ) -> None:
     """Executes a notebook with parameters and writes the page, which notes `made_of`; raises
-    `UserError` for unknown parameters and papermill's error for a cell that fails."""
+    `UserError` for unknown parameters and `CellFailed` for a cell that fails."""
     known = known_parameters(notebook)
     if unknown := given.keys() - known:
         raise UserError(
@@ -46,16 +51,19 @@ def execute(
     output.parent.mkdir(parents=True, exist_ok=True)
     # papermill saves as it goes: a page with an error in it must not be taken for a page.
     partial = output.with_suffix(".partial.ipynb")
-    papermill.execute_notebook(
-        str(notebook),
-        str(partial),
-        parameters=given,
-        cwd=str(ROOT),
-        progress_bar=progress,
-        kernel_name="python3",
-        # Each page would warn that it uses TCP, and call the interrupt that ends it an error.
-        extra_arguments=["--IPKernelApp.log_level=50"],
-    )
+    try:
+        papermill.execute_notebook(
+            str(notebook),
+            str(partial),
+            parameters=given,
+            cwd=str(ROOT),
+            progress_bar=progress,
+            kernel_name="python3",
+            # Each page would warn that it uses TCP, and call the interrupt that ends it an error.
+            extra_arguments=["--IPKernelApp.log_level=50"],
+        )
+    except PapermillExecutionError as error:
+        raise CellFailed(f"{output.name}: {error.ename}: {error.evalue}") from None
     _write_page(partial, output, notebook.name, given.get("dataset"), made_of)
     partial.unlink()
 
@@ -78,7 +86,7 @@ def _write_page(
     page.metadata.pop("papermill", None)
     page.metadata["made_of"] = made_of
     gate(page, name)
-    nbformat.write(page, output)
+    records.write(output, nbformat.writes(page).encode())
 
 
 def _with_parameters_once(cells: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
@@ -120,7 +128,7 @@ def ingredients() -> str:
         for pattern in (*code, *data, *others)
         for path in sorted(ROOT.glob(pattern))
     ]
-    own = [*records.runs_root().glob("*/*.json"), *decoded.root().glob("**/manifest.json")]
+    own = [*records.runs_root().glob("*/*.json"), *decoded.root().glob("decoded/*/manifest.json")]
     looks = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in sorted(own)]
     return digest([sys.version, content, looks])
 
@@ -149,7 +157,7 @@ def build_book() -> Path:
         else:
             calls.append((notebook, output, {"dataset": dataset, "train": False}, False, made_of))
     print(f"pages: {len(calls)} of {len(wanted)} to execute", flush=True)
-    workers = min(os.cpu_count() or 1, 4)
+    workers = min(cpu_count(), 4)
     pages = parallel.finished(execute, calls, workers)
     with tqdm(total=len(calls), unit="page", smoothing=0, leave=False, disable=None) as bar:
         bar.initial = -workers / 2  # For the time that is left, pages in work are half done.

@@ -10,7 +10,6 @@ import textwrap
 from collections.abc import Sequence
 
 import pandas as pd
-import seaborn as sns
 from IPython.core.getipython import get_ipython
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
@@ -154,7 +153,7 @@ def differences(
     ax.set_yticks(range(len(compared)), names)
     ax.set_ylim(len(compared) - 0.5, -0.5)
     ax.set_xlabel(textwrap.fill(f"difference of {MEASURES[column]} in points", 45))
-    sns.despine(ax=ax, left=True)
+    ax.spines["left"].set_visible(False)
     return ax
 
 

@@ -14,6 +14,7 @@ from IPython.display import Markdown
 
 from .. import UserError, records
 from ..config import Config, not_one_of
+from ..datasets.catalogue import dataset as named_dataset
 from ..evaluate.evaluations import Evaluation
 from ..frames import generations
 from ..paper.claims import arms as stated_arms
@@ -192,11 +193,10 @@ def scope_verdicts(of: str) -> pd.DataFrame:
     frames = {}
     for dataset in filter(lambda name: scope(name) == of, RECIPES):
         try:
-            frames[dataset] = generations(_claimed_runs(dataset))
-        except records.DamagedFile:
-            raise
+            named_dataset(dataset)
         except UserError:
             continue  # Its images are not on disk, so nothing of it was run here.
+        frames[dataset] = generations(_claimed_runs(dataset))
     return ledger(frames, of)
 
 

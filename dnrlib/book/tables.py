@@ -43,8 +43,8 @@ CLAIM_WORDS = {
     "holds": ("holds", "The runs support the sentence."),
     "fails": (
         "ruled out",
-        "A gain of half a point or more is excluded. Where the sentence says *as good as*, the two "
-        "differ by more than half a point.",
+        "A gain of half a point or more is excluded; of photographs, one set suffices. Where the "
+        "sentence says *as good as*, the two differ by more than half a point.",
     ),
     "undecided": ("undecided", "Neither; the reason stands beside it."),
     "not finished": ("not finished", "Some of the planned seeds are still to come."),
@@ -75,6 +75,7 @@ FAMILIES = {
     "tuned": "Our own: with tuned settings",
     "alternatives": "Our own: what to use instead",
     "when": "Our own: when it might help",
+    "later layers": "Our own: resetting the last layers",
 }
 """The families of claims (column `rank`), within which tests are corrected, in words."""
 
@@ -211,6 +212,7 @@ def comparison_table(
         else difference_word(row)
         for row in found.itertuples()
     ]
+    found.loc[found["verdict"].isin(("better", "worse")), "seeds_needed"] = math.nan
     if column.endswith("_drop"):
         words = {"better": "loses more", "worse": "loses less"}
         words |= {"no gain": "does not lose more", "no loss": "does not lose less"}
@@ -218,12 +220,12 @@ def comparison_table(
     rows = [
         [
             f"{label(row.a)} − {label(row.b)}",
+            row.verdict,
             row.n,
             number(row.difference, sign=True),
             interval(row.low, row.high, sign=True),
             f"{row.p:.2g}" if row.n > 1 else MISSING,
-            row.verdict,
-            number(math.nan if row.verdict in ("better", "worse") else row.seeds_needed, 0),
+            number(row.seeds_needed, 0),
         ]
         for row in found.itertuples()
     ]
@@ -235,7 +237,7 @@ def comparison_table(
     )
     if unfinished in set(found["verdict"]):
         caption += f" {unfinished.capitalize()}: {meaning}"
-    header = ["difference", "n", "mean", "interval", "p", "verdict", "seeds needed"]
+    header = ["difference", "verdict", "n", "mean", "interval", "p", "seeds needed"]
     return table(header, rows, caption, name)
 
 
@@ -250,16 +252,19 @@ def difference_word(row: Any) -> str:
 
 
 def measured(row: Any, sentence: Any) -> str:
-    """What was measured for a row of the ledger (the part that decides, with its interval and its
-    seeds); and where the claim, a row of `claims`, is undecided, why."""
+    """What was measured for a row of the ledger, on each dataset of it (the part that decides, with
+    its interval and its seeds); and where the claim, a row of `claims`, is undecided, why."""
     if row.verdict == "not finished":
-        some = f"{row.n} seed{'' if row.n == 1 else 's'} so far"
-        return some if row.n else "some of its methods have no runs yet"
-    if not row.n:
-        return ""
-    text = f"{row.part}: " if row.part else ""
-    text += f"{number(row.value, sign=True)} points {interval(row.low, row.high, sign=True)}"
-    text += f", {row.n} seeds"
+        return "; ".join(
+            f"{of.dataset}, {len(of.values)} of {of.planned} seeds" for of in row.decides
+        )
+    texts = []
+    for of in row.decides:
+        shown, several = estimate(of.values), len(row.decides) > 1
+        where = "".join(f"{word}: " for word in (of.dataset * several, of.words) if word)
+        value, between = number(shown.mean, sign=True), interval(shown.low, shown.high, sign=True)
+        texts.append(f"{where}{value} points {between}, {shown.n} seeds")
+    text = "; ".join(texts)
     if row.verdict != "undecided":
         return text
     needed = ""
@@ -269,6 +274,8 @@ def measured(row: Any, sentence: Any) -> str:
     if max(row.low, -row.high) > (MARGIN if same else 0):
         found = "lies beyond half a point" if same else "leaves out zero"
         return f"{text}; the interval {found}, but not after the correction for the family"
+    if row.alone < 1 - LEVEL:
+        return f"{text}; ruled out by itself, but not after the correction for the family"
     if same:
         return f"{text}; the interval reaches beyond half a point{needed}"
     return text + (needed or "; the interval holds zero and half a point")
@@ -320,10 +327,10 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
     elif scope(dataset) == "photographs" and len(judged):
         lines.append(
             "\nThis is said of photographs of the paper's datasets with fewer pixels or images, a "
-            "narrower network and shorter trainings than the paper's: where a sentence counts "
-            f"eight or ten generations, these have {recipe(dataset)['generations']}. A claim holds "
-            "if it holds on all photographs that its exhibit is run on, and is ruled out if it is "
-            "on one of them."
+            "narrower network and shorter trainings than the paper's: eight or ten generations in "
+            f"a sentence are {recipe(dataset)['generations']} here. A claim holds if it holds on "
+            "every set of photographs that stands with it. It is ruled out if it is on one of "
+            "them, which stands first."
         )
     return Markdown("\n".join(lines))
 

@@ -286,7 +286,7 @@ def _tuned(base: Config, how: dict[str, Any]) -> dict[str, float]:
     found = [Archive(published=False).find(config) for config in configs]
     accuracies = [run.last["result"]["test_accuracy"] if run else -1.0 for run in found]
     if max(accuracies) < 0:
-        raise UserError("the network does not train with any setting; use a smaller --epochs or lr")
+        raise UserError("the network trained with none of the settings; the reasons stand above")
     return CELLS[int(np.argmax(accuracies))]
 
 
@@ -295,8 +295,7 @@ def _recorded(configs: Sequence[Config]) -> float:
     store = Store()
     wanted = {entry.key: entry for config in configs for entry in entries(config)}
     found = [store.read(entry) for entry in wanted.values()]
-    # Records of earlier versions do not say.
-    return sum(sum(record["timing"].get("parts", {}).values()) for record in found if record)
+    return sum(sum(record["timing"]["parts"].values()) for record in found if record)
 
 
 def _scores(runs: dict[tuple[str, int], Run], device: str) -> pd.DataFrame:

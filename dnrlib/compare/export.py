@@ -4,6 +4,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,8 @@ def export(config: Config, output: Path, device: str = "auto", slim: bool = Fals
     `onnx`, `onnxscript` and `onnxruntime` are installed, as `.onnx`. Raises `UserError` for other
     methods.
     """
+    if slim and output.suffix in (".pt2", ".onnx"):
+        raise UserError(f"{output} is where a program will lie; name the network otherwise: .pt")
     if slim and config.method != "ke":
         raise UserError(f"a slim network is what KELS keeps: use --method ke, not {config.method}")
     if dataset(config.dataset).unseen:
@@ -137,26 +140,32 @@ def _write_programs(model: nn.Module, output: Path, shape: tuple[int, ...]) -> N
     """Writes a network as programs for any number of images; raises `UserError` if a program does
     not compute what the network does."""
     images = torch.rand((3, *shape))
+    wanted = model(images).detach().numpy()
     batch = ({0: torch.export.Dim("batch")},)
     program = torch.export.export(model, (images[:2],), dynamic_shapes=batch)
-    file = io.BytesIO()
-    torch.export.save(program, file)
-    records.write(output.with_suffix(".pt2"), file.getvalue())
-    read_again = torch.export.load(output.with_suffix(".pt2")).module()
-    with torch.inference_mode():
-        away = (read_again(images) - model(images)).abs().max().item()
-    if not away < 1e-4:
-        raise UserError(f"{output.with_suffix('.pt2')} differs from the network by {away:g}")
-    if all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
+
+    def with_torch(path: Path) -> np.ndarray:
+        torch.export.save(program, path)
+        return torch.export.load(path).module()(images).detach().numpy()
+
+    def with_onnx(path: Path) -> np.ndarray:
         import onnxruntime
 
-        path = output.with_suffix(".onnx")
         names = {"input_names": ["images"], "output_names": ["outputs"]}
         torch.onnx.export(program, (), path, external_data=False, verbose=False, **names)
         (outputs,) = onnxruntime.InferenceSession(path).run(None, {"images": images.numpy()})
-        away = np.abs(outputs - model(images).detach().numpy()).max()
-        if not away < 1e-4:
-            raise UserError(f"{path} differs from the network by {away:g}")
+        return outputs
+
+    ways = {".pt2": with_torch}
+    if all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
+        ways[".onnx"] = with_onnx
+    for suffix, outputs in ways.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"network{suffix}")
+            away = np.abs(outputs(path) - wanted).max()
+            if not away < 1e-4:
+                raise UserError(f"the {suffix} program differs from the network by {away:g}")
+            records.write(output.with_suffix(suffix), path.read_bytes())
 
 
 def compared_costs(config: Config) -> dict[str, float]:

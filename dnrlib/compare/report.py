@@ -98,8 +98,9 @@ def _why(found: Comparison) -> str:
     best = max(found.scores.groupby("method")["validation"].mean()[list(ORDINARY)])
     if choice.detectable > 100 - best:
         return (
-            f"{said} The seeds and the images differ so much that hardly any difference could have "
-            "been found: this needs more seeds, or more validation images."
+            f"{said} Another difference would have been found with 80 % power only if it were "
+            f"{number(choice.detectable, 1)} points, more than is left up to 100 %: this needs "
+            "more seeds, or more validation images."
         )
     return (
         f"{said} A difference of {number(choice.detectable, 1)} points would have been found with "

@@ -75,7 +75,7 @@ def of_the_system(error: Exception) -> bool:
 def unpack(path: Path, to: Path) -> None:
     """Extracts an archive into a folder, or copies a plain file there; raises `UserError` for an
     archive that is damaged, that holds anything but files and folders of its own, or more than
-    `RATIO` times its size (but `SMALL`)."""
+    `RATIO` times its size and more than `SMALL`."""
     to.mkdir(parents=True, exist_ok=True)
     shown = functools.partial(tqdm, desc=f"extracting {path.name}", unit="file", leave=False)
     try:

@@ -57,8 +57,9 @@ VIEWS: dict[str, tuple[str, Callable[[Dataset], Dataset]]] = {
 
 
 def dataset(name: str) -> Dataset:
-    """A dataset by name: a bundled one, an official one that was prepared on this machine, or
-    `folder:PATH`, a folder of the user's own images; raises `UserError` for any other."""
+    """A dataset by name: a bundled one, an official one that was prepared on this machine or
+    that has published records (without its images, reading them raises), or `folder:PATH`, a folder
+    of the user's own images; raises `UserError` for any other."""
     if name in DATASETS:
         return DATASETS[name]
     if name.startswith(folder.PREFIX):

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import PIL
 import torch
+from joblib import cpu_count
 from PIL import Image, UnidentifiedImageError, features
 from tqdm.auto import tqdm
 
@@ -225,7 +226,7 @@ def _fill(folder: Path, about: Record, ordered: list[Picture], workers: int) -> 
         if str(row) not in done or _digest(array[row : row + CHUNK]) != done[str(row)]
     ]
     corrupt: dict[Path, str] = {}
-    workers = max(1, min(workers or os.cpu_count(), len(missing)))
+    workers = max(1, min(workers or cpu_count(), len(missing)))
     calls = [(images, row, ordered[row : row + CHUNK], about["size"]) for row in missing]
     made = parallel.finished(_chunk, calls, workers)
     shown = {"unit": "image", "unit_scale": CHUNK, "leave": False, "total": len(missing)}

@@ -138,17 +138,18 @@ def _few(paths: list[Path]) -> str:
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """The paths of all files under a folder; hidden ones are passed over."""
-    for folder, below, names in os.walk(root):
-        below[:] = [name for name in below if name[0] != "."]
+    """The paths of all files under a folder; hidden ones are passed over, and links to a folder
+    that is above them, which would have no end."""
+    for folder, below, names in os.walk(root, followlinks=True):
+        here = Path(folder).resolve()
+        ends = [name for name in below if (here / name).resolve() not in (here, *here.parents)]
+        below[:] = [name for name in ends if name[0] != "."]
         yield from (os.path.join(folder, name) for name in names if name[0] != ".")
 
 
 def _signature(path: Path) -> str:
     """Changes with every file of a folder that is added, removed, renamed or written to."""
-    # A pool may be a link, which is not followed from above.
-    roots = [path, *(entry for entry in path.glob("*") if entry.is_symlink())]
-    files = [file for root in roots for file in sorted(_walk(root))]
+    files = sorted(_walk(path))
     # A link may lead nowhere.
     states = [os.stat(file, follow_symlinks=os.path.exists(file)) for file in files]
     found = zip(files, states, strict=True)
@@ -189,7 +190,8 @@ def _listing(path: Path, files: Files, skipped: dict[Path, str]) -> tuple[Listin
     kept = {of: [file for file in found if file not in skipped] for of, found in files.items()}
     classes = sorted({label for (_, label), found in kept.items() if found})
     if len(classes) < 2:
-        raise UserError(f"{path} has images of one class only ({', '.join(classes)})")
+        only = f"of one class only ({classes[0]})" if classes else "that can be read in no class"
+        raise UserError(f"{path} has images {only}")
     named = {pool for (pool, _), found in kept.items() if found}
     missing = [pool for pool in ("test", "tuning") if pool not in named]
     problems = [f"{file} was skipped: {what}" for file, what in skipped.items()]

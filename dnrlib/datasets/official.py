@@ -230,10 +230,10 @@ def _extracted(official: Official, root: Path) -> Path:
     try:
         for archive in official.archives:
             archives.unpack(root / archive.file, unfinished / official.into)
-        for path in _lacking(unfinished, official.tree):
+        if lacking := _lacking(unfinished, official.tree):
             raise UserError(
-                f"the archives in {root} do not hold {path}; they are not the published ones: "
-                f"fetch them again ({official.page})"
+                f"the archives in {root} do not hold {lacking[0]}; they are not the published "
+                f"ones: fetch them again ({official.page})"
             )
         os.replace(unfinished, final)
     finally:
@@ -321,7 +321,12 @@ def corruption(name: str, base: Path | None = None) -> tuple[np.memmap, np.ndarr
 def corruptions_here() -> Path:
     """The folder that holds `CIFAR-10-C/`: where it was prepared, or its default place; raises
     `UserError` if it is in neither."""
-    known = records.read(decoded.root() / NOTE)
+    note = decoded.root() / NOTE
+    try:
+        known = records.read(note)
+    except records.DamagedFile:
+        mend = f"{shlex.join(['rm', str(note)])} && {decoded.preparing('cifar10c')}"
+        raise records.DamagedFile(note, "not what was written", mend) from None
     root = decoded.root() / "cifar10c" if known is None else Path(known["folder"])
     base = _tree(facts()["cifar10c"], root)
     if base is None:

@@ -17,7 +17,7 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,20 @@ class Part:
         """The arms that it speaks of on a dataset, by the names that their runs have."""
         sides = [side for term in self.terms for side in term.split(" - ")]
         return [_named(side.partition("@")[0], dataset) for side in sides]
+
+
+class Evidence(NamedTuple):
+    """What a dataset says of a part of a claim."""
+
+    support: float
+    refute: float
+    values: pd.Series
+    """By seed, in points (`sample`)."""
+    dataset: str
+    words: str
+    """The part in words; empty if the claim has only one."""
+    planned: int
+    """The seeds that it will have (`exhibits.PLANNED`); 0 where nothing is planned."""
 
 
 def claims() -> pd.DataFrame:
@@ -133,13 +147,14 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
     `frames` holds frames of `frames.generations` by dataset. In the column `embedded` a statement
     is made of the bundled dataset of the claim's exhibit where it has its own, else of each of the
     others; in `photographs` and `full`, of each of the exhibit's datasets. Columns:
-    rank; part, n, value, low, high (which part decides, in words if there are several, and its
-    seeds, mean and 95 % interval in points: the one most clearly refuted where the claim fails,
-    else the one least supported; n is that of the part with the fewest where it is not finished);
+    rank; n, value, low, high (seeds, mean and 95 % interval in points of the part that decides:
+    the one most clearly refuted where the claim fails, else the one least supported; n is that of
+    the part with the fewest where it is not finished); alone (its refutation before Holm);
     support, refute (p-values, Holm-adjusted over the claims of the same rank, those not run
-    included with p = 1), verdict, and where that is undecided `seeds_needed` (for a single test of
-    that part to see the margin, at its measured spread). A claim's support is its weakest part's;
-    its refutation is its clearest part's after Bonferroni over its parts. The verdict is
+    included with p = 1), verdict, where that is undecided `seeds_needed` (for a single test of
+    that part to see the margin, at its measured spread), and `decides`: the `Evidence` that decides
+    on each dataset, that of `value` first. A claim's support is its weakest part's; its refutation
+    is its clearest part's after Bonferroni over its parts. The verdict is
 
     - `holds` if the adjusted support is below 5 %,
     - `fails` if the adjusted refutation is,
@@ -154,34 +169,34 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
     for claim, stated in claims().iterrows():
         if not stated[column]:
             continue
-        evidence, finished = [], True
-        datasets = _datasets(stated["exhibit"], frames, column)
-        for dataset in datasets:
-            for part in parse(stated[column]):
-                values = sample(part, frames[dataset], dataset) if dataset in frames else []
-                words = (f"on {dataset}: " if len(datasets) > 1 else "") + _in_words(part)
-                evidence.append((*p_values(part, values), values, words))
-                if planned := PLANNED.get(dataset):
-                    least = min(planned.get(arm, 0) for arm in part.arms(dataset))
-                    finished &= len(values) >= least
-        row = {"id": claim, "rank": stated["rank"], "evidence": evidence, "n": 0, "part": ""}
+        evidence, parts = [], parse(stated[column])
+        for dataset in _datasets(stated["exhibit"], frames, column):
+            planned, frame = PLANNED.get(dataset), frames.get(dataset)
+            for part in parts:
+                values = pd.Series() if frame is None else sample(part, frame, dataset)
+                words = _in_words(part) if len(parts) > 1 else ""
+                least = min(planned.get(arm, 0) for arm in part.arms(dataset)) if planned else 0
+                evidence.append(Evidence(*p_values(part, values), values, dataset, words, least))
+        finished = all(len(found.values) >= found.planned for found in evidence)
+        row = {"id": claim, "rank": stated["rank"], "evidence": evidence, "n": 0, "decides": []}
         row |= {"support": 1.0, "refute": 1.0, "verdict": "" if finished else "not finished"}
-        there = [len(values) > 0 for _, _, values, _ in evidence]
+        there = [len(found.values) > 0 for found in evidence]
         if not any(there) or (finished and not all(there)):
             row["verdict"] = "not run"
         elif finished:
-            row["support"] = max(s for s, *_ in evidence)
-            row["refute"] = min(1.0, len(evidence) * min(r for _, r, *_ in evidence))
+            row["support"] = max(found.support for found in evidence)
+            row["refute"] = min(1.0, len(evidence) * min(found.refute for found in evidence))
             if column == "embedded" and stated["untestable"]:
                 row["verdict"] = "not testable here"
         rows.append(row)
     table = pd.DataFrame(rows)
+    table["alone"] = table["refute"]
     by_rank = table.groupby("rank")
     for name in ("support", "refute"):
         table[name] = by_rank[name].transform(lambda p: pd.Series(holm(p), p.index))
     judged = [_judged(row) for row in table.to_dict("records")]
-    columns = ["id", "rank", "part", "n", "value", "low", "high", "support", "refute", "verdict"]
-    return pd.DataFrame(judged, columns=[*columns, "seeds_needed"]).set_index("id")
+    columns = ["id", "rank", "n", "value", "low", "high", "alone", "support", "refute", "verdict"]
+    return pd.DataFrame(judged, columns=[*columns, "seeds_needed", "decides"]).set_index("id")
 
 
 def _datasets(exhibit: str, frames: Iterable[str], column: str) -> list[str]:
@@ -194,21 +209,22 @@ def _datasets(exhibit: str, frames: Iterable[str], column: str) -> list[str]:
 
 def _judged(row: dict[str, Any]) -> dict[str, Any]:
     """A row of the ledger with its verdict, and the part that decided it."""
-    evidence = row["evidence"]
     if row["verdict"] in ("not run", "not testable here"):
         return row
     holds, fails = row["support"] < 1 - LEVEL, row["refute"] < 1 - LEVEL
     row["verdict"] = row["verdict"] or ("holds" if holds else "fails" if fails else "undecided")
-    fewest = min(len(values) for _, _, values, _ in evidence)
-    evidence = [found for found in evidence if len(found[2])]
-    weakest = max(evidence, key=lambda found: found[0])
-    clearest = min(evidence, key=lambda found: found[1])
-    *_, values, words = clearest if row["verdict"] == "fails" else weakest
-    shown = estimate(values)
+    there = [found for found in row["evidence"] if len(found.values)]
+    # The clearest first where it fails, else the weakest.
+    there.sort(key=lambda found: found.refute if row["verdict"] == "fails" else -found.support)
+    shown = estimate(there[0].values)
     row |= {"n": shown.n, "value": shown.mean, "low": shown.low, "high": shown.high}
-    row["part"] = words if len(evidence) > 1 else ""
     if row["verdict"] == "not finished":
-        row["n"] = fewest
+        there = sorted(row["evidence"], key=lambda found: len(found.values))
+        row["n"] = len(there[0].values)
+    first: dict[str, Evidence] = {}
+    for found in there:
+        first.setdefault(found.dataset, found)
+    row["decides"] = [*first.values()]
     if row["verdict"] == "undecided" and not math.isnan(shown.p):
         row["seeds_needed"] = seeds_needed(shown.sd)
     return row
