@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         options.do(options)
+        sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read the output has enough; Python would complain again as it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 MANY = {"action": "append", "default": []}
 """An option that may be repeated."""
 
@@ -456,7 +457,7 @@ def _page(options: argparse.Namespace) -> None:
             execute(options.notebook, output, given | {"dataset": dataset}, sys.stderr.isatty())
             print(f"{dataset}: {output}", flush=True)
         except CellFailed as error:
-            failures[dataset] = error
+            failures[dataset] = str(error)
     if failures:
         listed = "\n".join(f"  {dataset}: {error}" for dataset, error in failures.items())
         raise UserError(f"{len(failures)} of {len(options.dataset)} pages failed:\n{listed}")

@@ -300,7 +300,7 @@ def grid(
     settings = [overrides | arm for arm in parsed]
     for chosen, arm in zip(settings, parsed, strict=True):
         if names := idle(configure(dataset, budget, **chosen), arm):
-            said = ", ".join(f"{name}={arm[name]}" for name in names)
+            said = f"{names[0]}={arm[names[0]]}"
             raise UserError(f"{said} changes nothing in {arm['method']}")
     configs = (
         configure(dataset, budget, seed=seed, **chosen) for seed in seeds for chosen in settings

@@ -19,8 +19,8 @@ from . import UserError, masks, records
 from .masks import Mask
 from .records import DamagedFile, Record
 
-MACHINES = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE, errno.ENOMEM)
-"""What the system says where it cannot read a file just now."""
+OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE)
+"""Errors of reading of which the file's content is not the cause."""
 
 
 def short_of_memory(error: Exception) -> bool:
@@ -115,7 +115,7 @@ class Store:
             digest = records.tensors_digest(found)
         # What is damaged, or was never a dict of tensors, can raise anything.
         except Exception as error:
-            if short_of_memory(error) or getattr(error, "errno", None) in MACHINES:
+            if short_of_memory(error) or getattr(error, "errno", None) in OF_THE_MACHINE:
                 raise  # The file is not to blame.
             if isinstance(error, PermissionError):
                 said = f"{path} belongs to another user, who does not let you read it"

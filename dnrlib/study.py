@@ -307,7 +307,7 @@ def _train(
     alike = _alike(todo.values()).values()
     epochs = sum(number for _, number in alike)
     paces = [seconds_per_epoch(config, device) for config, _ in alike]
-    duration = "not all runs of this kind were timed yet"
+    duration = "some kinds of these runs were not timed yet"
     if None not in paces:
         seconds = sum(pace * number for pace, (_, number) in zip(paces, alike, strict=True))
         duration = f"about {_duration(seconds / workers)}"

@@ -12,7 +12,7 @@ from scipy import stats as scipy_stats
 from dnrlib import UserError, frames
 from dnrlib.book import pages, tables
 from dnrlib.paper import claims, exhibits
-from dnrlib.paper.claims import Part, arms, in_print, ledger, p_values, parse, sample
+from dnrlib.paper.claims import Evidence, Part, arms, in_print, ledger, p_values, parse, sample
 from dnrlib.paper.exhibits import EXHIBITS
 
 
@@ -325,9 +325,35 @@ def test_pages_mark_what_was_seen_before_a_claim_was_stated(monkeypatch):
     ],
 )
 def test_an_undecided_claim_says_why(row, kind, reason):
-    row = pd.Series({"n": 8, "alone": 1.0, "decides": [], "verdict": "undecided"} | row)
-    assert re.search(reason, tables.measured(row, {"type": kind}))
+    evidence = Evidence(1.0, 1.0, pd.Series([0.1, 0.5]), "digits", "", 0)
+    row = pd.Series({"n": 8, "alone": 1.0, "decides": [evidence], "verdict": "undecided"} | row)
+    assert re.search(f"{reason.removesuffix('$')}.*\\)$", tables.measured(row, {"type": kind}))
     assert reason not in tables.measured(row.replace("undecided", "holds"), {"type": kind})
+
+
+def test_what_is_ruled_out_by_itself_is_what_is_shown_and_its_set_says_so(monkeypatch):
+    """Not the part that is least supported, and not behind another set."""
+    only(monkeypatch, two="dnr > long & dnr > ke", other="dnr > plain", third="dnr > tune")
+    monkeypatch.setitem(exhibits.PLANNED, "cifar10-few", {})
+    monkeypatch.setitem(exhibits.PLANNED, "flower102-64", {})
+    by_seed = [-4.0, 3.0, -5.0, 2.0], [0.30, 0.35, 0.28, 0.31]
+    given = frame(
+        dnr=[50.0] * 4,
+        long=[50 - value for value in by_seed[0]],
+        ke=[50 - value for value in by_seed[1]],
+        plain=[50.0, 50.1, 49.9, 49.0],
+        tune=[50.0, 50.1, 49.9, 49.0],
+    )
+    monkeypatch.setattr(claims, "holm", lambda p: [1.0] * len(p))
+    row = ledger({"digits": given}).loc["two"]
+    assert row["verdict"] == "undecided"
+    assert row["value"] == pytest.approx(sum(by_seed[1]) / 4)
+    said = tables.measured(row, {"type": "difference"})
+    assert re.fullmatch(r"DNR − KE.*points.*seeds \(ruled out by itself, but not .*\)", said)
+    both = ledger(dict.fromkeys(("cifar10-few", "flower102-64"), given), "photographs").loc["two"]
+    first, second = tables.measured(both, {"type": "difference"}).split("; ")
+    assert "(ruled out by itself" in first
+    assert "(" not in second.replace("(LB)", "").replace("(KELS)", "")
 
 
 def test_words_of_verdicts_cover_every_verdict():

@@ -223,11 +223,21 @@ def test_a_change_behind_a_link_is_noticed(tmp_path):
 @POSIX
 def test_a_class_may_be_a_link_and_one_that_leads_back_has_no_images(tmp_path):
     build(tmp_path / "elsewhere", {"cow": 10})
-    name = build(tmp_path / "mine", {"cat": 10, "dog": 10})
-    (tmp_path / "mine" / "cow").symlink_to(tmp_path / "elsewhere" / "cow")
-    (tmp_path / "mine" / "dog" / "back").symlink_to(tmp_path / "mine")
+    name = build(mine := tmp_path / "mine", {"cat": 10, "dog": 10})
+    (mine / "cow").symlink_to(tmp_path / "elsewhere" / "cow")
+    (mine / "dog" / "back").symlink_to(mine)
+    (tmp_path / "elsewhere" / "cow" / "back").symlink_to(mine)
     assert dataset(name).classes == ("cat", "cow", "dog")
     assert sum(len(split.labels) for split in read(name).values()) == 30
+
+
+@POSIX
+def test_links_in_a_circle_come_to_an_end(tmp_path):
+    for name, other in (("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").touch()
+        (tmp_path / name / "to").symlink_to(tmp_path / other)
+    assert len(set(folder._walk(tmp_path))) == 8
 
 
 def test_changed_images_are_corrupted_anew(tmp_path, monkeypatch):

@@ -358,6 +358,7 @@ def test_dnr_page_makes_a_page_per_dataset_and_summarises_failures(tmp_path, cap
     assert cli.main(arguments) == 1
     done = capsys.readouterr()
     assert "1 of 2 pages failed:\n  flower102: UserError: dataset='flower102' is not" in done.err
+    assert "partial.ipynb)" in done.err, "where the whole error stands"
     page = nbformat.read(tmp_path / "convergence-digits.ipynb", as_version=4)
     assert page.cells[0].source.startswith("# Fig. 3: accuracy by generation (digits)")
     assert "papermill" not in page.metadata

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -135,3 +136,32 @@ def test_the_book_is_built_by_jupyter_book_1():
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     assert config["execute"]["execute_notebooks"] == "off"
     assert version("jupyter-book").startswith("1.")
+
+
+def test_no_commit_is_that_of_another_repository(tmp_path):
+    """The package may be installed below one."""
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(
+        ["git", *author, "commit", "-q", "--allow-empty", "-m", "other"], cwd=tmp_path, check=True
+    )
+    shutil.copytree(ROOT / "dnrlib", tmp_path / "lib" / "dnrlib")
+    asked = "from dnrlib.records import _commit; print(_commit())"
+    for root in (tmp_path / "lib", ROOT):
+        done = subprocess.run(
+            [sys.executable, "-c", asked], cwd=root, capture_output=True, text=True, check=True
+        )
+        commit = done.stdout.strip().removesuffix("+changes")
+        assert re.fullmatch("None" if root != ROOT else "[0-9a-f]{12}", commit)
+
+
+def test_a_reader_of_the_output_may_have_enough():
+    """As `dnr data list | head -1` has; Python would complain at its end."""
+    given = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-m", "dnrlib.cli", "data", "list"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1

@@ -14,7 +14,7 @@ from dnrlib.frames import generations
 from dnrlib.methods import MAIN
 from dnrlib.paper.exhibits import PLANNED, arms, evaluations_of, made_for
 from dnrlib.recipes import configure, parse_arm
-from dnrlib.records import PUBLISHED
+from dnrlib.records import PUBLISHED, ROOT
 from dnrlib.run import chain
 from dnrlib.stats import PRIMARY, comparisons, summary
 from tests import test_recompute as recompute
@@ -177,6 +177,16 @@ def test_published_photographs_are_judged_as_by_the_second_implementation():
     ours = scope_verdicts("photographs")[columns]
     again = pd.DataFrame.from_dict(recompute.verdicts("photographs"), "index", columns=columns)
     pd.testing.assert_frame_equal(ours, again, check_names=False, check_dtype=False, atol=1e-6)
+
+
+def test_the_short_answer_of_the_first_page_is_what_the_ledger_says():
+    """It is written by hand."""
+    first = (ROOT / "notebooks" / "start.ipynb").read_text("utf-8")
+    assert "DNR was not found to be more accurate than one" in first
+    for found in (verdicts(Parameters("digits")), scope_verdicts("photographs")):
+        rows = found.loc[["beats-lb", "beats-tune"]]
+        assert set(rows["verdict"]) == {"fails"}
+        assert all(each.support >= 0.05 for row in rows["decides"] for each in row), "on any set"
 
 
 if __name__ == "__main__":

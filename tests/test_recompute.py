@@ -275,9 +275,11 @@ def verdicts(column):
         decided = "holds" if support < ALPHA else "fails" if refute < ALPHA else "undecided"
         verdict = verdict or decided
         fewest = min(len(values) for _, _, values in parts)
+        alone = len(parts) * min(refute for _, refute, _ in parts)
         parts = [of for of in parts if of[2]] or parts
         weakest, clearest = max(parts, key=lambda of: of[0]), min(parts, key=lambda of: of[1])
-        values = (clearest if verdict == "fails" else weakest)[2]
+        against = verdict in ("fails", "undecided") and alone < ALPHA
+        values = (clearest if against else weakest)[2]
         values = [] if verdict in ("not run", "not testable here") else values
         n = fewest if verdict == "not finished" else len(values)
         numbers = n, mean(values) if values else math.nan

@@ -63,7 +63,7 @@ def execute(
             extra_arguments=["--IPKernelApp.log_level=50"],
         )
     except PapermillExecutionError as error:
-        raise CellFailed(f"{output.name}: {error.ename}: {error.evalue}") from None
+        raise CellFailed(f"{error.ename}: {error.evalue} (in {partial})") from error
     _write_page(partial, output, notebook.name, given.get("dataset"), made_of)
     partial.unlink()
 

@@ -194,6 +194,8 @@ def scope_verdicts(of: str) -> pd.DataFrame:
     for dataset in filter(lambda name: scope(name) == of, RECIPES):
         try:
             named_dataset(dataset)
+        except records.DamagedFile:
+            raise
         except UserError:
             continue  # Its images are not on disk, so nothing of it was run here.
         frames[dataset] = generations(_claimed_runs(dataset))

@@ -43,7 +43,7 @@ CLAIM_WORDS = {
     "holds": ("holds", "The runs support the sentence."),
     "fails": (
         "ruled out",
-        "A gain of half a point or more is excluded; of photographs, one set suffices. Where the "
+        "A gain of half a point or more is excluded. Of photographs one set suffices. Where the "
         "sentence says *as good as*, the two differ by more than half a point.",
     ),
     "undecided": ("undecided", "Neither; the reason stands beside it."),
@@ -253,7 +253,7 @@ def difference_word(row: Any) -> str:
 
 def measured(row: Any, sentence: Any) -> str:
     """What was measured for a row of the ledger, on each dataset of it (the part that decides, with
-    its interval and its seeds); and where the claim, a row of `claims`, is undecided, why."""
+    its interval and its seeds); and where the claim, `sentence`, is undecided, why."""
     if row.verdict == "not finished":
         return "; ".join(
             f"{of.dataset}, {len(of.values)} of {of.planned} seeds" for of in row.decides
@@ -264,21 +264,24 @@ def measured(row: Any, sentence: Any) -> str:
         where = "".join(f"{word}: " for word in (of.dataset * several, of.words) if word)
         value, between = number(shown.mean, sign=True), interval(shown.low, shown.high, sign=True)
         texts.append(f"{where}{value} points {between}, {shown.n} seeds")
-    text = "; ".join(texts)
-    if row.verdict != "undecided":
-        return text
-    needed = ""
-    if row.seeds_needed > row.n:
-        needed = f"; too few seeds: to see half a point, one test would need {row.seeds_needed:.0f}"
-    same = sentence["type"] == "equivalence"
+    if row.verdict == "undecided":
+        texts[0] += f" ({_undecided(row, sentence['type'] == 'equivalence')})"
+    return "; ".join(texts)
+
+
+def _undecided(row: Any, same: bool) -> str:
+    """Why a claim is undecided, by the part that comes closest to a verdict or is farthest off."""
+    corrected = "but not after the correction for the family"
+    if row.alone < 1 - LEVEL:
+        return f"ruled out by itself, {corrected}"
     if max(row.low, -row.high) > (MARGIN if same else 0):
         found = "lies beyond half a point" if same else "leaves out zero"
-        return f"{text}; the interval {found}, but not after the correction for the family"
-    if row.alone < 1 - LEVEL:
-        return f"{text}; ruled out by itself, but not after the correction for the family"
-    if same:
-        return f"{text}; the interval reaches beyond half a point{needed}"
-    return text + (needed or "; the interval holds zero and half a point")
+        return f"the interval {found}, {corrected}"
+    reasons = ["the interval reaches beyond half a point"] * same
+    if row.seeds_needed > row.n:
+        half = f"to see half a point, one test would need {row.seeds_needed:.0f}"
+        reasons.append(f"too few seeds: {half}")
+    return "; ".join(reasons) or "the interval holds zero and half a point"
 
 
 def printed_table(exhibit: str, name: str) -> Markdown:
@@ -309,7 +312,7 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
         word = CLAIM_WORDS[row.verdict][0].capitalize()
         whose = "" if said["source"] == "ours" else f" *({place(said)}.)*"
         text = f"**{word}**: {found}." if found else f"**{word}.**"
-        # Notes are on what was seen on digits.
+        # Notes are on digits.
         note = f" {said['note']}" if said["note"] and scope(dataset) == "embedded" else ""
         link = f"{{ref}}`In the ledger <claim-{claim}>`."
         lines += [f"- {said['words']}{whose}", f"  {text}{note} {link}"]

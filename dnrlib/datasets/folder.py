@@ -137,14 +137,18 @@ def _few(paths: list[Path]) -> str:
     return ", ".join(str(path) for path in paths[:3]) + more
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """The paths of all files under a folder; hidden ones are passed over, and links to a folder
-    that is above them, which would have no end."""
-    for folder, below, names in os.walk(root, followlinks=True):
-        here = Path(folder).resolve()
-        ends = [name for name in below if (here / name).resolve() not in (here, *here.parents)]
-        below[:] = [name for name in ends if name[0] != "."]
-        yield from (os.path.join(folder, name) for name in names if name[0] != ".")
+def _walk(root: str | Path, above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """The paths of all files under a folder, behind links too; hidden ones are passed over, and
+    links to a folder that they lie in, which would have no end."""
+    here = os.path.realpath(root)
+    if here in above or not os.path.isdir(here):
+        return
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if entry.name[0] != "." and entry.is_dir():
+                yield from _walk(entry.path, above | {here})
+            elif entry.name[0] != ".":
+                yield entry.path
 
 
 def _signature(path: Path) -> str:

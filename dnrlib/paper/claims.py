@@ -148,8 +148,9 @@ def ledger(frames: dict[str, pd.DataFrame], column: str = "embedded") -> pd.Data
     is made of the bundled dataset of the claim's exhibit where it has its own, else of each of the
     others; in `photographs` and `full`, of each of the exhibit's datasets. Columns:
     rank; n, value, low, high (seeds, mean and 95 % interval in points of the part that decides:
-    the one most clearly refuted where the claim fails, else the one least supported; n is that of
-    the part with the fewest where it is not finished); alone (its refutation before Holm);
+    the one most clearly refuted where the claim fails or would without the other claims, else the
+    one least supported; n is the fewest of all parts where it is not finished); alone (the
+    refutation before Holm);
     support, refute (p-values, Holm-adjusted over the claims of the same rank, those not run
     included with p = 1), verdict, where that is undecided `seeds_needed` (for a single test of
     that part to see the margin, at its measured spread), and `decides`: the `Evidence` that decides
@@ -214,13 +215,14 @@ def _judged(row: dict[str, Any]) -> dict[str, Any]:
     holds, fails = row["support"] < 1 - LEVEL, row["refute"] < 1 - LEVEL
     row["verdict"] = row["verdict"] or ("holds" if holds else "fails" if fails else "undecided")
     there = [found for found in row["evidence"] if len(found.values)]
-    # The clearest first where it fails, else the weakest.
-    there.sort(key=lambda found: found.refute if row["verdict"] == "fails" else -found.support)
+    # The clearest first where it fails or would without other claims, else the weakest.
+    against = row["verdict"] != "holds" and row["alone"] < 1 - LEVEL
+    there.sort(key=lambda found: found.refute if against else -found.support)
     shown = estimate(there[0].values)
     row |= {"n": shown.n, "value": shown.mean, "low": shown.low, "high": shown.high}
     if row["verdict"] == "not finished":
-        there = sorted(row["evidence"], key=lambda found: len(found.values))
-        row["n"] = len(there[0].values)
+        there = sorted(row["evidence"], key=lambda found: len(found.values) - found.planned)
+        row["n"] = min(len(found.values) for found in there)
     first: dict[str, Evidence] = {}
     for found in there:
         first.setdefault(found.dataset, found)
