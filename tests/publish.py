@@ -13,8 +13,8 @@ What is published is listed in `tests/test_published.py`, what is planned in `pa
 import argparse
 
 from dnrlib import UserError, records
-from dnrlib.paper.exhibits import PLANNED
-from dnrlib.recipes import RECIPES, arm_of, grid, scope
+from dnrlib.paper.exhibits import PLANNED, seeds_of
+from dnrlib.recipes import RECIPES, grid, scope
 from dnrlib.study import Archive, Run, study
 from tests.test_published import SEEDS, evaluated
 
@@ -67,11 +67,11 @@ def go_on(dataset: str, workers: int) -> None:
     for arm, seeds in (PLANNED.get(dataset) or SEEDS[dataset]).items():
         steps.setdefault(seeds, []).append(arm)
     for seeds, arms in steps.items():
-        for seed in range(seeds):
+        for nth in range(seeds):
             alike: dict[tuple, list] = {}
-            for config in grid(dataset, arms, seeds):
-                if config.seed == seed:
-                    alike.setdefault(tuple(of_arm[arm_of(config)]), []).append(config)
+            for arm in arms:
+                (config,) = grid(dataset, [arm], seeds_of(dataset, arm, seeds)[nth : nth + 1])
+                alike.setdefault(tuple(of_arm[arm]), []).append(config)
             for evaluations, configs in alike.items():
                 missing = [
                     config

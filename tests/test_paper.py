@@ -17,6 +17,7 @@ from dnrlib.paper.exhibits import (
     overlap_printed,
     printed_columns,
     readme_commands,
+    seeds_of,
     sweep_pairs,
     wide,
 )
@@ -99,6 +100,9 @@ def test_every_arm_of_every_exhibit_can_be_run_and_has_its_own_name():
         for dataset in ("digits", "digits-hard"):
             listed = arms(exhibit, dataset)
             assert [arm_of(configure(dataset, **parse_arm(arm))) for arm in listed] == listed
+    assert seeds_of("flower102-64", "dnr+keep=0.9", 6) == [0, 1, 2, 7, 8, 9]
+    for dataset, arm in (("flower102-64", "dnr"), ("digits", "dnr+keep=0.9")):
+        assert seeds_of(dataset, arm, 6) == [*range(6)]
     for dataset, planned in PLANNED.items():
         assert [arm_of(configure(dataset, **parse_arm(arm))) for arm in planned] == list(planned)
     with pytest.raises(UserError, match="exhibit='table99' is unknown; choose one of: table1"):

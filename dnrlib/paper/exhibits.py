@@ -1,5 +1,6 @@
 """The papers' numbers, from `data/paper/*.csv`, and the runs that stand beside them."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -400,7 +401,16 @@ PLANNED: dict[str, dict[str, int]] = {
     "digits-metric": dict.fromkeys(_METRIC.arms.split(), 8),
 }
 """Where trainings are going on, how many seeds of each arm (`recipes.arm_of`) are published in the
-end, from 0; fixed before any of them was looked at, in the order in which they are trained."""
+end (`seeds_of`); fixed before any of them was looked at, in the order in which they are trained."""
+_OF_A_GPU = range(3, 7)
+
+
+def seeds_of(dataset: str, arm: str, number: int) -> list[int]:
+    """The first `number` seeds of an arm that are published: from 0; ablations of DNR on
+    photographs pass over those of which a GPU trained the first generation, which they share."""
+    shared = scope(dataset) == "photographs" and arm.startswith("dnr") and arm in _ABLATIONS.split()
+    possible = (seed for seed in itertools.count() if not (shared and seed in _OF_A_GPU))
+    return list(itertools.islice(possible, number))
 
 
 def made_for(dataset: str) -> list[str]:
