@@ -270,10 +270,12 @@ class Trainee:
 
     @functools.cached_property
     def data(self) -> Data:
+        """The images of the run, on its device."""
         return load(self.config).to(self.device)
 
     @functools.cached_property
     def model(self) -> torch.nn.Module:
+        """The network of the run, on its device; newly initialised when first asked for."""
         return models.build(self.config).to(self.device)
 
     def parent(self, generation: int, images: float) -> Parent:

@@ -128,7 +128,8 @@ def study(
     and once, under a progress bar. Without, says what is missing and with which command it is run.
     With `published` False only the user's own runs count.
 
-    Raises `StudyFailed` after all others are done if runs failed.
+    Raises `StudyFailed` after all others are done if runs failed, and before any is trained
+    `UserError` for bad arguments, images that are not there, and images that have changed.
     """
     configs = list(configs)
     if workers < 0:

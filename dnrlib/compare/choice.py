@@ -156,6 +156,7 @@ class Comparison:
 
     @property
     def choice(self) -> Choice:
+        """The method to use, chosen on the validation images."""
         return choose(self.right("validation"))
 
     @property

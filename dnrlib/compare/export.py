@@ -92,7 +92,7 @@ def export(config: Config, output: Path, device: str = "auto", slim: bool = Fals
     With `slim`, for KE with KELS, it is the small dense network of what the mask keeps, and the
     same is written as a program of `torch.export` (`.pt2`) that needs torch alone, and, where
     `onnx`, `onnxscript` and `onnxruntime` are installed, as `.onnx`. Raises `UserError` for other
-    methods.
+    methods, for embeddings, and for a program that does not compute what the network does.
     """
     if slim and output.suffix in (".pt2", ".onnx"):
         raise UserError(f"{output} is where a program will lie; name the network otherwise: .pt")

@@ -99,6 +99,8 @@ aircraft = partial(
 
 
 def cars196(base: Path) -> Listing:
+    """The official split: annotations of the training and of the test images name file and class;
+    classes in the order of the devkit."""
     pools = {}
     for pool, annotations in (
         ("train", "devkit/cars_train_annos.mat"),
@@ -197,6 +199,7 @@ def flower102_64(base: Path, names: tuple[str, ...]) -> Listing:
 
 
 def cub200(base: Path) -> Listing:
+    """The official split of `train_test_split.txt`; classes in the order of `classes.txt`."""
     folder = base / "CUB_200_2011"
     images, labels, in_train, names = (
         _table(folder / f"{file}.txt")
@@ -216,6 +219,7 @@ def cub200(base: Path) -> Listing:
 
 
 def mit67(base: Path) -> Listing:
+    """The official split of `TrainImages.txt` and `TestImages.txt`; classes: the folders, sorted."""
     lists = {
         pool: [PurePosixPath(line) for line in _lines(base / file)]
         for pool, file in (("train", "TrainImages.txt"), ("test", "TestImages.txt"))
@@ -229,6 +233,7 @@ def mit67(base: Path) -> Listing:
 
 
 def dogs(base: Path) -> Listing:
+    """The official split of `train_list.mat` and `test_list.mat`; classes in the order of labels."""
     pools, folders = {}, {}
     for pool, file in (("train", "train_list.mat"), ("test", "test_list.mat")):
         files, labels = _mat(base / file, "file_list", "labels")
@@ -238,6 +243,8 @@ def dogs(base: Path) -> Listing:
 
 
 def tinyimagenet(base: Path) -> Listing:
+    """The training images, and the labelled validation images as test images; classes are the
+    WordNet numbers, sorted."""
     folder = base / "tiny-imagenet-200"
     classes = sorted(_lines(folder / "wnids.txt"))
     train = [
