@@ -219,7 +219,7 @@ def cub200(base: Path) -> Listing:
 
 
 def mit67(base: Path) -> Listing:
-    """The official split of `TrainImages.txt` and `TestImages.txt`; classes: the folders, sorted."""
+    """The official split of `TrainImages.txt` and `TestImages.txt`; classes: folders, sorted."""
     lists = {
         pool: [PurePosixPath(line) for line in _lines(base / file)]
         for pool, file in (("train", "TrainImages.txt"), ("test", "TestImages.txt"))
@@ -233,7 +233,7 @@ def mit67(base: Path) -> Listing:
 
 
 def dogs(base: Path) -> Listing:
-    """The official split of `train_list.mat` and `test_list.mat`; classes in the order of labels."""
+    """The official split of `train_list.mat` and `test_list.mat`; classes by their labels."""
     pools, folders = {}, {}
     for pool, file in (("train", "train_list.mat"), ("test", "test_list.mat")):
         files, labels = _mat(base / file, "file_list", "labels")
