@@ -75,8 +75,11 @@ SEEDS = {
     "digits-metric": dict.fromkeys(arms("ke_table4", "digits-metric"), 8),
     "flower102-64-metric": dict.fromkeys(arms("ke_table4", "flower102-64-metric"), 3),
     "flower102-64": dict.fromkeys(PUBLISHED_ARMS, 12)
-    | dict.fromkeys(("long+tuned", "tune+tuned", "dnr+tuned"), 6)
-    | dict.fromkeys(("long+mix=cutmix", "ensemble"), 5)
+    | dict.fromkeys(("plain+tuned", "long+tuned", "llf+tuned"), 8)
+    | dict.fromkeys(("tune+tuned", "dnr+tuned", "long+mix=cutmix", "long+generations=3"), 6)
+    | dict.fromkeys(("dnr-matched", "dnr-highest", "dnr+criterion=random"), 6)
+    | dict.fromkeys([f"dnr+keep={share}" for share in ("0.95", "0.9", "0.7", "0.6")], 6)
+    | {"ensemble": 5}
     | dict.fromkeys(("ke+generations=100", "tune+generations=100", "dnr+generations=100"), 1),
     "cifar10-few": dict.fromkeys(PUBLISHED_ARMS, 12)
     | dict.fromkeys([*TUNED_ARMS, "long+tuned+width=64"], 1),
