@@ -210,7 +210,7 @@ def parent_digests(found: list[Record]) -> list[str]:
 def check_descent(record: Record, parents: list[str], path: Path) -> None:
     """Raises `DamagedFile` if a generation was trained from other weights or another mask than
     those now on disk, which happens if its parent was deleted and trained anew elsewhere."""
-    if record["parents"] != parents:
+    if record.get("parents") != parents:
         raise DamagedFile(path, "what it was trained from has been trained anew since")
 
 
