@@ -55,9 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (UserError, OSError) as error:
-        mend = "; check that this folder can be written to, or name another"
-        unwritable = isinstance(error, OSError) and error.errno in UNWRITABLE
-        print(f"dnr: {error}{mend * unwritable}", file=sys.stderr)
+        mend = "; check that you may read and write there, or name another folder"
+        refused = isinstance(error, OSError) and error.errno in REFUSED
+        print(f"dnr: {error}{mend * refused}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\ndnr: stopped; what is finished is on disk, run it again to go on", file=sys.stderr)
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 MANY = {"action": "append", "default": []}
 """An option that may be repeated."""
 

@@ -308,7 +308,7 @@ def _train(
     alike = _alike(todo.values()).values()
     epochs = sum(number for _, number in alike)
     paces = [seconds_per_epoch(config, device) for config, _ in alike]
-    duration = "some kinds of these runs were not timed yet"
+    duration = "no published runs tell how long"
     if None not in paces:
         seconds = sum(pace * number for pace, (_, number) in zip(paces, alike, strict=True))
         duration = f"about {_duration(seconds / workers)}"

@@ -237,7 +237,8 @@ def test_links_in_a_circle_come_to_an_end(tmp_path):
         (tmp_path / name).mkdir()
         (tmp_path / name / "x.png").touch()
         (tmp_path / name / "to").symlink_to(tmp_path / other)
-    assert len(set(folder._walk(tmp_path))) == 8
+    (tmp_path / "self").symlink_to(tmp_path / "self")
+    assert len(set(folder._walk(tmp_path))) == 9
 
 
 def test_changed_images_are_corrupted_anew(tmp_path, monkeypatch):

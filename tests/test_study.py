@@ -72,7 +72,7 @@ def test_the_time_is_that_of_each_kind_of_run(tiny, tmp_path, monkeypatch, capsy
     configs = [tiny(method="plain", width=width, epochs=1) for width in (4, 8)]
     for widths, said in (
         ((4, 8), "101 minutes"),
-        ((4, 8, 16), "some kinds of these runs were not"),
+        ((4, 8, 16), "no published runs tell how long"),
     ):
         configs = [tiny(method="plain", width=width, epochs=1) for width in widths]
         study._train(configs, 1, "cpu", tmp_path, ())

@@ -145,9 +145,12 @@ def _walk(root: str | Path, above: frozenset[str] = frozenset()) -> Iterator[str
         return
     with os.scandir(root) as entries:
         for entry in entries:
-            if entry.name[0] != "." and entry.is_dir():
+            if entry.name[0] == ".":
+                continue
+            # Of a link to itself a `DirEntry` raises, where `isdir` says no.
+            if os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir():
                 yield from _walk(entry.path, above | {here})
-            elif entry.name[0] != ".":
+            else:
                 yield entry.path
 
 
@@ -194,8 +197,10 @@ def _listing(path: Path, files: Files, skipped: dict[Path, str]) -> tuple[Listin
     kept = {of: [file for file in found if file not in skipped] for of, found in files.items()}
     classes = sorted({label for (_, label), found in kept.items() if found})
     if len(classes) < 2:
-        only = f"of one class only ({classes[0]})" if classes else "that can be read in no class"
-        raise UserError(f"{path} has images {only}")
+        only = (
+            f"images of one class only ({classes[0]})" if classes else "no image that can be read"
+        )
+        raise UserError(f"{path} has {only}")
     named = {pool for (pool, _), found in kept.items() if found}
     missing = [pool for pool in ("test", "tuning") if pool not in named]
     problems = [f"{file} was skipped: {what}" for file, what in skipped.items()]
