@@ -249,8 +249,8 @@ def planned(
     for (of, seed), group in itertools.groupby(sorted(configs, key=by), by):
         own = list(group)
         todo = missing_links(own, Store(runs)).values()
-        epochs = {kind: number for kind, (_, number) in _alike(todo).items()}
-        for kind, (config, _) in _alike(todo).items():
+        alike = _alike(todo)
+        for kind, (config, _) in alike.items():
             paces[kind] = paces.get(kind) or _pace(config, device)
         missing = [c for c in own if Archive(published=False, runs=runs).find(c) is None]
         every = [link.key for config in own for link in chain(config)]
@@ -261,10 +261,10 @@ def planned(
                 "runs": len(missing),
                 "generations": len(todo),
                 "shared": len(every) - len(set(every)),
-                "epochs": sum(epochs.values()),
-                "hours": sum(paces[kind][0] * number for kind, number in epochs.items()) / 3600,
+                "epochs": sum(number for _, number in alike.values()),
+                "hours": sum(paces[kind][0] * n for kind, (_, n) in alike.items()) / 3600,
                 "megabytes": sum(_bytes(config) for config, _ in todo) / 1e6,
-                "timed": ", ".join(sorted({paces[kind][1] for kind in epochs})),
+                "timed": ", ".join(sorted({paces[kind][1] for kind in alike})),
             }
         )
     return pd.DataFrame(rows)

@@ -69,7 +69,6 @@ def test_the_time_is_that_of_each_kind_of_run(tiny, tmp_path, monkeypatch, capsy
     pace = {4: 60, 8: 6000}
     monkeypatch.setattr(study, "seconds_per_epoch", lambda config, device: pace.get(config.width))
     monkeypatch.setattr(study.parallel, "finished", lambda *given: ())
-    configs = [tiny(method="plain", width=width, epochs=1) for width in (4, 8)]
     for widths, said in (
         ((4, 8), "101 minutes"),
         ((4, 8, 16), "no published runs tell how long"),

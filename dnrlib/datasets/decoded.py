@@ -116,7 +116,12 @@ def place(name: str) -> Path:
 
 def manifest(name: str) -> Record | None:
     """What is known of a decoded dataset, or None if it was not decoded; raises `DamagedFile`."""
-    path = place(name) / "manifest.json"
+    return prepared(name, place(name) / "manifest.json")
+
+
+def prepared(name: str, path: Path) -> Record | None:
+    """What preparing a dataset wrote to a file, or None if it is not there; raises `DamagedFile`
+    with the command that writes it anew."""
     try:
         return records.read(path)
     except records.DamagedFile:

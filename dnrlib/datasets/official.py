@@ -321,12 +321,7 @@ def corruption(name: str, base: Path | None = None) -> tuple[np.memmap, np.ndarr
 def corruptions_here() -> Path:
     """The folder that holds `CIFAR-10-C/`: where it was prepared, or its default place; raises
     `UserError` if it is in neither."""
-    note = decoded.root() / NOTE
-    try:
-        known = records.read(note)
-    except records.DamagedFile:
-        mend = f"{shlex.join(['rm', str(note)])} && {decoded.preparing('cifar10c')}"
-        raise records.DamagedFile(note, "not what was written", mend) from None
+    known = decoded.prepared("cifar10c", decoded.root() / NOTE)
     root = decoded.root() / "cifar10c" if known is None else Path(known["folder"])
     base = _tree(facts()["cifar10c"], root)
     if base is None:
