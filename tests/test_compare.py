@@ -643,6 +643,10 @@ def test_the_exported_network_is_the_trained_one(there, tmp_path):
     ((expected, _),) = train.outputs(trainee.model, evaluation_batches(one, dataset("digits")))
     model = load_model(there / "model.pt")
     torch.testing.assert_close(model.logits(picture), expected[0], rtol=1e-3, atol=1e-3)
+    lying, exif = tmp_path / "lying.png", Image.Exif()
+    exif[0x0112] = 6
+    Image.open(picture).transpose(Image.Transpose.ROTATE_90).save(lying, exif=exif)
+    assert torch.equal(model.logits(lying), model.logits(picture))
     done = subprocess.run(
         [sys.executable, str(there / "use_model.py"), str(picture)],
         capture_output=True,

@@ -88,6 +88,35 @@ def test_every_mode_becomes_rgb(tmp_path, mode, suffix):
     assert np.array_equal(decoded.pixels(path, 16), expected(path, 16))
 
 
+UPRIGHT = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
+}
+"""By EXIF orientation, how stored pixels are to be shown (Exif 2.3, tag 274)."""
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+def test_photographs_are_turned_upright_where_they_are_to_be(tmp_path, orientation):
+    """Of the papers' sets they are read as they are stored."""
+    path, exif = tmp_path / "x.png", Image.Exif()
+    exif[0x0112] = orientation
+    array = np.random.default_rng(orientation).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(array).save(path, exif=exif)
+    turned = UPRIGHT[orientation](array)
+    assert np.array_equal(decoded.pixels(path, 16), array)
+    listed = Listing(("a",), {"train": [Picture(path, 0)]})
+    for upright, wanted in ((False, array), (True, turned)):
+        decode("squares", listed, Kind("squares", 16, 16, upright=upright), 1)
+        (found,) = decoded.dataset("squares").pools()["train"].images
+        assert np.array_equal(found.permute(1, 2, 0), wanted)
+
+
 def test_what_cannot_be_decoded_is_named(tmp_path):
     whole = listing(tmp_path / "images")
     bad = {name: tmp_path / name for name in ("cut.jpg", "text.jpg", "deep.png", "gone.jpg")}

@@ -52,6 +52,18 @@ def test_a_folder_of_classes_is_split_by_class(tmp_path):
     assert len(set(pixels)) == 30, "no image is in two pools"
 
 
+def test_photographs_are_upright(tmp_path):
+    name, exif = build(tmp_path / "mine", {"cat": 5, "dog": 5}), Image.Exif()
+    before = dict(read(name))["train"].images
+    exif[0x0112] = 3
+    for path in (tmp_path / "mine").rglob("*.png"):
+        with Image.open(path) as stored:
+            turned = stored.transpose(Image.Transpose.ROTATE_180)
+        turned.save(path, exif=exif)
+    after = [one.numpy().tobytes() for split in read(name).values() for one in split.images]
+    assert {one.numpy().tobytes() for one in before} <= set(after)
+
+
 def test_the_split_depends_on_contents_alone(tmp_path):
     """The same images under other names, in another folder."""
     one = build(tmp_path / "a", {"cat": 12, "dog": 12})

@@ -54,9 +54,10 @@ class Model:
 
     def preprocess(self, image: str | Path) -> Tensor:
         """An image file as input of the network (float32, 1 x channels x crop x crop), exactly as
-        images were prepared for training; raises `UserError` for a file that is not an image."""
+        a folder's images were prepared for training, photographs upright; raises `UserError` for a
+        file that is not an image."""
         try:
-            array = pixels(Path(image), self.preprocessing["resize"])
+            array = pixels(Path(image), self.preprocessing["resize"], upright=True)
         except ValueError as error:
             raise UserError(f"{image} cannot be read: {error}") from None
         return self.prepared(array)

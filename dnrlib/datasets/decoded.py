@@ -21,7 +21,7 @@ import numpy as np
 import PIL
 import torch
 from joblib import cpu_count
-from PIL import Image, UnidentifiedImageError, features
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from tqdm.auto import tqdm
 
 from .. import UserError, parallel, records
@@ -29,7 +29,7 @@ from ..config import digest
 from ..records import Record
 from .splits import Dataset, Split
 
-FORMAT = 1
+FORMAT = 2
 CHUNK = 256
 """Images that are decoded, journalled and checked together; another number is another format."""
 
@@ -94,6 +94,8 @@ class Kind:
     mean: tuple[float, ...] | None = None
     """Per channel, of pixels scaled to 0..1; None: that of the training pool. So for `std`."""
     std: tuple[float, ...] | None = None
+    upright: bool = False
+    """Whether photographs are turned as their EXIF orientation says. The papers' readers do not."""
 
 
 def root() -> Path:
@@ -134,16 +136,18 @@ def preparing(name: str) -> str:
     return shlex.join(["dnr", "data", "prepare", name])
 
 
-def pixels(path: Path, size: int) -> np.ndarray:
+def pixels(path: Path, size: int, upright: bool = False) -> np.ndarray:
     """An image file as uint8 (size x size x 3), equal to Pillow's bilinear, antialiased resize.
 
-    Grey, palette and CMYK images become RGB, transparency is dropped. Raises `ValueError` that says
-    what is wrong with the file.
+    Grey, palette and CMYK images become RGB, transparency is dropped; `upright` turns an image as
+    its EXIF orientation says. Raises `ValueError` that says what is wrong with the file.
     """
     try:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"more than 8 bits per channel (mode {image.mode})")
+            if upright:
+                image = ImageOps.exif_transpose(image)
             if image.mode == "P" and "transparency" in image.info:
                 image = image.convert("RGBA")
             image = image.convert("RGB")
@@ -174,6 +178,7 @@ def decode(name: str, listing: Listing, kind: Kind, workers: int = 0) -> Record:
         # Pairs, for the rows of the array follow their order, one pool after the other.
         "counts": [[pool, len(pictures)] for pool, pictures in listing.pools.items()],
         "size": kind.size,
+        "upright": kind.upright,
         "sources": _sources(ordered),
         "decoder": f"{FORMAT}, Pillow {PIL.__version__}, libjpeg {features.version('jpg')}",
     }
@@ -232,7 +237,7 @@ def _fill(folder: Path, about: Record, ordered: list[Picture], workers: int) -> 
     ]
     corrupt: dict[Path, str] = {}
     workers = max(1, min(workers or cpu_count(), len(missing)))
-    calls = [(images, row, ordered[row : row + CHUNK], about["size"]) for row in missing]
+    calls = [(images, row, ordered[row : row + CHUNK], about) for row in missing]
     made = parallel.finished(_chunk, calls, workers)
     shown = {"unit": "image", "unit_scale": CHUNK, "leave": False, "total": len(missing)}
     with journal.open("a") as file:
@@ -266,15 +271,17 @@ def _array(path: Path, shape: tuple[int, ...], kind: type = np.uint8) -> np.ndar
 
 
 def _chunk(
-    images: Path, row: int, pictures: list[Picture], size: int
+    images: Path, row: int, pictures: list[Picture], about: Record
 ) -> tuple[int, str, dict[Path, str]]:
     """Decodes images into the array from a row on; returns the row, their digest, and the files
     that failed."""
-    wrong, block = {}, np.zeros((len(pictures), size, size, 3), np.uint8)
+    size, upright, wrong = about["size"], about["upright"], {}
+    block = np.zeros((len(pictures), size, size, 3), np.uint8)
     for number, picture in enumerate(pictures):
         source = picture.source
         try:
-            block[number] = source if isinstance(source, np.ndarray) else pixels(source, size)
+            array = isinstance(source, np.ndarray)
+            block[number] = source if array else pixels(source, size, upright)
         except ValueError as error:
             wrong[source] = str(error)
     start = np.load(images, mmap_mode="r").offset

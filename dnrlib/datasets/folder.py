@@ -17,7 +17,7 @@ from .. import UserError
 from ..config import digest
 from ..records import Record, located
 from . import decoded
-from .decoded import CorruptImages, Kind, Listing, Picture
+from .decoded import FORMAT, CorruptImages, Kind, Listing, Picture
 from .splits import Dataset
 
 PREFIX = "folder:"
@@ -88,7 +88,8 @@ def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> Rec
         return known
     files, others = _files(path)
     size = size or native(path)
-    kind = Kind(f"images of {path.name}", size, crop=size if size <= 64 else size * 7 // 8)
+    crop = size if size <= 64 else size * 7 // 8
+    kind = Kind(f"images of {path.name}", size, crop, upright=True)
     skipped: dict[Path, str] = {}
     while True:
         listing, problems = _listing(path, files, skipped)
@@ -155,12 +156,13 @@ def _walk(root: str | Path, above: frozenset[str] = frozenset()) -> Iterator[str
 
 
 def _signature(path: Path) -> str:
-    """Changes with every file of a folder that is added, removed, renamed or written to."""
+    """Changes with every file of a folder that is added, removed, renamed or written to, and with
+    the format of what is decoded."""
     files = sorted(_walk(path))
     # A link may lead nowhere.
     states = [os.stat(file, follow_symlinks=os.path.exists(file)) for file in files]
     found = zip(files, states, strict=True)
-    return digest([[file, state.st_size, state.st_mtime_ns] for file, state in found])
+    return digest([FORMAT, *([file, state.st_size, state.st_mtime_ns] for file, state in found)])
 
 
 def _files(path: Path) -> tuple[Files, list[Path]]:
