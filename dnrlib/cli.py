@@ -565,7 +565,7 @@ def _compare(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from .compare.export import compared_costs, export
+    from .compare.export import compared_costs, export, usage
 
     config = _config(options)
     export(config, options.output, options.device, options.slim)
@@ -573,7 +573,7 @@ def _export(options: argparse.Namespace) -> None:
         shares = compared_costs(config).items()
         print("of the dense network:", ", ".join(f"{share:.0%} of the {n}" for n, share in shares))
         print(f"for torch alone: {options.output.with_suffix('.pt2')}")
-    print(f"network: {options.output}, and how to use it: {options.output.parent / 'use_model.py'}")
+    print(f"network: {options.output}, and how to use it: {usage(options.output)}")
 
 
 def _book(options: argparse.Namespace) -> None:

@@ -727,7 +727,7 @@ def test_export_trains_what_is_missing(tiny, tmp_path):
     model = load_model(tmp_path / "new" / "net.pt")
     assert not model.network.training
     assert model.labels == dataset("digits").classes
-    assert "'net.pt'" in (tmp_path / "new" / "use_model.py").read_text()
+    assert "'net.pt'" in (tmp_path / "new" / "use_net.py").read_text()
 
 
 def test_no_flipped_bit_changes_what_a_model_says(there, tmp_path):

@@ -316,6 +316,14 @@ def test_errors_are_one_line_and_exit_code_1(arguments, message, capsys):
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("content", [b"", b"hello", b"\xff\xfe", b"[]", b"{}", b'{"cells": 3}'])
+def test_a_file_that_is_no_notebook_is_refused(tmp_path, capsys, content):
+    notebook = tmp_path / "x.ipynb"
+    notebook.write_bytes(content)
+    assert cli.main(["page", str(notebook), "--dataset", "digits"]) == 1
+    assert f"{notebook} cannot be read as a notebook" in capsys.readouterr().err
+
+
 # --------------------------------------------------------------------------------------------------
 # Through papermill and nbval, in processes of their own
 

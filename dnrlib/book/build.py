@@ -28,8 +28,12 @@ class CellFailed(UserError):
 
 def known_parameters(notebook: Path) -> dict[str, Any]:
     """The parameters that a notebook has, with their defaults; none if it has no cell tagged
-    `parameters`."""
-    known = papermill.inspect_notebook(str(notebook))
+    `parameters`. Raises `UserError` for a file that is no notebook."""
+    try:
+        known = papermill.inspect_notebook(str(notebook))
+    # What is no notebook can raise anything.
+    except Exception as error:
+        raise UserError(f"{notebook} cannot be read as a notebook: {error!r:.200}") from error
     return {name: ast.literal_eval(each["default"]) for name, each in known.items()}
 
 

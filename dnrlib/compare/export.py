@@ -27,7 +27,7 @@ from ..slim import operations
 
 FORMAT = 2
 
-SNIPPET = '''"""What is in an image? python use_model.py IMAGE [IMAGE ...]"""
+SNIPPET = '''"""What is in an image? python THIS_FILE IMAGE [IMAGE ...]"""
 import sys
 from pathlib import Path
 
@@ -83,7 +83,7 @@ class Model:
 
 def export(config: Config, output: Path, device: str = "auto", slim: bool = False) -> None:
     """Writes the network at the end of a run to a file, training what of the run is missing; and
-    beside it `use_model.py`, which uses it. The file holds:
+    beside it the program that uses it (`usage`). The file holds:
 
     `state_dict` (on the CPU), `labels` (class names in the order of the outputs), `preprocessing`,
     `network` (what `load_model` builds it from), `config`, `provenance`, `format` and `seal` (the
@@ -134,7 +134,12 @@ def export(config: Config, output: Path, device: str = "auto", slim: bool = Fals
     torch.save(written, file)
     records.write(output, file.getvalue())
     snippet = SNIPPET.format(model=output.name)
-    records.write(output.with_name("use_model.py"), snippet.encode())
+    records.write(usage(output), snippet.encode())
+
+
+def usage(output: Path) -> Path:
+    """The program that is written beside an exported network: `use_model.py` for `model.pt`."""
+    return output.with_name(f"use_{output.stem}.py")
 
 
 def _write_programs(model: nn.Module, output: Path, shape: tuple[int, ...]) -> None:
