@@ -126,7 +126,7 @@ def test_problems_are_reported(tmp_path):
     assert "in several classes" in text
     assert "is-a-cat.png" in text
     assert "images that are copies of others: 2" in text
-    assert "not an image, or in no class: " in text
+    assert "left out, for each is in no class, a link to nothing, or not an image by name (" in text
     assert "notes.txt" in text
     assert "moved.png" in text
     assert "hidden" not in text
@@ -324,6 +324,11 @@ def untrained(root):
     build(root / "test", {"cow": 4}, 100)
 
 
+def phone(root):
+    (root / "cat").mkdir(parents=True)
+    (root / "cat" / "IMG_0001.HEIC").write_bytes(b"x")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -332,6 +337,7 @@ def untrained(root):
         (lambda root: root.mkdir(), "no images in it; it needs a subfolder of images per class"),
         (lambda root: image(root / "loose.png", 1), "no images in it"),
         (lambda root: build(root, {"cat": 4}), r"images of one class only \(cat\)"),
+        (phone, r"convert others, such as \.heic"),
         (strange, "has train/ and holdout"),
         (untrained, "class cow .* has no images to train on"),
     ],

@@ -21,7 +21,20 @@ from .decoded import FORMAT, CorruptImages, Kind, Listing, Picture
 from .splits import Dataset
 
 PREFIX = "folder:"
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".avif",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".bmp",
+    ".ppm",
+    ".pgm",
+)
+"""The names of image files end so, in small or capital letters."""
 POOLS = {
     "train": "train",
     "val": "tuning",
@@ -94,7 +107,10 @@ def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> Rec
     while True:
         listing, problems = _listing(path, files, skipped)
         if others:
-            problems.append(f"not an image, or in no class: {_few(others)}")
+            said = (
+                f"in no class, a link to nothing, or not an image by name ({', '.join(SUFFIXES)})"
+            )
+            problems.append(f"left out, for each is {said}: {_few(others)}")
         listing.notes.update(signature=signature, problems=problems)
         try:
             return decoded.decode(name, listing, kind)
@@ -190,7 +206,10 @@ def _files(path: Path) -> tuple[Files, list[Path]]:
             image = below and file.suffix.lower() in SUFFIXES and file.is_file()
             (files[pool, label] if image else others).append(file)
     if not files:
-        raise UserError(f"{path} has no images in it; it needs a subfolder of images per class")
+        raise UserError(
+            f"{path} has no images in it; it needs a subfolder of images per class, named "
+            f"{', '.join(SUFFIXES)} (convert others, such as .heic of a phone)"
+        )
     return files, sorted(others)
 
 
