@@ -76,6 +76,7 @@ FAMILIES = {
     "alternatives": "Our own: what to use instead",
     "when": "Our own: when it might help",
     "later layers": "Our own: resetting the last layers",
+    "both together": "Our own: tuned settings and CutMix together",
 }
 """The families of claims (column `rank`), within which tests are corrected, in words."""
 
