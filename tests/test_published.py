@@ -190,6 +190,9 @@ def test_the_short_answer_of_the_first_page_is_what_the_ledger_says():
         rows = found.loc[["beats-lb", "beats-tune"]]
         assert set(rows["verdict"]) == {"fails"}
         assert all(each.support >= 0.05 for row in rows["decides"] for each in row), "on any set"
+    assert "tuned weight decay and learning rate, and with mixed images" in first
+    instead = ["tuning-helps-lb", "cutmix-helps", "cutmix-adds-to-tuning", "tuning-adds-to-cutmix"]
+    assert set(verdicts(Parameters("digits")).loc[instead, "verdict"]) == {"holds"}
 
 
 if __name__ == "__main__":
