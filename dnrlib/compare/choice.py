@@ -26,17 +26,17 @@ from ..datasets.splits import Data
 from ..evaluate.evaluations import Predictions, recalls
 from ..frames import generations
 from ..models import pretrained_file
-from ..recipes import configure
+from ..recipes import configure, parse_arm
 from ..run import arithmetic, entries, finished
 from ..stats import LEVEL, MARGIN, POWER, Estimate, crossed
 from ..store import Store
 from ..study import Archive, Run, StudyFailed, processes, study
 
-ORDINARY = ("plain", "plain+tuned", "long+tuned")
+ORDINARY = ("plain", "plain+tuned", "long+tuned", "long+tuned+mix=cutmix")
 """Ordinary training, the cheapest first: of one generation with the settings given, the same with
-tuned ones, and of all generations."""
+tuned ones, of all generations, and that on mixed images too."""
 OTHERS = ("tune", "ke", "dnr+tuned", "ensemble+tuned")
-"""What is compared with it. They cost as much as `long`; an ensemble costs more at inference."""
+"""What is compared with it. They cost as much as LB; an ensemble costs more at inference."""
 ARMS = ORDINARY + OTHERS
 FINETUNED = "pretrained"
 """Where torchvision's ImageNet weights of a ResNet18 are on this machine, they are compared too."""
@@ -195,11 +195,13 @@ class Comparison:
 
 
 def configured(base: Config, tuned: dict[str, float], arm: str, seed: int) -> Config:
-    """The run of an arm: METHOD, METHOD+tuned, or the pretrained network."""
+    """The run of an arm, of which `tuned` are the settings of tuned ones; or that of the pretrained
+    network."""
     if arm == FINETUNED:
         return dataclasses.replace(base, method="plain", seed=seed, **SETTINGS)
-    method, _, is_tuned = arm.partition("+")
-    return dataclasses.replace(base, method=method, seed=seed, **(tuned if is_tuned else {}))
+    settings = parse_arm(arm)
+    settings |= tuned if settings.pop("tuned", False) else {}
+    return dataclasses.replace(base, seed=seed, **settings)
 
 
 def compared(
@@ -338,7 +340,7 @@ def load(output: Path) -> Comparison:
         raise UserError(f"{path} is damaged; run the comparison again to write it anew") from None
     if stored is None:
         raise UserError(f"{output} holds no comparison; make one with: dnr compare PATH")
-    if "tuned" not in stored:
+    if not {*ARMS} <= {row["method"] for row in stored["scores"]}:
         raise UserError(f"{path} is of an earlier version; compare again")
     base = Config(**stored["base"])
     if dataset(base.dataset).fingerprint != stored["images"]:

@@ -148,7 +148,7 @@ def _on_test(found: Comparison) -> str:
 
 def named(arm: str) -> str:
     """An arm in a sentence."""
-    text = titled(arm).replace(", tuned", " with tuned settings")
+    text = titled(arm).replace(", tuned", " with tuned settings").replace(", CutMix", " and CutMix")
     return f"the {text}" if text.startswith(("long", "ensemble", "pretrained")) else text
 
 
@@ -180,9 +180,11 @@ def in_short(found: Comparison, arm: str) -> str:
     total = config.generations * config.epochs
     numbers = vars(config) | {"total": total, "share": stage.length(config)}
     said = IN_WORDS[arm.partition("+")[0]].format(**numbers)
-    if not arm.endswith("+tuned"):
-        return said
-    return f"{said}, with weight decay {config.weight_decay:g} and learning rate {config.lr:g}"
+    if config.mix != "none":
+        said += ", on mixed images"
+    if "+tuned" in arm:
+        said += f", with weight decay {config.weight_decay:g} and learning rate {config.lr:g}"
+    return said
 
 
 def majority(found: Comparison) -> float:
