@@ -87,8 +87,7 @@ def _why(found: Comparison) -> str:
         return f"It is better than ordinary training: {_leading(found, ORDINARY)}."
     if found.done < LEAST_SEEDS:
         return f"Nothing can be decided with fewer than {LEAST_SEEDS} seeds; give it more --hours."
-    over = "; ".join(_over(choice.method, of, each) for of, each in choice.ahead.items())
-    said = f"On the validation images {over}. " if over else ""
+    said = f"On the validation images it has {_against(choice.ahead)}. " if choice.ahead else ""
     said += (
         f"A mean that is at most {MARGIN} points lower counts as not worse. No other method was "
         f"found to be better; the closest: {_leading(found, [choice.method])}."
@@ -111,10 +110,10 @@ def _why(found: Comparison) -> str:
 def _leading(found: Comparison, ordinary: Iterable[str]) -> str:
     """How far the best of the others is ahead of ordinary trainings on the validation images."""
     choice = found.choice
-    over = "; ".join(_over(choice.leader, of, choice.over[of]) for of in ordinary)
+    over = _against({of: choice.over[of] for of in ordinary})
     return (
-        f"on the validation images {over} (n = {found.done} seeds; intervals corrected for having "
-        f"picked the best of {len(choice.others)})"
+        f"on the validation images {named(choice.leader)} has {over} (n = {found.done} seeds; "
+        f"intervals corrected for having picked the best of {len(choice.others)})"
     )
 
 
@@ -136,8 +135,8 @@ def _on_test(found: Comparison) -> str:
         f"{named(method)} recognises **{number(here.mean, 1)} %**"
     )
     text += "" if math.isnan(here.low) else f" ({LEVEL_SAID} interval {accuracies(here)})"
-    text += "".join(f"; {_points(points)} against {named(of)}" for of, points in over.items())
-    text += f". Always naming the commonest class would be right in {number(majority(found), 1)} %."
+    text += f"; {_against(over)}."
+    text += f" Always naming the commonest class would be right in {number(majority(found), 1)} %."
     if found.choice.found and not all(points.low > 0 for points in over.values()):
         text += (
             " The test images alone do not confirm that it is better than ordinary training: not "
@@ -157,8 +156,8 @@ def titled(arm: str) -> str:
     return "pretrained network" if arm == FINETUNED else label(arm)
 
 
-def _over(method: str, other: str, difference: Estimate) -> str:
-    return f"{named(method)} minus {named(other)} is {_points(difference)}"
+def _against(over: dict[str, Estimate]) -> str:
+    return "; ".join(f"{_points(points)} against {named(of)}" for of, points in over.items())
 
 
 def _points(difference: Estimate) -> str:
