@@ -21,19 +21,7 @@ from .decoded import FORMAT, CorruptImages, Kind, Listing, Picture
 from .splits import Dataset
 
 PREFIX = "folder:"
-SUFFIXES = (
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".webp",
-    ".avif",
-    ".gif",
-    ".tif",
-    ".tiff",
-    ".bmp",
-    ".ppm",
-    ".pgm",
-)
+SUFFIXES = ".jpg .jpeg .png .webp .avif .gif .tif .tiff .bmp .ppm .pgm".split()
 """The names of image files end so, in small or capital letters."""
 POOLS = {
     "train": "train",
@@ -107,9 +95,8 @@ def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> Rec
     while True:
         listing, problems = _listing(path, files, skipped)
         if others:
-            said = (
-                f"in no class, a link to nothing, or not an image by name ({', '.join(SUFFIXES)})"
-            )
+            endings = ", ".join(SUFFIXES)
+            said = f"in no class, a link to nothing, or not an image by name ({endings})"
             problems.append(f"left out, for each is {said}: {_few(others)}")
         listing.notes.update(signature=signature, problems=problems)
         try:
