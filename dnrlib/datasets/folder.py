@@ -21,7 +21,10 @@ from .decoded import FORMAT, CorruptImages, Kind, Listing, Picture
 from .splits import Dataset
 
 PREFIX = "folder:"
-SUFFIXES = ".jpg .jpeg .png .webp .avif .gif .tif .tiff .bmp .ppm .pgm".split()
+SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif"),
+    *(".tif", ".tiff", ".bmp", ".ppm", ".pgm"),
+)
 """The names of image files end so, in small or capital letters."""
 POOLS = {
     "train": "train",
