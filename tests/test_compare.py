@@ -475,12 +475,28 @@ def test_longer_training_may_be_what_helps(there):
         "**Use the long baseline (LB) with tuned settings**: one training of 4 epochs"
     )
     assert "On the validation images it has +4.0" in said
+    mixed = {"long+tuned+mix=cutmix": 84 + NOISE[::-1]}
+    assert report.answer(made(there, scores(**mixed))).startswith(
+        "**Use the long baseline (LB) with tuned settings and CutMix**: one training of 4 epochs, "
+        "on images with a part of another one pasted in (CutMix), with weight decay 0."
+    )
     # A gain that is sure, and smaller than the margin, is not worth the time.
     level = 80 + NOISE
     longer = level + 0.3 + NOISE[::-1] / 100
     slight = made(there, scores(plain=level, plain__tuned=level, long__tuned=longer))
     answer = report.answer(slight)
     assert "**No winner; the cheapest of those not worse is plain training**" in answer
+
+
+def test_the_chapter_counts_what_is_compared():
+    text = (records.ROOT / "book" / "your_data.md").read_text("utf-8")
+    table = text.partition(":name: tbl-compared")[2].partition(":::")[0]
+    assert len(re.findall(r"^\| (?!method)\w", table, re.MULTILINE)) == len(ARMS)
+    assert len(re.findall(r"\| \$N E\$ \|$", table, re.MULTILINE)) == 6
+    assert "trains about $6N$ times $E$ epochs" in text
+    words = {4: "four", 8: "eight"}
+    assert f"One command compares {words[len(ARMS)]} ways" in text
+    assert f"better than each of the {words[len(ORDINARY)]} ordinary trainings" in text
 
 
 def test_the_test_images_may_fail_to_confirm(there):
@@ -678,6 +694,7 @@ def test_an_exported_slim_network_is_the_masked_one(tiny, tmp_path, capsys, name
     settings = [f"--{n.replace('_', '-')}={v}" for n, v in vars(config).items()]
     assert cli.main(["export", "--slim", "--output", str(tmp_path / "net.pt"), *settings]) == 0
     said = capsys.readouterr().out
+    assert str(tmp_path / "use_net.py") in said
     shares = [
         int(n) for n in re.search(r"dense network: (\d+)% .* (\d+)% .* (\d+)%", said).groups()
     ]

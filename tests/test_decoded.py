@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import time
@@ -80,7 +81,8 @@ def test_photographs_equal_torchvisions_resize(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "suffix"), [("L", "png"), ("P", "gif"), ("CMYK", "jpg"), ("RGBA", "png"), ("1", "png")]
+    ("mode", "suffix"),
+    [("L", "png"), ("P", "gif"), ("CMYK", "jpg"), ("RGBA", "png"), ("1", "png"), ("RGB", "avif")],
 )
 def test_every_mode_becomes_rgb(tmp_path, mode, suffix):
     path = picture(tmp_path / f"x.{suffix}", 1, mode=mode)
@@ -115,6 +117,23 @@ def test_photographs_are_turned_upright_where_they_are_to_be(tmp_path, orientati
         decode("squares", listed, Kind("squares", 16, 16, upright=upright), 1)
         (found,) = decoded.dataset("squares").pools()["train"].images
         assert np.array_equal(found.permute(1, 2, 0), wanted)
+
+
+ODD = b"Exif\0\0II*\0\x08\0\0\0\2\0" + struct.pack(
+    "<HHIiHHIHHI", *(0x0100, 9, 1, -1), *(0x0112, 3, 1, 6, 0), 0
+)
+"""A width of -1, which cannot be written again, and the orientation 6."""
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+@pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\x08", ODD])
+def test_images_with_broken_exif_are_images(tmp_path, suffix, exif):
+    path = tmp_path / f"x.{suffix}"
+    array = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    Image.fromarray(array).save(path, exif=exif)
+    shown = np.asarray(Image.open(path).convert("RGB"))
+    turned = np.rot90(shown, -1) if exif == ODD else shown
+    assert np.array_equal(decoded.pixels(path, 16, upright=True), turned)
 
 
 def test_what_cannot_be_decoded_is_named(tmp_path):

@@ -64,6 +64,14 @@ def test_photographs_are_upright(tmp_path):
     assert {one.numpy().tobytes() for one in before} <= set(after)
 
 
+def test_another_format_of_decoded_images_is_made_anew(tmp_path, monkeypatch):
+    name = build(tmp_path / "mine", {"cat": 5, "dog": 5})
+    before = decoded.manifest(configure(name).dataset)
+    monkeypatch.setattr(decoded, "FORMAT", decoded.FORMAT + 1)
+    after = decoded.manifest(configure(name).dataset)
+    assert before["key"] != after["key"]
+
+
 def test_the_split_depends_on_contents_alone(tmp_path):
     """The same images under other names, in another folder."""
     one = build(tmp_path / "a", {"cat": 12, "dog": 12})
@@ -126,7 +134,8 @@ def test_problems_are_reported(tmp_path):
     assert "in several classes" in text
     assert "is-a-cat.png" in text
     assert "images that are copies of others: 2" in text
-    assert "left out, for each is in no class, a link to nothing, or not an image by name (" in text
+    assert "left out (in no class, a link to nothing, or not named .jpg, .jpeg, .png, " in text
+    assert "convert .heic files" in text
     assert "notes.txt" in text
     assert "moved.png" in text
     assert "hidden" not in text
@@ -334,7 +343,10 @@ def phone(root):
     [
         (lambda root: None, "is not a folder"),
         (lambda root: root.write_text("x"), "is not a folder"),
-        (lambda root: root.mkdir(), "no images in it; it needs a subfolder of images per class"),
+        (
+            lambda root: root.mkdir(),
+            r"no images in it; it needs a subfolder per class, with .*\.jpg",
+        ),
         (lambda root: image(root / "loose.png", 1), "no images in it"),
         (lambda root: build(root, {"cat": 4}), r"images of one class only \(cat\)"),
         (phone, r"convert others, such as \.heic"),

@@ -321,7 +321,9 @@ def test_a_file_that_is_no_notebook_is_refused(tmp_path, capsys, content):
     notebook = tmp_path / "x.ipynb"
     notebook.write_bytes(content)
     assert cli.main(["page", str(notebook), "--dataset", "digits"]) == 1
-    assert f"{notebook} cannot be read as a notebook" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{notebook} cannot be read as a notebook" in said
+    assert said.count("\n") == 1
 
 
 # --------------------------------------------------------------------------------------------------

@@ -195,12 +195,13 @@ class Comparison:
 
 
 def configured(base: Config, tuned: dict[str, float], arm: str, seed: int) -> Config:
-    """The run of an arm, of which `tuned` are the settings of tuned ones; or that of the pretrained
+    """The run of an arm, with the settings `tuned` if it is a tuned one; or that of the pretrained
     network."""
     if arm == FINETUNED:
         return dataclasses.replace(base, method="plain", seed=seed, **SETTINGS)
     settings = parse_arm(arm)
-    settings |= tuned if settings.pop("tuned", False) else {}
+    if settings.pop("tuned", False):
+        settings |= tuned
     return dataclasses.replace(base, seed=seed, **settings)
 
 

@@ -27,7 +27,7 @@ from ..slim import operations
 
 FORMAT = 2
 
-SNIPPET = '''"""What is in an image? python THIS_FILE IMAGE [IMAGE ...]"""
+SNIPPET = '''"""What is in an image? Name one or more image files behind this program."""
 import sys
 from pathlib import Path
 

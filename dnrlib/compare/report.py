@@ -180,7 +180,7 @@ def in_short(found: Comparison, arm: str) -> str:
     numbers = vars(config) | {"total": total, "share": stage.length(config)}
     said = IN_WORDS[arm.partition("+")[0]].format(**numbers)
     if config.mix != "none":
-        said += ", on mixed images"
+        said += ", on images with a part of another one pasted in (CutMix)"
     if "+tuned" in arm:
         said += f", with weight decay {config.weight_decay:g} and learning rate {config.lr:g}"
     return said

@@ -146,8 +146,11 @@ def pixels(path: Path, size: int, upright: bool = False) -> np.ndarray:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"more than 8 bits per channel (mode {image.mode})")
+            image.load()
             if upright:
-                image = ImageOps.exif_transpose(image)
+                # EXIF that cannot be read says nothing, and fails in many ways.
+                with contextlib.suppress(Exception):
+                    ImageOps.exif_transpose(image, in_place=True)
             if image.mode == "P" and "transparency" in image.info:
                 image = image.convert("RGBA")
             image = image.convert("RGB")
@@ -166,11 +169,11 @@ def decode(name: str, listing: Listing, kind: Kind, workers: int = 0) -> Record:
     """Decodes a dataset into its `place` unless that was done before; returns its manifest.
 
     The array is keyed by its sources (path, size and time of change of every file, or pixels), its
-    size and the version of the decoder. It counts as there when its manifest is, which is written
-    last. A killed call goes on from the chunks that it had finished; of several at once, one works
-    and the others wait. An array that is there is read through, and made again if it is damaged; an
-    older one stays until the new one is whole. Raises `CorruptImages`, and `UserError` if the disk
-    is full or read-only.
+    size, whether they are turned upright, and the version of the decoder. It counts as there when
+    its manifest is, which is written last. A killed call goes on from the chunks that it had
+    finished; of several at once, one works and the others wait. An array that is there is read
+    through, and made again if it is damaged; an older one stays until the new one is whole. Raises
+    `CorruptImages`, and `UserError` if the disk is full or read-only.
     """
     ordered = [picture for pictures in listing.pools.values() for picture in pictures]
     about = {
@@ -280,8 +283,8 @@ def _chunk(
     for number, picture in enumerate(pictures):
         source = picture.source
         try:
-            array = isinstance(source, np.ndarray)
-            block[number] = source if array else pixels(source, size, upright)
+            file = isinstance(source, Path)
+            block[number] = pixels(source, size, upright) if file else source
         except ValueError as error:
             wrong[source] = str(error)
     start = np.load(images, mmap_mode="r").offset

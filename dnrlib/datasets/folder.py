@@ -17,14 +17,11 @@ from .. import UserError
 from ..config import digest
 from ..records import Record, located
 from . import decoded
-from .decoded import FORMAT, CorruptImages, Kind, Listing, Picture
+from .decoded import CorruptImages, Kind, Listing, Picture
 from .splits import Dataset
 
 PREFIX = "folder:"
-SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".webp", ".avif", ".gif"),
-    *(".tif", ".tiff", ".bmp", ".ppm", ".pgm"),
-)
+SUFFIXES = ".jpg, .jpeg, .png, .webp, .avif, .gif, .tif, .tiff, .bmp, .ppm, .pgm"
 """The names of image files end so, in small or capital letters."""
 POOLS = {
     "train": "train",
@@ -98,9 +95,8 @@ def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> Rec
     while True:
         listing, problems = _listing(path, files, skipped)
         if others:
-            endings = ", ".join(SUFFIXES)
-            said = f"in no class, a link to nothing, or not an image by name ({endings})"
-            problems.append(f"left out, for each is {said}: {_few(others)}")
+            said = f"in no class, a link to nothing, or not named {SUFFIXES}; convert .heic files"
+            problems.append(f"left out ({said}): {_few(others)}")
         listing.notes.update(signature=signature, problems=problems)
         try:
             return decoded.decode(name, listing, kind)
@@ -168,7 +164,8 @@ def _signature(path: Path) -> str:
     # A link may lead nowhere.
     states = [os.stat(file, follow_symlinks=os.path.exists(file)) for file in files]
     found = zip(files, states, strict=True)
-    return digest([FORMAT, *([file, state.st_size, state.st_mtime_ns] for file, state in found)])
+    looks = [[file, state.st_size, state.st_mtime_ns] for file, state in found]
+    return digest([decoded.FORMAT, looks])
 
 
 def _files(path: Path) -> tuple[Files, list[Path]]:
@@ -193,12 +190,12 @@ def _files(path: Path) -> tuple[Files, list[Path]]:
     for pool, root in pools:
         for file in sorted(map(Path, _walk(root))):
             label, *below = file.relative_to(root).parts
-            image = below and file.suffix.lower() in SUFFIXES and file.is_file()
+            image = below and file.suffix.lower() in SUFFIXES.split(", ") and file.is_file()
             (files[pool, label] if image else others).append(file)
     if not files:
         raise UserError(
-            f"{path} has no images in it; it needs a subfolder of images per class, named "
-            f"{', '.join(SUFFIXES)} (convert others, such as .heic of a phone)"
+            f"{path} has no images in it; it needs a subfolder per class, with files that end in "
+            f"{SUFFIXES} (convert others, such as .heic of a phone)"
         )
     return files, sorted(others)
 

@@ -81,9 +81,8 @@ _FIVE_ARMS = "plain long tune ke dnr"
 _TUNED = "plain+tuned long+tuned tune+tuned ke+tuned llf+tuned dnr+tuned"
 _ALTERNATIVES = (
     "long+average=0.999 long+mix=cutmix long+loss=cosine long+augment=trivial "
-    "long+augment=trivial-shift"
+    "long+augment=trivial-shift long+tuned+mix=cutmix"
 )
-_BOTH = "long+tuned+mix=cutmix"
 _LOSSES = ("+smoothing=0", "", "+loss=cs-kd")
 _KE_ROWS = {
     f"{method}{loss}": f"{words} {row}"
@@ -283,7 +282,7 @@ EXHIBITS = {
         notebook="speed", arms="plain plain+precision=bf16 dnr dnr+precision=bf16"
     ),
     "why": Exhibit(arms="tune dnr dnr-matched dnr+criterion=random dnr-highest"),
-    "budget": Exhibit(arms=f"{_FIVE_ARMS} llf {_TUNED} {_ALTERNATIVES} {_BOTH}", bundled="digits"),
+    "budget": Exhibit(arms=f"{_FIVE_ARMS} llf {_TUNED} {_ALTERNATIVES}", bundled="digits"),
     "averaged": Exhibit(
         notebook="budget",
         arms=_AVERAGED,
@@ -379,7 +378,7 @@ def _planned(dataset: str, **more: int) -> dict[str, int]:
     seeds: dict[str, int] = {}
     for arms, number in [
         (f"{_MAIN} long+tuned tune+tuned ke+tuned dnr+tuned", 12),
-        (f"{_TUNED} {_AVERAGED} {_ALTERNATIVES} {_BOTH}", 8),
+        (f"{_TUNED} {_AVERAGED} {_ALTERNATIVES}", 8),
         (_ABLATIONS, 6),
     ]:
         for arm in arms.split():
