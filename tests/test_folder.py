@@ -54,7 +54,7 @@ def test_a_folder_of_classes_is_split_by_class(tmp_path):
 
 def test_photographs_are_upright(tmp_path):
     name, exif = build(tmp_path / "mine", {"cat": 5, "dog": 5}), Image.Exif()
-    before = dict(read(name))["train"].images
+    before = read(name)["train"].images
     exif[0x0112] = 3
     for path in (tmp_path / "mine").rglob("*.png"):
         with Image.open(path) as stored:

@@ -146,7 +146,6 @@ def pixels(path: Path, size: int, upright: bool = False) -> np.ndarray:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"more than 8 bits per channel (mode {image.mode})")
-            image.load()
             if upright:
                 # EXIF that cannot be read says nothing, and fails in many ways.
                 with contextlib.suppress(Exception):
