@@ -3,8 +3,10 @@
 import gzip
 import hashlib
 import json
+import re
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
@@ -195,6 +197,20 @@ def test_the_short_answer_of_the_first_page_is_what_the_ledger_says():
         assert all(each.support >= 0.05 for row in rows["decides"] for each in row), "on any set"
         assert set(found.loc[["tuning-helps-lb", "tuned-lb-beats-dnr"], "verdict"]) == {"holds"}
     assert "on both sets of photographs this was ahead of DNR" in first
+
+
+def test_the_first_page_lists_what_photographs_decided_and_nothing_else():
+    page = nbformat.read(ROOT / "notebooks" / "start.ipynb", as_version=4)
+    (asked,) = (cell.source for cell in page.cells if cell.source.startswith("instead = {"))
+    said = "".join(
+        o.get("data", {}).get("text/markdown", "") for c in page.cells for o in c.get("outputs", [])
+    )
+    verdict = scope_verdicts("photographs")["verdict"]
+    claims_asked = re.findall(r'^    "([\w-]+)": ', asked, re.MULTILINE)
+    assert "cutmix-helps" in claims_asked
+    for claim in claims_asked:
+        finished = verdict[claim] not in ("not finished", "not run")
+        assert (f"<claim-{claim}>`: *" in said) == finished, claim
 
 
 if __name__ == "__main__":
