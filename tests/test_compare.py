@@ -1,5 +1,6 @@
 """The comparison on one's own images: its time, its choice, and all of it once, tiny."""
 
+import dataclasses
 import importlib.util
 import math
 import re
@@ -486,6 +487,17 @@ def test_longer_training_may_be_what_helps(there):
     slight = made(there, scores(plain=level, plain__tuned=level, long__tuned=longer))
     answer = report.answer(slight)
     assert "**No winner; the cheapest of those not worse is plain training**" in answer
+
+
+def test_given_settings_that_were_the_best_are_said_to_be(there):
+    """Plain training with tuned settings is then plain training, which is named once."""
+    frame = scores(long__tuned=84 + NOISE[::-1])
+    for tuned, times in (({}, 0), ({"weight_decay": 0.02, "lr": 0.03}, 2)):
+        found = dataclasses.replace(made(there, frame), tuned=tuned)
+        said = report.answer(found)
+        assert said.count("against plain training with tuned settings") == times
+        assert said.count("against plain training") == 2 + times
+        assert (", which are those given" in said) == (not tuned)
 
 
 def test_the_chapter_counts_what_is_compared():

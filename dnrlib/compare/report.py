@@ -87,7 +87,9 @@ def _why(found: Comparison) -> str:
         return f"It is better than ordinary training: {_leading(found, ORDINARY)}."
     if found.done < LEAST_SEEDS:
         return f"Nothing can be decided with fewer than {LEAST_SEEDS} seeds; give it more --hours."
-    said = f"On the validation images it has {_against(choice.ahead)}. " if choice.ahead else ""
+    said = (
+        f"On the validation images it has {_against(found, choice.ahead)}. " if choice.ahead else ""
+    )
     said += (
         f"A mean that is at most {MARGIN} points lower counts as not worse. No other method was "
         f"found to be better; the closest: {_leading(found, [choice.method])}."
@@ -110,7 +112,7 @@ def _why(found: Comparison) -> str:
 def _leading(found: Comparison, ordinary: Iterable[str]) -> str:
     """How far the best of the others is ahead of ordinary trainings on the validation images."""
     choice = found.choice
-    over = _against({of: choice.over[of] for of in ordinary})
+    over = _against(found, {of: choice.over[of] for of in ordinary})
     return (
         f"on the validation images {named(choice.leader)} has {over} (n = {found.done} seeds; "
         f"intervals corrected for having picked the best of {len(choice.others)})"
@@ -135,7 +137,7 @@ def _on_test(found: Comparison) -> str:
         f"{named(method)} recognises **{number(here.mean, 1)} %**"
     )
     text += "" if math.isnan(here.low) else f" ({LEVEL_SAID} interval {accuracies(here)})"
-    text += f"; {_against(over)}."
+    text += f"; {_against(found, over)}."
     text += f" Always naming the commonest class would be right in {number(majority(found), 1)} %."
     if found.choice.found and not all(points.low > 0 for points in over.values()):
         text += (
@@ -156,8 +158,12 @@ def titled(arm: str) -> str:
     return "pretrained network" if arm == FINETUNED else label(arm)
 
 
-def _against(over: dict[str, Estimate]) -> str:
-    return "; ".join(f"{_points(points)} against {named(of)}" for of, points in over.items())
+def _against(found: Comparison, over: dict[str, Estimate]) -> str:
+    """Differences to ordinary trainings. Plain training with tuned settings is left out where those
+    are the given ones: it is the same training."""
+    same = () if found.tuned else ("plain+tuned",)
+    shown = {of: points for of, points in over.items() if of not in same}
+    return "; ".join(f"{_points(points)} against {named(of)}" for of, points in shown.items())
 
 
 def _points(difference: Estimate) -> str:
@@ -183,6 +189,7 @@ def in_short(found: Comparison, arm: str) -> str:
         said += ", on images with a part of another one pasted in (CutMix)"
     if "+tuned" in arm:
         said += f", with weight decay {config.weight_decay:g} and learning rate {config.lr:g}"
+        said += "" if found.tuned else ", which are those given"
     return said
 
 
