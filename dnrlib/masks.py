@@ -23,7 +23,7 @@ from .config import not_one_of
 Scores = dict[str, Tensor]
 Mask = dict[str, Tensor]
 Batches = Iterable[tuple[Any, Tensor]]
-Excluded = Iterable[str | nn.Module]
+Excluded = str | nn.Module | Iterable[str | nn.Module]
 Loss = Callable[[Any, Tensor], Tensor]
 
 CONVOLUTIONS = (
@@ -40,11 +40,11 @@ def prunable(model: nn.Module, exclude: Excluded = ()) -> dict[str, nn.Parameter
 
     Left out are frozen weights (without `requires_grad`) and those in the modules `exclude`, given
     by name or themselves. A weight that several layers share counts once, under its first name.
-    Raises `UserError` for a name in `exclude` that is no module.
+    Raises `UserError` for one in `exclude` that is no module of the network.
     """
     modules = dict(model.named_modules())
-    exclude = list(exclude)
-    if missing := [name for name in exclude if isinstance(name, str) and name not in modules]:
+    exclude, own = excluded(exclude), {*modules, *modules.values()}
+    if missing := [each for each in exclude if each not in own]:
         raise UserError(f"exclude={missing[0]!r} is no module of the network")
     roots = [modules[name] if isinstance(name, str) else name for name in exclude]
     inside = {part for root in roots for part in root.modules()}
@@ -61,6 +61,11 @@ def prunable(model: nn.Module, exclude: Excluded = ()) -> dict[str, nn.Parameter
             seen.add(id(weight))
             found[f"{name}.{attribute}".removeprefix(".")] = weight
     return found
+
+
+def excluded(exclude: Excluded) -> list[str | nn.Module]:
+    """The modules to leave out as a list; one of them may be given alone."""
+    return [exclude] if isinstance(exclude, str | nn.Module) else list(exclude)
 
 
 def fan_in(weight: Tensor) -> int:
@@ -225,10 +230,10 @@ def top(scores: Scores, keep: float, scope: str = "global", least: bool = False)
     return {name: part.view(scores[name].shape) for name, part in zip(scores, kept, strict=True)}
 
 
-def check_share(keep: float) -> None:
+def check_share(share: float, name: str = "keep") -> None:
     """Raises `UserError` for a share outside 0..1."""
-    if not 0 <= keep <= 1:
-        raise UserError(f"keep={keep!r} must lie between 0 and 1")
+    if not 0 <= share <= 1:
+        raise UserError(f"{name}={share!r} must lie between 0 and 1")
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
@@ -260,6 +265,7 @@ def kels(
     channels (indices) of layers that keep others than the first, by the name of their weight:
     `slim.kels_inputs`.
     """
+    check_share(split_rate, "split_rate")
     weights = scorable(model)
     mask, last = {}, len(weights) - 1
     for position, (name, weight) in enumerate(weights.items()):
@@ -288,6 +294,7 @@ def wels(
     The paper says a share of the weights; the released code draws each weight independently, so
     that its share holds in expectation only (D25).
     """
+    check_share(share, "share")
     mask = {}
     for name, weight in scorable(model, exclude).items():
         order = torch.randperm(weight.numel(), generator=generator)

@@ -15,6 +15,7 @@ from .masks import (
     Mask,
     Scores,
     check_share,
+    excluded,
     fan_in,
     prunable,
     scorable,
@@ -101,7 +102,9 @@ def regenerate(
         raise UserError(not_one_of("scope", scope, SCOPES))
     if generations < 1:
         raise UserError(f"generations={generations!r} must be at least 1")
-    exclude = list(exclude)
+    if iter(batches) is batches:
+        raise UserError("the batches can be read only once; give a list of them, or a DataLoader")
+    exclude = excluded(exclude)
     scorable(model, exclude)
     for generation in range(1, generations + 1):
         if generation > 1:

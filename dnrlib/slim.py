@@ -85,18 +85,25 @@ def slim(model: nn.Module, mask: Mask) -> nn.Module:
     weights outside `mask` at zero.
 
     `mask` keeps whole filters and channels, as `masks.kels` does. Raises `UserError` for any other
-    mask, and for a network that cannot be traced.
+    mask, for a network that cannot be traced, and for one with weights in other layers than
+    convolutions, linear layers and batch normalisations.
     """
 
     def outputs(name: str, layer: nn.Module) -> Tensor:
         rows = mask.get(f"{name}.weight", torch.ones(layer.weight.shape, dtype=torch.bool))
         return rows.flatten(1).any(1).nonzero()[:, 0]
 
-    small = copy.deepcopy(model)
-    for name, (inputs, kept) in channels(model, outputs).items():
+    small, found = copy.deepcopy(model), channels(model, outputs)
+    for name, layer in model.named_modules():
+        if name not in found and next(layer.parameters(recurse=False), None) is not None:
+            raise UserError(f"{name} is a {type(layer).__name__}, which cannot be made slim")
+    if missing := [name for name in mask if name.rpartition(".")[0] not in found]:
+        raise UserError(f"the mask has {missing[0]}, which is no weight of the network")
+    for name, (inputs, kept) in found.items():
         old = model.get_submodule(name)
         if isinstance(old, nn.BatchNorm2d):
-            new = nn.BatchNorm2d(len(kept), old.eps, old.momentum)
+            how = old.eps, old.momentum, old.affine, old.track_running_stats
+            new = nn.BatchNorm2d(len(kept), *how)
         else:
             part = torch.zeros(old.weight.shape, dtype=torch.bool)
             part[kept[:, None], inputs] = True
@@ -107,13 +114,17 @@ def slim(model: nn.Module, mask: Mask) -> nn.Module:
                 new = type(old)(len(inputs), len(kept), with_bias)
             else:
                 window = old.kernel_size, old.stride, old.padding, old.dilation
-                new = nn.Conv2d(len(inputs), len(kept), *window, bias=with_bias)
+                how = {"bias": with_bias, "padding_mode": old.padding_mode}
+                new = nn.Conv2d(len(inputs), len(kept), *window, **how)
         state = {
             key: value[kept.to(value.device)] if value.dim() else value
             for key, value in old.state_dict().items()
         }
-        if state["weight"].dim() > 1:
+        if not isinstance(old, nn.BatchNorm2d):
             state["weight"] = state["weight"][:, inputs.to(state["weight"].device)]
-        new.to(old.weight).load_state_dict(state)
+        # Of a batch normalisation without weights and statistics nothing is moved.
+        for tensor in state.values():
+            new.to(tensor.device, tensor.dtype if tensor.is_floating_point() else None)
+        new.load_state_dict(state)
         small.set_submodule(name, new.train(old.training))
     return small

@@ -65,22 +65,33 @@ def crossed(values: np.ndarray, level: float = LEVEL) -> Estimate:
     """The `Estimate` of a mean over seeds and images (seeds x images), where both are samples: with
     few images, another sample would give another accuracy, however many seeds there are.
 
-    The squared standard errors of both are added, and the degrees of freedom are Satterthwaite's;
-    `sd` is that of one seed with this standard error. What seeds and images have to do with each
-    other counts in both, so the interval is rather too wide than too narrow.
+    `sd` is that of one seed with the `crossed_error`.
     """
     mean, n = float(values.mean()), len(values)
-    if n == 1:
-        return estimate([mean])
-    errors = [values.mean(axis).var(ddof=1) / values.shape[1 - axis] for axis in (1, 0)]
-    total = math.fsum(errors)
-    if total < 1e-18:
+    error, freedom = crossed_error(values)
+    if not error > 1e-9:
         return estimate(values.mean(1), level)
-    freedom = total**2 / sum(e**2 / (k - 1) for e, k in zip(errors, values.shape, strict=True))
-    error = math.sqrt(total)
     half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
     p = float(2 * stats.t.sf(abs(mean) / error, freedom))
     return Estimate(n, mean, error * math.sqrt(n), mean - half, mean + half, p)
+
+
+def crossed_error(values: np.ndarray) -> tuple[float, float]:
+    """The standard error of a mean over seeds and images, and its degrees of freedom; NaN for one
+    seed and where nothing varies.
+
+    The squared standard errors of both are added, and the degrees of freedom are Satterthwaite's.
+    What seeds and images have to do with each other counts in both, so the error is rather too
+    large than too small.
+    """
+    if len(values) == 1:
+        return math.nan, math.nan
+    errors = [values.mean(axis).var(ddof=1) / values.shape[1 - axis] for axis in (1, 0)]
+    total = math.fsum(errors)
+    if total < 1e-18:
+        return math.nan, math.nan
+    freedom = total**2 / sum(e**2 / (k - 1) for e, k in zip(errors, values.shape, strict=True))
+    return math.sqrt(total), freedom
 
 
 def bounds(values: Iterable[float]) -> tuple[float, float]:

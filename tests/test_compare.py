@@ -30,7 +30,7 @@ from dnrlib.models import build as build_network
 from dnrlib.models import load_state
 from dnrlib.recipes import configure
 from dnrlib.run import chain, finished
-from dnrlib.stats import LEVEL, MARGIN, estimate, seeds_needed
+from dnrlib.stats import LEVEL, MARGIN, crossed, crossed_error, estimate, seeds_needed
 from dnrlib.store import Store
 from tests import POSIX
 from tests.test_figures import Page
@@ -183,19 +183,32 @@ def test_the_cheapest_that_is_not_worse_is_at_most_the_margin_behind(behind, adv
 @pytest.mark.parametrize("level", [LEVEL, 0.9875])
 def test_what_can_be_detected_has_the_power(n, level):
     sd = 1.7
-    difference = detectable(sd, n, level)
+    difference = detectable(sd / math.sqrt(n), n - 1, level)
     critical = stats.t.ppf((1 + level) / 2, n - 1)
     power = 1 - stats.nct.cdf(critical, n - 1, difference / sd * math.sqrt(n))
     assert power == pytest.approx(0.8, abs=1e-6)
     if level == LEVEL:
         assert seeds_needed(sd, difference * 1.0001) == n
-    assert detectable(2 * sd, n, level) == pytest.approx(2 * difference)
+    assert detectable(2 * sd / math.sqrt(n), n - 1, level) == pytest.approx(2 * difference)
 
 
 def test_nothing_can_be_said_of_one_seed_or_no_spread():
-    assert math.isnan(detectable(1.0, 1))
-    assert math.isnan(detectable(0.0, 5))
-    assert math.isnan(detectable(math.nan, 5))
+    assert math.isnan(detectable(*crossed_error(np.array([[0.0, 100.0, 100.0]]))))
+    assert math.isnan(detectable(*crossed_error(np.full((3, 4), 100.0))))
+
+
+@pytest.mark.parametrize("images", [24, 400])
+def test_a_difference_that_can_be_detected_is_found_four_times_in_five(images):
+    """By the report's own rule, with seeds and images that vary."""
+    rng, seeds = np.random.default_rng(0), 5
+
+    def drawn(shift):
+        of_image, of_seed = rng.normal(0, 30, images), rng.normal(0, 2, (seeds, 1))
+        return shift + of_image + of_seed + rng.normal(0, 60, (seeds, images))
+
+    said = [detectable(*crossed_error(drawn(0))) for _ in range(300)]
+    found = [crossed(drawn(np.median(said))).low > 0 for _ in range(600)]
+    assert 0.7 < np.mean(found) < 0.95
 
 
 # --------------------------------------------------------------------------------------------------
@@ -642,6 +655,21 @@ def test_the_command_compares_exports_and_reports(there, tmp_path, monkeypatch, 
     assert "class cat is small; images: 8" in said
     assert "\nUse DNR with tuned settings: 2 trainings of 2 epochs" in said
     assert f"report: {output / 'report.html'}" in said
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [(["--size", "0"], "@0"), (["--output", "taken"], "name a folder: --output")],
+)
+def test_what_cannot_work_is_said_before_anything_is_trained(
+    tmp_path, monkeypatch, capsys, option, said
+):
+    monkeypatch.setattr(choice, "compared", lambda *given, **how: pytest.fail("it was begun"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("a file")
+    build(tmp_path / "mine", {"cat": 9, "dog": 9})
+    assert cli.main(["compare", str(tmp_path / "mine"), *option]) == 1
+    assert said in capsys.readouterr().err
 
 
 # --------------------------------------------------------------------------------------------------

@@ -231,6 +231,12 @@ def test_other_fills_take_the_place_of_fresh_values():
     assert fresh(model, stream(0, 0, "fill")).keys() == prunable(model).keys()
 
 
+def test_one_module_may_be_excluded_alone():
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(12)))
+    for exclude in ("10", model[10]):
+        assert prunable(model).keys() - prunable(model, exclude).keys() == {"10.weight"}
+
+
 def test_half_precision_has_an_exact_mask_too():
     model = nn.Linear(10, 10, bias=False).bfloat16()
     assert count(dnrlib.top(dnrlib.magnitude(model), 0.37)) == {"weight": 37}
@@ -244,6 +250,11 @@ def test_half_precision_has_an_exact_mask_too():
         (lambda model: dnrlib.snip(model, []), "no images in the batches"),
         (lambda model: dnrlib.fisher(model, iter(())), "no images in the batches"),
         (lambda model: dnrlib.snip(model, examples(), exclude=["head"]), "'head' is no module"),
+        (lambda model: dnrlib.snip(model, [], exclude="head"), "'head' is no module"),
+        (lambda model: dnrlib.snip(model, [], exclude=nn.Linear(2, 2)), "is no module"),
+        (lambda model: dnrlib.kels(model, 1.5), "split_rate=1.5 must lie between 0 and 1"),
+        (lambda model: dnrlib.wels(model, -0.5), "share=-0.5 must lie between 0 and 1"),
+        (lambda model: next(dnrlib.regenerate(model, iter([]), 2)), "can be read only once"),
         (lambda model: dnrlib.top(dnrlib.magnitude(model), 1.1), "between 0 and 1"),
         (lambda model: dnrlib.top(dnrlib.magnitude(model), -0.1), "between 0 and 1"),
         (lambda model: dnrlib.top(dnrlib.magnitude(model), 0.5, "block"), "scope='block'"),

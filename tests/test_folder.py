@@ -351,6 +351,7 @@ def phone(root):
         (lambda root: build(root, {"cat": 4}), r"images of one class only \(cat\)"),
         (phone, r"convert others, such as \.heic"),
         (strange, "has train/ and holdout"),
+        (lambda root: build(root, {"Train/cat": 4, "Test/cat": 4}), "call them train, val and"),
         (untrained, "class cow .* has no images to train on"),
     ],
 )

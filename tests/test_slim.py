@@ -87,3 +87,16 @@ def test_other_masks_and_networks_are_refused():
 
     with pytest.raises(UserError, match="the network cannot be traced"):
         slim(Choosing(), {})
+    with pytest.raises(UserError, match="1 is a GroupNorm, which cannot be made slim"):
+        slim(nn.Sequential(nn.Conv2d(2, 4, 1), nn.GroupNorm(2, 4)), {})
+    with pytest.raises(UserError, match=r"conv1\.weight, which is no weight of the network"):
+        slim(nn.Sequential(nn.Conv2d(2, 4, 1)), kels(model, 0.8))
+
+
+@pytest.mark.parametrize("norm", [{"affine": False}, {"track_running_stats": False}])
+def test_how_layers_are_made_is_kept(norm):
+    layers = [nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"), nn.BatchNorm2d(4, **norm)]
+    model = nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(4, 3, 1)).double().eval()
+    images = torch.randn(2, 2, 6, 6, dtype=torch.float64, generator=stream(0, 0, "test"))
+    everything = {name: torch.ones_like(w) > 0 for name, w in prunable(model).items()}
+    assert torch.allclose(slim(model, everything)(images), model(images), atol=1e-12)

@@ -28,7 +28,7 @@ from ..frames import generations
 from ..models import pretrained_file
 from ..recipes import configure, parse_arm
 from ..run import arithmetic, entries, finished
-from ..stats import LEVEL, MARGIN, POWER, Estimate, crossed
+from ..stats import LEVEL, MARGIN, POWER, Estimate, crossed, crossed_error
 from ..store import Store
 from ..study import Archive, Run, StudyFailed, processes, study
 
@@ -66,8 +66,8 @@ class Choice:
     ahead: dict[str, Estimate]
     """The advised one of `ORDINARY` minus each cheaper one."""
     detectable: float
-    """The difference in points that a comparison of this size sees with 80 % power at the spread
-    measured, or NaN where there is none to measure."""
+    """The difference in points between the leader and the advised arm that would be found with 80 %
+    power at the spread measured, or NaN where there is none to measure."""
 
     @property
     def decided(self) -> bool:
@@ -82,8 +82,7 @@ def choose(right: dict[str, np.ndarray]) -> Choice:
     The best of `OTHERS`, or the pretrained network, is advised if its differences to all of
     `ORDINARY`, paired by seed and image, have intervals above 0 (`stats.crossed`), at a level
     corrected for having picked the best of several (Bonferroni). Otherwise the cheapest of
-    `ORDINARY` is advised whose mean is at most `MARGIN` below their best. The spread for
-    `detectable` is the root mean square over the others, compared with the last of `ORDINARY`.
+    `ORDINARY` is advised whose mean is at most `MARGIN` below their best.
     """
     means = {arm: round(float(values.mean()), 9) for arm, values in right.items()}
     others = tuple(arm for arm in (*OTHERS, FINETUNED) if arm in means)
@@ -94,8 +93,6 @@ def choose(right: dict[str, np.ndarray]) -> Choice:
     best = max(means[arm] for arm in ORDINARY)
     cheapest = next(arm for arm in ORDINARY if means[arm] >= best - MARGIN)
     cheaper = ORDINARY[: ORDINARY.index(cheapest)]
-    spreads = [crossed(right[of] - right[ORDINARY[-1]]).sd for of in others]
-    sd = math.sqrt(float(np.mean(np.square(spreads))))
     return Choice(
         method=leader if found else cheapest,
         leader=leader,
@@ -103,7 +100,7 @@ def choose(right: dict[str, np.ndarray]) -> Choice:
         found=found,
         over=over,
         ahead={of: estimated(right[cheapest] - right[of]) for of in cheaper},
-        detectable=detectable(sd, len(right[leader]), level),
+        detectable=detectable(*crossed_error(right[leader] - right[cheapest]), level),
     )
 
 
@@ -117,18 +114,18 @@ def estimated(values: np.ndarray, level: float = LEVEL) -> Estimate:
     return dataclasses.replace(found, low=math.nan, high=math.nan, p=math.nan)
 
 
-def detectable(sd: float, n: int, level: float = LEVEL) -> float:
-    """The difference that a paired t-test at 1 - `level` sees with power 80 %, with n seeds whose
-    differences have standard deviation `sd`; NaN for fewer than two seeds or no spread."""
-    if n < 2 or not sd > 1e-9:
+def detectable(error: float, freedom: float, level: float = LEVEL) -> float:
+    """The difference that a t-test at 1 - `level` sees with power 80 %, with a standard error and
+    its degrees of freedom (`stats.crossed_error`); NaN where they are."""
+    if math.isnan(error):
         return math.nan
-    critical = stats.t.ppf((1 + level) / 2, n - 1)
+    critical = stats.t.ppf((1 + level) / 2, freedom)
 
     def lacking(shift: float) -> float:
-        return POWER - float(stats.nct.sf(critical, n - 1, shift))
+        return POWER - float(stats.nct.sf(critical, freedom, shift))
 
     # The shift is just above the critical value, and more so where that has few degrees of freedom.
-    return optimize.brentq(lacking, 0, 2 * critical + 2) * sd / math.sqrt(n)
+    return optimize.brentq(lacking, 0, 2 * critical + 2) * error
 
 
 @dataclass(frozen=True)

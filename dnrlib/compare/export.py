@@ -31,11 +31,18 @@ SNIPPET = '''"""What is in an image? Name one or more image files behind this pr
 import sys
 from pathlib import Path
 
-from dnrlib import load_model
+from dnrlib import UserError, load_model
 
+if not sys.argv[1:]:
+    sys.exit(f"usage: python {{Path(__file__).name}} IMAGE [IMAGE ...]")
 model = load_model(Path(__file__).with_name({model!r}))
 for path in sys.argv[1:]:
-    for label, share in model.predict(path)[:3]:
+    try:
+        likeliest = model.predict(path)[:3]
+    except UserError as error:
+        print(error, file=sys.stderr)
+        continue
+    for label, share in likeliest:
         print(f"{{path}}\\t{{label}}\\t{{share:.1%}}")
 '''
 """A program that uses an exported network beside it."""

@@ -186,6 +186,13 @@ def _files(path: Path) -> tuple[Files, list[Path]]:
                 f"{path} has train/ and {', '.join(f.name for f in folders if f.name != 'train')}; "
                 "beside it there may be one val/ and one test/, or call the class train otherwise"
             )
+    elif folders and all(
+        folder.name.lower() in {*POOLS, "training", "testing"} for folder in folders
+    ):
+        raise UserError(
+            f"{path} has {', '.join(folder.name for folder in folders)}; if these are no classes, "
+            "call them train, val and test"
+        )
     files: Files = defaultdict(list)
     for pool, root in pools:
         for file in sorted(map(Path, _walk(root))):
