@@ -69,7 +69,7 @@ def crossed(values: np.ndarray, level: float = LEVEL) -> Estimate:
     """
     mean, n = float(values.mean()), len(values)
     error, freedom = crossed_error(values)
-    if not error > 1e-9:
+    if math.isnan(error):
         return estimate(values.mean(1), level)
     half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
     p = float(2 * stats.t.sf(abs(mean) / error, freedom))

@@ -139,10 +139,12 @@ def _on_test(found: Comparison) -> str:
     text += "" if math.isnan(here.low) else f" ({LEVEL_SAID} interval {accuracies(here)})"
     text += f"; {_against(found, over)}."
     text += f" Always naming the commonest class would be right in {number(majority(found), 1)} %."
-    if found.choice.found and not all(points.low > 0 for points in over.values()):
+    beaten = ORDINARY if found.choice.found else found.choice.ahead
+    if found.choice.decided and not all(over[of].low > 0 for of in beaten):
         text += (
-            " The test images alone do not confirm that it is better than ordinary training: not "
-            "all of these intervals lie above 0."
+            " The test images alone do not confirm that it is better than "
+            f"{'ordinary' if found.choice.found else 'cheaper'} training: not all of these "
+            "intervals lie above 0."
         )
     return text
 
