@@ -523,8 +523,6 @@ def _records_check(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    import tempfile
-
     from .compare.choice import compared
     from .compare.export import export
     from .compare.report import answer, write
@@ -538,8 +536,9 @@ def _compare(options: argparse.Namespace) -> None:
     name, native = f"{folder.PREFIX}{path}", folder.native(path)
     # A CPU has no time for photographs at 224 pixels.
     on_cpu = device_named(options.device).type == "cpu"
-    usual_size = min(native, 64) if on_cpu else native
-    size = usual_size if options.size is None else options.size
+    size = min(native, 64) if on_cpu else native
+    if options.size is not None:
+        size = options.size
     if size != native:
         name = f"{name}@{size}"
     _prepare_folder(name, options.skip_corrupt)
@@ -551,13 +550,6 @@ def _compare(options: argparse.Namespace) -> None:
         warmup = min(usual.get("warmup", 0), options.epochs // 10)
         settings |= {"epochs": options.epochs, "warmup": warmup}
     output = options.output or path.with_name(f"{path.name}-compared")
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output).close()
-    except OSError as error:
-        raise UserError(
-            f"the report cannot be written to {output} ({error.strerror}); name a folder: --output"
-        ) from None
     found = compared(
         name,
         output,

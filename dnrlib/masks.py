@@ -263,7 +263,7 @@ def kels(
     3.2). The mask depends on nothing but shapes, so it is the same after every generation. About
     s^2 of the weights are kept: s = 0.8 resets 36 %, not 20 % (D27). `inputs` are the input
     channels (indices) of layers that keep others than the first, by the name of their weight:
-    `slim.kels_inputs`.
+    `slim.kels_inputs`. Raises `UserError` for a share outside 0..1.
     """
     check_share(split_rate, "split_rate")
     weights = scorable(model)
@@ -292,7 +292,7 @@ def wels(
     3.2).
 
     The paper says a share of the weights; the released code draws each weight independently, so
-    that its share holds in expectation only (D25).
+    that its share holds in expectation only (D25). Raises `UserError` for a share outside 0..1.
     """
     check_share(share, "share")
     mask = {}

@@ -95,7 +95,8 @@ def regenerate(
     From the second on, the share `keep` of the weights with the largest `saliency` on the batches
     is kept (`masks.top`), and the rest reset (`reinitialise`), before the number is yielded. Make a
     new optimiser for each generation, as the paper does. Raises `UserError` before the first
-    training for a network or a share that cannot be used.
+    training for a network or a share that cannot be used, and for batches that can be read only
+    once.
     """
     check_share(keep)
     if scope not in SCOPES:

@@ -86,7 +86,8 @@ def slim(model: nn.Module, mask: Mask) -> nn.Module:
 
     `mask` keeps whole filters and channels, as `masks.kels` does. Raises `UserError` for any other
     mask, for a network that cannot be traced, and for one with weights in other layers than
-    convolutions, linear layers and batch normalisations.
+    convolutions, linear layers and batch normalisations. What else mixes channels, such as a
+    softmax over them, is not noticed.
     """
 
     def outputs(name: str, layer: nn.Module) -> Tensor:
@@ -122,9 +123,7 @@ def slim(model: nn.Module, mask: Mask) -> nn.Module:
         }
         if not isinstance(old, nn.BatchNorm2d):
             state["weight"] = state["weight"][:, inputs.to(state["weight"].device)]
-        # Of a batch normalisation without weights and statistics nothing is moved.
-        for tensor in state.values():
-            new.to(tensor.device, tensor.dtype if tensor.is_floating_point() else None)
-        new.load_state_dict(state)
+        # A batch normalisation may have no weights of its own.
+        new.to(next(old.parameters(), next(model.parameters()))).load_state_dict(state)
         small.set_submodule(name, new.train(old.training))
     return small

@@ -668,7 +668,7 @@ def test_the_command_compares_exports_and_reports(there, tmp_path, monkeypatch, 
 def test_what_cannot_work_is_said_before_anything_is_trained(
     tmp_path, monkeypatch, capsys, option, said
 ):
-    monkeypatch.setattr(choice, "compared", lambda *given, **how: pytest.fail("it was begun"))
+    monkeypatch.setattr(choice, "study", lambda *given, **how: pytest.fail("it was begun"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("a file")
     build(tmp_path / "mine", {"cat": 9, "dog": 9})
@@ -713,6 +713,24 @@ def test_the_exported_network_is_the_trained_one(there, tmp_path):
     assert [line[:2] for line in said] == [[str(picture), str(n)] for n in best]
     percent = [float(line[2].removesuffix("%")) for line in said]
     assert percent == pytest.approx((100 * shares[best]).tolist(), abs=0.1)
+
+
+def test_the_program_names_what_it_cannot_read_and_goes_on(there, tmp_path):
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    Image.new("L", (8, 8)).save(good)
+    bad.write_bytes(good.read_bytes()[:40])
+
+    def done(*images):
+        command = [sys.executable, there / "use_model.py", *images]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    found = done(bad, good)
+    assert found.returncode == 1
+    assert found.stderr.startswith(f"{bad} cannot be read: ")
+    assert found.stderr.count("\n") == 1
+    assert [line.split("\t")[0] for line in found.stdout.splitlines()] == [str(good)] * 3
+    assert done().stderr == "usage: python use_model.py IMAGE [IMAGE ...]\n"
+    assert done().returncode == 1
 
 
 def test_an_exported_ensemble_averages_its_members(tiny, tmp_path):

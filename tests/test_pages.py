@@ -26,7 +26,7 @@ import dnrlib.book
 from dnrlib import UserError, cli, records
 from dnrlib.book import build, pages
 from dnrlib.book.build import gate
-from dnrlib.book.pages import Parameters, parameters, reproduce, verdicts
+from dnrlib.book.pages import Parameters, parameters, reproduce, scope_verdicts, verdicts
 from dnrlib.config import ONE_OF
 from dnrlib.methods import MAIN, METHODS
 from dnrlib.paper.exhibits import PLANNED
@@ -101,14 +101,29 @@ def test_on_photographs_a_page_says_how_many_seeds_are_still_to_come():
     assert said(page).endswith("All of them are published.")
 
 
+def shown(page):
+    """The texts among the outputs of a notebook, in Markdown."""
+    outputs = [output for cell in page.cells for output in cell.get("outputs", [])]
+    return "".join(output.get("data", {}).get("text/markdown", "") for output in outputs)
+
+
 def test_the_first_page_counts_photographs_alone():
     """Digits for metric learning have planned seeds too."""
-    page = nbformat.read(pages.NOTEBOOKS / "start.ipynb", as_version=4)
-    said = "".join(
-        o.get("data", {}).get("text/markdown", "") for c in page.cells for o in c.get("outputs", [])
-    )
+    said = shown(nbformat.read(pages.NOTEBOOKS / "start.ipynb", as_version=4))
     seeds = [sum(n.values()) for name, n in PLANNED.items() if not name.startswith("digits")]
     assert f" of {sum(seeds)} runs in all" in said
+
+
+def test_the_first_page_lists_what_photographs_decided_and_nothing_else():
+    page = nbformat.read(pages.NOTEBOOKS / "start.ipynb", as_version=4)
+    (asked,) = (cell.source for cell in page.cells if cell.source.startswith("instead = {"))
+    said = shown(page)
+    verdict = scope_verdicts("photographs")["verdict"]
+    claims_asked = re.findall(r'^    "([\w-]+)": ', asked, re.MULTILINE)
+    assert "cutmix-helps" in claims_asked
+    for claim in claims_asked:
+        finished = verdict[claim] not in ("not finished", "not run")
+        assert (f"<claim-{claim}>`: *" in said) == finished, claim
 
 
 def test_verdicts_are_of_all_published_seeds_and_never_of_a_smoke_budget():

@@ -6,6 +6,7 @@ Whether another seed is trained depends on time alone. Methods are chosen on the
 
 import dataclasses
 import math
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -216,8 +217,8 @@ def compared(
     `comparison.json` into the folder `output`.
 
     What is on disk is read, and the time that it took counts: called again, it goes on where it
-    was. `settings` change the dataset's recipe. Raises `UserError` for bad arguments, and for a
-    dataset without one of its three pools.
+    was. `settings` change the dataset's recipe. Raises `UserError` for bad arguments, for a folder
+    that cannot be written to, and for a dataset without one of its three pools.
     """
     if not (math.isfinite(hours) and hours > 0):
         raise UserError(f"hours={hours!r} must be a number greater than 0")
@@ -228,6 +229,13 @@ def compared(
     missing = [pool for pool in ("train", "tuning", "test") if not len(read(name).get(pool, ()))]
     if missing:
         raise UserError(f"{name} has no images in the pools {', '.join(missing)}; all are needed")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output).close()
+    except OSError as error:
+        raise UserError(
+            f"the report cannot be written to {output} ({error.strerror}); name a folder: --output"
+        ) from None
     images = dataset(name).fingerprint
     there = dataset(name).channels == 3 and pretrained_file(SETTINGS["model"]).exists()
     arms = [*ARMS, FINETUNED] if there else ARMS

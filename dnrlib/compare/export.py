@@ -35,15 +35,17 @@ from dnrlib import UserError, load_model
 
 if not sys.argv[1:]:
     sys.exit(f"usage: python {{Path(__file__).name}} IMAGE [IMAGE ...]")
-model = load_model(Path(__file__).with_name({model!r}))
+model, failed = load_model(Path(__file__).with_name({model!r})), False
 for path in sys.argv[1:]:
     try:
         likeliest = model.predict(path)[:3]
     except UserError as error:
         print(error, file=sys.stderr)
+        failed = True
         continue
     for label, share in likeliest:
         print(f"{{path}}\\t{{label}}\\t{{share:.1%}}")
+sys.exit(failed)
 '''
 """A program that uses an exported network beside it."""
 

@@ -163,9 +163,11 @@ def titled(arm: str) -> str:
 def _against(found: Comparison, over: dict[str, Estimate]) -> str:
     """Differences to ordinary trainings. Plain training with tuned settings is left out where those
     are the given ones: it is the same training."""
-    same = () if found.tuned else ("plain+tuned",)
-    shown = {of: points for of, points in over.items() if of not in same}
-    return "; ".join(f"{_points(points)} against {named(of)}" for of, points in shown.items())
+    return "; ".join(
+        f"{_points(points)} against {named(of)}"
+        for of, points in over.items()
+        if found.tuned or of != "plain+tuned"
+    )
 
 
 def _points(difference: Estimate) -> str:

@@ -190,8 +190,8 @@ def _files(path: Path) -> tuple[Files, list[Path]]:
         folder.name.lower() in {*POOLS, "training", "testing"} for folder in folders
     ):
         raise UserError(
-            f"{path} has {', '.join(folder.name for folder in folders)}; if these are no classes, "
-            "call them train, val and test"
+            f"{path} has {', '.join(folder.name for folder in folders)}; call them train, val and "
+            "test, or, if they are classes, otherwise"
         )
     files: Files = defaultdict(list)
     for pool, root in pools:
