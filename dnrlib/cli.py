@@ -24,7 +24,7 @@ EXAMPLES = """examples:
   dnr study --dataset digits --seeds 5                  the main methods, five seeds, in parallel
   dnr study --exhibit table5 --seeds 3                  everything that Table 5 compares
   dnr study --method dnr+keep=0.6 --method tune         any setting can be part of a method
-  dnr page notebooks/table1.ipynb --dataset digits --dataset digits-hard
+  dnr page notebooks/table1.ipynb --dataset digits --dataset flower102-64
                                                         one executed page per dataset
   dnr data prepare flower102 --download                 one of the papers' datasets
   dnr compare ~/photos --hours 2                        which method is best on your own images?
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
+REFUSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 MANY = {"action": "append", "default": []}
 """An option that may be repeated."""
 

@@ -17,7 +17,7 @@ from PIL import Image
 from scipy import stats
 
 from dnrlib import UserError, cli, methods, records, run, study, train
-from dnrlib.book.tables import LEAST_SEEDS
+from dnrlib.book.tables import LEAST_SEEDS, MISSING
 from dnrlib.compare import choice, report
 from dnrlib.compare import export as export_module
 from dnrlib.compare.choice import ARMS, CELLS, ORDINARY, choose, detectable, estimated
@@ -30,7 +30,7 @@ from dnrlib.models import build as build_network
 from dnrlib.models import load_state
 from dnrlib.recipes import configure
 from dnrlib.run import chain, finished
-from dnrlib.stats import LEVEL, MARGIN, crossed_error, estimate, seeds_needed
+from dnrlib.stats import LEVEL, MARGIN, Estimate, crossed_error, estimate, seeds_needed
 from dnrlib.store import Store
 from tests import POSIX
 from tests.test_figures import Page
@@ -469,6 +469,14 @@ def test_the_answer_says_by_how_much(there):
     assert "+6.00 points" in said
     assert "n = 5 seeds" in said
     assert "do not confirm" not in said
+
+
+def test_no_interval_goes_beyond_what_there_can_be():
+    wide = Estimate(n=3, mean=95.0, sd=9.0, low=-130.0, high=140.0, p=0.5)
+    assert report.accuracies(wide) == "[0.00, 100.00]"
+    assert report.differences(wide) == "[−100.00, +100.00]"
+    unknown = dataclasses.replace(wide, low=math.nan, high=math.nan)
+    assert report.accuracies(unknown) == report.differences(unknown) == MISSING
 
 
 def test_the_answer_says_what_could_have_been_seen(there):

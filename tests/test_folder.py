@@ -124,6 +124,8 @@ def test_problems_are_reported(tmp_path):
     (root / "train" / "dog" / "notes.txt").write_text("x")
     (root / "train" / "cat" / ".hidden.png").write_text("x")
     (root / "train" / "cat" / "moved.png").symlink_to(tmp_path / "nowhere.png")
+    (root / "train" / "iphone").mkdir()
+    (root / "train" / "iphone" / "1.heic").write_text("x")
     counts, problems = folder.report(f"folder:{root}")
     assert list(counts.columns) == ["train", "tuning", "test"]
     assert counts.loc["rare"].tolist() == [2, 0, 0]
@@ -138,6 +140,7 @@ def test_problems_are_reported(tmp_path):
     assert "convert .heic files" in text
     assert "notes.txt" in text
     assert "moved.png" in text
+    assert "iphone is no class: it has no image that can be read" in problems
     assert "hidden" not in text
 
 

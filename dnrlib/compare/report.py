@@ -174,13 +174,18 @@ def _points(difference: Estimate) -> str:
     text = f"{number(difference.mean, sign=True)} points"
     if math.isnan(difference.low):
         return text
-    return f"{text} {interval(difference.low, difference.high, sign=True)}"
+    return f"{text} {differences(difference)}"
 
 
 def accuracies(values: Estimate) -> str:
     """The interval of a mean accuracy, which lies between 0 and 100 %."""
     # In this order NaN stays NaN.
     return interval(max(values.low, 0.0), min(values.high, 100.0))
+
+
+def differences(values: Estimate) -> str:
+    """The interval of a mean difference of accuracies, which lies between -100 and 100 points."""
+    return interval(max(values.low, -100.0), min(values.high, 100.0), sign=True)
 
 
 def in_short(found: Comparison, arm: str) -> str:

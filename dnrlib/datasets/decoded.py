@@ -241,9 +241,11 @@ def _fill(folder: Path, about: Record, ordered: list[Picture], workers: int) -> 
     workers = max(1, min(workers or cpu_count(), len(missing)))
     calls = [(images, row, ordered[row : row + CHUNK], about) for row in missing]
     made = parallel.finished(_chunk, calls, workers)
-    shown = {"unit": "image", "unit_scale": CHUNK, "leave": False, "total": len(missing)}
-    with journal.open("a") as file:
-        for row, found, wrong in tqdm(made, "decoding", **shown):
+    total = sum(len(pictures) for _, _, pictures, _ in calls)
+    bar = tqdm(desc="decoding", unit="image", leave=False, total=total)
+    with bar, journal.open("a") as file:
+        for row, found, wrong in made:
+            bar.update(len(ordered[row : row + CHUNK]))
             corrupt |= wrong
             if not wrong:
                 done[str(row)] = found

@@ -195,11 +195,14 @@ def _files(path: Path) -> tuple[Files, list[Path]]:
         )
     files: Files = defaultdict(list)
     for pool, root in pools:
+        for folder in (entry for entry in root.iterdir() if entry.is_dir()):
+            if folder.name[0] != ".":
+                files[pool, folder.name] = []
         for file in sorted(map(Path, _walk(root))):
             label, *below = file.relative_to(root).parts
             image = below and file.suffix.lower() in SUFFIXES.split(", ") and file.is_file()
             (files[pool, label] if image else others).append(file)
-    if not files:
+    if not any(files.values()):
         raise UserError(
             f"{path} has no images in it; it needs a subfolder per class, with files that end in "
             f"{SUFFIXES} (convert others, such as .heic of a phone)"
@@ -219,6 +222,8 @@ def _listing(path: Path, files: Files, skipped: dict[Path, str]) -> tuple[Listin
     named = {pool for (pool, _), found in kept.items() if found}
     missing = [pool for pool in ("test", "tuning") if pool not in named]
     problems = [f"{file} was skipped: {what}" for file, what in skipped.items()]
+    empty = sorted({label for _, label in files} - {*classes})
+    problems += [f"{label} is no class: it has no image that can be read" for label in empty]
     pools: dict[str, list[Picture]] = {pool: [] for pool in ("train", "tuning", "test")}
     for label, name in enumerate(classes):
         own = {
