@@ -265,7 +265,10 @@ def _config(options: argparse.Namespace) -> Any:
         spec.name: getattr(options, spec.name) for spec in fields(Config) if spec.name != "dataset"
     }
     if options.method is not None:
-        settings |= parse_arm(options.method)
+        arm = parse_arm(options.method)
+        if twice := [name for name in arm if name != "method" and settings.get(name) is not None]:
+            raise UserError(f"{', '.join(twice)}: given in {options.method!r} and as an option too")
+        settings |= arm
     config = configure(options.dataset, options.budget, **settings)
     many = len(chain(config))
     print(f"{config.method} on {config.dataset}, seed {config.seed}: {many} generations")

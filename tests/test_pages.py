@@ -303,6 +303,7 @@ def test_study_summarises(capsys):
         (["study", "--method", "ke+keep=0.5"], "keep=0.5 changes nothing in ke"),
         (["study", "--method", "dnr+keep=0.5+keep=0.6"], "keep is given twice"),
         (["run", "--method", "lw+keep"], "keep='' is not of type float"),
+        (["run", "--method", "dnr+keep=0.5", "--keep", "0.6"], "keep: given in 'dnr+keep=0.5' and"),
         (["run", "--keep", "2"], "keep=2.0 must lie between 0 and 1"),
         (["run", "--device", "tpu"], "device='tpu' is not available here"),
         (["study", "--seeds", "0"], "seeds=0 must be at least 1"),

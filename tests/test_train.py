@@ -328,6 +328,10 @@ def test_a_gpu_is_named_only_if_it_is_there(monkeypatch):
     for name in ("cuda:2", "cuda:x", "cpu:0"):
         with pytest.raises(UserError, match=f"device='{name}' is not available here"):
             train.device_named(name)
+    monkeypatch.setenv("DNRLIB_DEVICE", "tpu")
+    with pytest.raises(UserError, match="DNRLIB_DEVICE='tpu' is not available here"):
+        train.device_named("auto")
+    assert train.device_named("cpu") == torch.device("cpu")
 
 
 def test_a_profile_that_cannot_be_written_is_refused_before_the_work(tmp_path):
