@@ -4,7 +4,6 @@ What a command needs is imported when it is chosen: `dnr --help` imports nothing
 """
 
 import argparse
-import errno
 import json
 import os
 import shlex
@@ -38,16 +37,18 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     given = sys.argv[1:] if arguments is None else arguments
     options = parser(next((word for word in given if word in COMMANDS), "")).parse_args(given)
-    from .records import runs_root
+    from .records import REFUSED, located
 
     if os.name == "nt":
         # A file that output goes to may have no minus sign there.
         sys.stdout.reconfigure(errors="replace")
-    # Pages are executed from the root of the checkout, wherever this command was called.
-    os.environ["DNRLIB_RUNS"] = str(runs_root())
     # As from the keyboard: a cluster ends a job so, at its time limit too.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        # Pages are executed from the root of the checkout, wherever this command was called.
+        for folder in ("DNRLIB_RUNS", "DNRLIB_DATA"):
+            if os.environ.get(folder):
+                os.environ[folder] = str(located(os.environ[folder]))
         options.do(options)
         sys.stdout.flush()
     except BrokenPipeError:
@@ -65,7 +66,6 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-REFUSED = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EROFS, errno.ENOSPC, errno.EDQUOT)
 MANY = {"action": "append", "default": []}
 """An option that may be repeated."""
 
@@ -257,7 +257,7 @@ def _settings(command: argparse.ArgumentParser) -> None:
 def _config(options: argparse.Namespace) -> Any:
     """The `Config` of the run that these options name; says so, with all its settings."""
     from .config import Config
-    from .recipes import configure, parse_arm
+    from .recipes import configure, parse_arm, refuse_idle
     from .run import chain
     from .train import device_named, has_bf16
 
@@ -270,6 +270,7 @@ def _config(options: argparse.Namespace) -> Any:
             raise UserError(f"{', '.join(twice)}: given in {options.method!r} and as an option too")
         settings |= arm
     config = configure(options.dataset, options.budget, **settings)
+    refuse_idle(config, {name: each for name, each in settings.items() if each is not None})
     many = len(chain(config))
     print(f"{config.method} on {config.dataset}, seed {config.seed}: {many} generations")
     listed = (f"{name}={value}" for name, value in vars(config).items())
@@ -370,22 +371,30 @@ def _study(options: argparse.Namespace) -> None:
     from .evaluate.evaluations import EVALUATED
     from .frames import generations
     from .stats import summary
-    from .study import study
+    from .study import StudyFailed, study
 
+    failures = []
     for asked in _asked(options) if options.plan is None else _of_plan(options):
         configs, evaluations = _runs_of(asked)
         how = {"workers": options.workers, "device": options.device, "evaluations": evaluations}
-        runs = study(configs, published=False, **how)
+        try:
+            runs = study(configs, published=False, **how)
+        except StudyFailed as error:
+            failures.append(str(error))
+            continue
         frame = generations(runs)
         for column in ("test_accuracy", *EVALUATED):
             if frame[column].notna().any():
                 print(f"\n{asked['dataset']}: {column} in %")
                 print(summary(frame, column).round(2).to_string())
         print(f"\n{agreement(runs)}")
+    if failures:
+        raise UserError("\n".join(failures))
 
 
 def _of_plan(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """The lines of a plan, those of the seeds that are named; raises `UserError`."""
+    """What a plan asks for, of the seeds that are named; lines that differ in their seeds alone are
+    one, for seeds can be trained side by side. Raises `UserError`."""
     for name in ("dataset", "method", "exhibit", "evaluate", "budget", "seeds"):
         if getattr(options, name):
             raise UserError(f"--{name} is settled by the plan; only --seed chooses among its lines")
@@ -394,7 +403,11 @@ def _of_plan(options: argparse.Namespace) -> list[dict[str, Any]]:
         there = {seed for asked in lines for seed in asked["seeds"]}
         wanted = there if options.seed is None else {*options.seed}
         chosen = [a | {"seeds": [s for s in a["seeds"] if s in wanted]} for a in lines]
-        chosen = [asked for asked in chosen if asked["seeds"]]
+        merged: dict[str, dict[str, Any]] = {}
+        for asked in chosen:
+            own = merged.setdefault(json.dumps(asked | {"seeds": []}), asked | {"seeds": []})
+            own["seeds"] += [seed for seed in asked["seeds"] if seed not in own["seeds"]]
+        chosen = [asked for asked in merged.values() if asked["seeds"]]
         if not all(_runs_of(asked)[0] for asked in chosen):
             raise ValueError("a line without arms")
     except OSError as error:
@@ -415,8 +428,8 @@ def _plan(options: argparse.Namespace) -> None:
     from .records import write
     from .study import planned
 
-    asked = _asked(options)
-    every = (config for each in asked for config in _runs_of(each)[0])
+    asked = [(each, _runs_of(each)[0]) for each in _asked(options)]
+    every = [config for _, configs in asked for config in configs]
     frame = planned(every, device=options.device)
     jobs, frame["seed"] = len(frame), frame["seed"].astype(str)
     numbers = ["runs", "generations", "shared", "epochs", "hours", "megabytes"]
@@ -424,15 +437,15 @@ def _plan(options: argparse.Namespace) -> None:
     shown = dict.fromkeys(numbers, "{:.0f}".format) | {"hours": _hours}
     print(frame.to_string(index=False, na_rep="", formatters=shown))
     print(
-        f"{jobs} jobs, a dataset and a seed each; shared: generations that several runs have; "
-        "hours: on one worker, without evaluations, timed by published records or by a few steps "
-        "here"
+        f"{jobs} jobs, a dataset and a seed each; shared: trainings saved, for runs have them in "
+        "common; hours: on one worker, without evaluations, timed by published records or by a few "
+        "steps here"
     )
     if options.output is not None:
         lines = [
             json.dumps(each | {"seeds": [seed]}) + "\n"
-            for each in asked
-            for seed in dict.fromkeys(config.seed for config in _runs_of(each)[0])
+            for each, configs in asked
+            for seed in dict.fromkeys(config.seed for config in configs)
         ]
         write(options.output, "".join(lines).encode())
         print(f"a line per job; to run it: dnr study --plan {shlex.quote(str(options.output))}")
@@ -445,6 +458,7 @@ def _hours(hours: float) -> str:
 def _page(options: argparse.Namespace) -> None:
     from .book.build import CellFailed, execute
     from .datasets.decoded import slug
+    from .datasets.folder import full_name
     from .records import ROOT
 
     if options.notebook.suffix != ".ipynb" or not options.notebook.is_file():
@@ -453,7 +467,7 @@ def _page(options: argparse.Namespace) -> None:
     if "dataset" in given:
         raise UserError("give datasets with --dataset, once for each page")
     failures = {}
-    for dataset in options.dataset:
+    for dataset in map(full_name, options.dataset):
         folder = options.output or ROOT / "_build" / "pages"
         output = folder / f"{options.notebook.stem}-{slug(dataset)}.ipynb"
         try:
@@ -489,7 +503,12 @@ def _data_list(options: argparse.Namespace) -> None:
 def _data_prepare(options: argparse.Namespace) -> None:
     from .datasets import folder, official
 
-    if options.name.startswith(folder.PREFIX):
+    own = options.name.startswith(folder.PREFIX)
+    if own and (options.root or options.download):
+        raise UserError("--root and --download are for the papers' datasets")
+    if not own and options.skip_corrupt:
+        raise UserError(f"--skip-corrupt is for folders of your own ({folder.PREFIX}PATH)")
+    if own:
         _prepare_folder(options.name, options.skip_corrupt)
     else:
         known = official.prepare(options.name, options.root, options.download)

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import stored
-from .masks import CONVOLUTIONS, Mask, top
+from .masks import CONVOLUTIONS, Mask, fan_in, top
 from .train import Step
 
 
@@ -60,7 +60,8 @@ class Dropping:
         self.how, self.draw, self.due = how, draw, how.epochs(epochs)
         weights = convolutions(model)
         self.whole: Mask = {name: torch.ones_like(w, dtype=bool) for name, w in weights.items()}
-        """The masks that training begins with: nothing is held at zero."""
+        """The masks that training begins with, with nothing held at zero; on the CPU it is these
+        that `after` changes."""
         self.before: dict[str, Tensor] = {}
         """The weights when filters were dropped last, on the CPU."""
 
@@ -93,7 +94,7 @@ class Dropping:
         those that stayed, and where there is no such direction uniform as in `reinit.fresh`; all as
         long as these are on average."""
         old, now = self.before[name].flatten(1)[~stay], weight.flatten(1)[stay]
-        bound = 1 / math.sqrt(weight[0].numel())
+        bound = 1 / math.sqrt(fan_in(weight))
         new = torch.empty(old.shape).uniform_(-bound, bound, generator=self.draw)
         found = orthogonal(torch.cat([old, now]), len(old), self.draw)
         new[: len(found)] = (found / math.sqrt(3)).float()

@@ -66,7 +66,9 @@ def generations(found: Iterable[Run]) -> pd.DataFrame:
         epochs = 0
         for record in run.trained:
             result = record["result"]
-            for passed, accuracy in enumerate(result["trace"][:-1], 1):
+            # Its last epoch has a row of its own.
+            before = (len(result["curve"]) - 1) // run.config.epochs
+            for passed, accuracy in enumerate(result["trace"][:before], 1):
                 so_far = epochs + passed * run.config.epochs
                 rows.append(about | {"epochs": so_far, "test_accuracy": accuracy})
             epochs += len(result["curve"])
@@ -242,8 +244,9 @@ def recall_frame(found: Iterable[Run]) -> pd.DataFrame:
     """One row per run and class: method, seed, class (its number), recall in %."""
     rows = []
     for run, _, result in _measured(found, Predictions):
-        each = recalls(np.array(result["labels"]), np.array(result["predicted"]))
-        rows += [(run.arm, run.config.seed, number, recall) for number, recall in enumerate(each)]
+        labels = np.array(result["labels"])
+        each = zip(np.unique(labels), recalls(labels, np.array(result["predicted"])), strict=True)
+        rows += [(run.arm, run.config.seed, int(number), recall) for number, recall in each]
     return pd.DataFrame(rows, columns=["method", "seed", "class", "recall"])
 
 

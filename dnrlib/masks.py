@@ -285,7 +285,6 @@ def first_channels(split_rate: float, size: int) -> int:
 def wels(
     model: nn.Module,
     share: float,
-    exclude: Excluded = (),
     generator: torch.Generator | None = None,
 ) -> Mask:
     """KE's weight-level split: exactly round(share * n) random weights of each layer (KE section
@@ -296,7 +295,7 @@ def wels(
     """
     check_share(share, "share")
     mask = {}
-    for name, weight in scorable(model, exclude).items():
+    for name, weight in scorable(model).items():
         order = torch.randperm(weight.numel(), generator=generator)
         flat = torch.zeros(weight.numel(), dtype=torch.bool)
         flat[order[: round(share * weight.numel())]] = True

@@ -37,8 +37,8 @@ def finished(
 
     When a worker process is killed, the calls that are not done begin again, on half as many
     workers, but at least two, in case memory was short: `function` goes on from what it left on
-    disk. The workers end with the process that started them. Raises `UserError` after `RETRIES`
-    times.
+    disk. The workers end with the process that started them. Raises `UserError` when they are
+    killed again after `RETRIES` times.
     """
     os.environ.setdefault(*HUGE_PAGES)
     left = dict(enumerate(calls))

@@ -222,6 +222,8 @@ def configure(
             f"loss={config.loss!r} does not fit {dataset!r}: embeddings (loss='triplet') are for "
             "datasets that are measured on unseen classes, such as digits-metric, and only they are"
         )
+    if about.unseen and config.noise:
+        raise UserError(f"noise is of the labels of all classes, and {dataset!r} trains on some")
     needing = [name for name in (config.method, config.criterion) if name in OF_CLASSES]
     if about.unseen and needing:
         raise UserError(f"{needing[0]} needs an output per class, which {dataset!r} has not")
@@ -299,13 +301,17 @@ def grid(
     parsed = [parse_arm(arm) for arm in arms]
     settings = [overrides | arm for arm in parsed]
     for chosen, arm in zip(settings, parsed, strict=True):
-        if names := idle(configure(dataset, budget, **chosen), arm):
-            said = f"{names[0]}={arm[names[0]]}"
-            raise UserError(f"{said} changes nothing in {arm['method']}")
+        refuse_idle(configure(dataset, budget, **chosen), arm)
     configs = (
         configure(dataset, budget, seed=seed, **chosen) for seed in seeds for chosen in settings
     )
     return list(dict.fromkeys(configs))
+
+
+def refuse_idle(config: Config, arm: dict[str, Any]) -> None:
+    """Raises `UserError` if a setting of an arm is `idle`."""
+    if names := idle(config, arm):
+        raise UserError(f"{names[0]}={arm[names[0]]} changes nothing in {config.method}")
 
 
 def idle(config: Config, arm: dict[str, Any]) -> list[str]:

@@ -89,6 +89,8 @@ def write(path: Path, content: bytes) -> None:
         raise
 
 
+REFUSED = errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EROFS, errno.ENOSPC, errno.EDQUOT
+"""Errors of writing that another folder mends."""
 NO_LOCKS = errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP
 """What a disk without locks answers, such as Lustre without `flock` or NFS without its daemon."""
 

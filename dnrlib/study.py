@@ -1,5 +1,6 @@
 """Many runs: find them on disk, or train them, in parallel."""
 
+import functools
 import itertools
 import math
 import operator
@@ -14,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import current_process
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -128,8 +130,9 @@ def study(
     and once, under a progress bar. Without, says what is missing and with which command it is run.
     With `published` False only the user's own runs count.
 
-    Raises `StudyFailed` after all others are done if runs failed, and before any is trained
-    `UserError` for bad arguments, images that are not there, and images that have changed.
+    Raises `StudyFailed` after all others are done if runs failed; `UserError` before any is trained
+    for bad arguments and images that are not there, and after it for images that have changed and
+    workers that were killed too often.
     """
     configs = list(configs)
     if workers < 0:
@@ -138,7 +141,7 @@ def study(
     runs = runs or records.runs_root()
     archive = Archive(published, runs=runs)
     found = {config: archive.find(config, evaluations) for config in configs}
-    missing = [config for config in configs if found[config] is None]
+    missing = [config for config, run in found.items() if run is None]
     if missing and train:
         _train(missing, workers, device, runs, evaluations)
         found |= {config: archive.find(config, evaluations) for config in missing}
@@ -239,8 +242,8 @@ def planned(
     configs: Iterable[Config], runs: Path | None = None, device: str = "auto"
 ) -> pd.DataFrame:
     """What there is to train for these runs, a row per seed, which share nothing: dataset, seed;
-    runs, generations and epochs that are missing; `shared`, the generations that several of the
-    runs have and that are trained once; `hours` on one worker; `megabytes` of weights
+    runs, generations and epochs that are missing; `shared`, the trainings that are saved because
+    several of the runs have the same generation; `hours` on one worker; `megabytes` of weights
     and masks; and `timed`, by what the hours are known: `published` records made on this kind of
     `device`, a few steps `here`, or nothing, without the images (NaN hours)."""
     rows, configs = [], list(configs)
@@ -263,8 +266,8 @@ def planned(
                 "shared": len(every) - len(set(every)),
                 "epochs": sum(number for _, number in alike.values()),
                 "hours": sum(paces[kind][0] * n for kind, (_, n) in alike.items()) / 3600,
-                "megabytes": sum(_bytes(config) for config, _ in todo) / 1e6,
-                "timed": ", ".join(sorted({paces[kind][1] for kind in alike})),
+                "megabytes": sum(_bytes(c.model, *shape(c)) for c, _ in todo) / 1e6,
+                "timed": ", ".join(sorted({paces[kind][1] for kind in alike} - {""})),
             }
         )
     return pd.DataFrame(rows)
@@ -280,10 +283,11 @@ def _pace(config: Config, device: str) -> tuple[float, str]:
         return math.nan, ""
 
 
-def _bytes(config: Config) -> float:
-    """What a generation leaves on disk: its weights, and a bit for each."""
+@functools.cache
+def _bytes(*made_of: Any) -> float:
+    """What a generation of a `models.network` leaves on disk: its weights, and a bit for each."""
     with torch.device("meta"):
-        state = network(config.model, *shape(config)).state_dict()
+        state = network(*made_of).state_dict()
     numbers = sum(value.numel() for value in state.values())
     return numbers * (4 + 1 / 8)
 
@@ -372,7 +376,9 @@ def _watching(bar: tqdm, store: Store, todo: dict[str, tuple[Config, Link]]) -> 
 def processes(workers: int, device: str) -> tuple[int, list[str]]:
     """How many processes train at once, and the devices that they take in turn: every GPU that is
     visible, unless one is named. Of 0 workers it becomes one per core, or one per GPU."""
-    on, devices = device_named(device), [device]
+    on = device_named(device)
+    # Settled here: workers live on with the environment that they began in.
+    devices = [str(on)]
     if on.type == "cuda" and on.index is None:
         devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
     return workers or (cpu_count() if on.type == "cpu" else len(devices)), devices

@@ -21,16 +21,16 @@ from .masks import Batches, Mask, on_device_of
 
 
 def device_named(name: str) -> torch.device:
-    """The device called `name` (auto, cpu, cuda, mps); auto is what $DNRLIB_DEVICE names, or takes
-    the best one that is there."""
+    """The device called `name` (auto, cpu, cuda, cuda:N, mps); auto is what $DNRLIB_DEVICE names,
+    or takes the best one that is there. Raises `UserError` for one that is not."""
     said, of_system = "device", os.environ.get("DNRLIB_DEVICE")
     if name == "auto" and of_system:
         said, name = "DNRLIB_DEVICE", of_system
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next((device for device, found in there.items() if found), "cpu"))
-    kind, _, number = name.partition(":")
-    numbered = not number or number in map(str, range(torch.cuda.device_count()))
+    kind, colon, number = name.partition(":")
+    numbered = not colon or number in map(str, range(torch.cuda.device_count()))
     if name != "cpu" and not (there.get(kind, False) and numbered):
         raise UserError(f"{said}={name!r} is not available here; use auto or cpu")
     return torch.device(name)

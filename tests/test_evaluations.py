@@ -814,6 +814,8 @@ def test_frames_of_evaluations():
     assert frame[frame["method"] == "dnr"].to_numpy().tolist() == [
         *(["dnr", 3, 0, 50.0], ["dnr", 3, 1, 100.0], ["dnr", 3, 2, 0.0]),
     ]
+    gap = noted(Predictions(), {"labels": [0, 2], "predicted": [0, 1]})
+    assert frames.recall_frame([made("dnr", 3, gap)])["class"].tolist() == [0, 2]
     for build_frame in ("corruption_frame", "attack_frame", "recall_frame"):
         assert getattr(frames, build_frame)([]).empty
 

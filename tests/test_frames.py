@@ -6,6 +6,7 @@ import pytest
 from dnrlib import UserError
 from dnrlib.frames import dead, generations, layers, overlaps, shocks
 from dnrlib.models import LAYERS
+from dnrlib.study import study
 
 
 def masks_of_three_generations():
@@ -55,6 +56,13 @@ def test_overlaps_are_means_over_seeds_in_whatever_order():
     overlap, chance = overlaps(pd.concat([two, one]).iloc[::-1], "previous")
     assert overlap["fc"].tolist() == pytest.approx([0.75 * 500 / 8, 0.75 * 300 / 4])
     assert chance["fc"].tolist() == pytest.approx([60, 80])
+
+
+def test_a_long_training_has_a_row_per_so_many_epochs_and_one_at_its_end(tiny):
+    frame = generations(study([tiny(method="ensemble", members=2, generations=5, epochs=2)]))
+    assert frame["epochs"].tolist() == [2, 4, 5, 7, 9, 10]
+    assert frame["test_accuracy"].notna().all()
+    assert frame["seconds"].notna().tolist() == [False, False, True] * 2
 
 
 def test_overlaps_of_several_methods_are_refused():

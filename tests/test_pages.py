@@ -123,7 +123,7 @@ def test_the_first_page_lists_what_photographs_decided_and_nothing_else():
     assert "cutmix-helps" in claims_asked
     for claim in claims_asked:
         finished = verdict[claim] not in ("not finished", "not run")
-        assert (f"<claim-{claim}>`: *" in said) == finished, claim
+        assert (f" <claim-{claim}>`: " in said) == finished, claim
 
 
 def test_verdicts_are_of_all_published_seeds_and_never_of_a_smoke_budget():
@@ -304,6 +304,11 @@ def test_study_summarises(capsys):
         (["study", "--method", "dnr+keep=0.5+keep=0.6"], "keep is given twice"),
         (["run", "--method", "lw+keep"], "keep='' is not of type float"),
         (["run", "--method", "dnr+keep=0.5", "--keep", "0.6"], "keep: given in 'dnr+keep=0.5' and"),
+        (["run", "--method", "ke", "--keep", "0.5"], "keep=0.5 changes nothing in ke"),
+        (["run", "--augment", "resized-crop"], "leaves 8 of the 10 pixels"),
+        (["run", "--dataset", "digits-metric", "--noise", "0.2"], "noise is of the labels of all"),
+        (["data", "prepare", "flower102", "--skip-corrupt"], "is for folders of your own"),
+        (["data", "prepare", "folder:mine", "--download"], "are for the papers' datasets"),
         (["run", "--keep", "2"], "keep=2.0 must lie between 0 and 1"),
         (["run", "--device", "tpu"], "device='tpu' is not available here"),
         (["study", "--seeds", "0"], "seeds=0 must be at least 1"),
@@ -374,6 +379,15 @@ def test_from_nothing_to_a_page(tmp_path):
     assert "12 runs to train" in text
     assert "| DNR | 2 |" in text
     assert "DNR − fine-tuning" in text
+
+
+def test_a_folder_is_found_from_where_its_page_was_asked_for(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(build, "execute", lambda *given: asked.append(given[2]["dataset"]))
+    monkeypatch.chdir(tmp_path)
+    notebook = str(ROOT / "notebooks" / "table1.ipynb")
+    assert cli.main(["page", notebook, "--dataset", "folder:mine", "--dataset", "digits"]) == 0
+    assert asked == [f"folder:{tmp_path / 'mine'}", "digits"]
 
 
 @pytest.mark.slow

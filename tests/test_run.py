@@ -612,3 +612,17 @@ def test_an_unknown_home_is_one_line(words, capsys):
     said = capsys.readouterr().err
     assert "there is no such user on this machine" in said
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("folder", ["DNRLIB_RUNS", "DNRLIB_DATA"])
+def test_folders_that_the_environment_names_are_those_of_the_caller(
+    folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv(folder, "~nosuchuser/x")
+    assert cli.main(["data", "list"]) == 1
+    assert "there is no such user on this machine" in capsys.readouterr().err
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(folder, "mine")
+    assert cli.main(["data", "list"]) == 0
+    # A page is executed from elsewhere.
+    assert os.environ[folder] == str(tmp_path / "mine")

@@ -195,6 +195,27 @@ def test_failures_are_collected_and_the_rest_is_done(tiny, published):
     assert Archive().find(good) is not None
 
 
+def test_what_fails_on_one_dataset_does_not_keep_the_next_from_its_training(monkeypatch, capsys):
+    begun = []
+
+    def fails(configs, **how):
+        begun.append(configs[0].dataset)
+        raise StudyFailed(f"1 of 1 runs failed: {configs[0].dataset}")
+
+    monkeypatch.setattr(study, "study", fails)
+    words = ["study", "--dataset", "digits", "--dataset", "digits-hard", "--method", "plain"]
+    assert cli.main(words) == 1
+    assert begun == ["digits", "digits-hard"]
+    said = capsys.readouterr().err
+    assert said == "dnr: 1 of 1 runs failed: digits\n1 of 1 runs failed: digits-hard\n"
+
+
+def test_a_run_that_is_asked_for_twice_is_trained_once(tiny, capsys):
+    one = tiny(method="plain", seed=77)
+    assert [run.config for run in study.study([one, one], workers=2)] == [one, one]
+    assert "1 runs to train: 1 generations" in capsys.readouterr().out
+
+
 def test_a_programming_error_in_a_worker_brings_its_traceback(tiny, published, monkeypatch):
     monkeypatch.setattr(study, "run", _broken)
     with pytest.raises(StudyFailed, match=r"digits plain.* seed 0: Traceback") as error:
@@ -369,10 +390,11 @@ def test_a_plan_is_carried_out_seed_by_seed(tmp_path, published, monkeypatch, ca
     two = tmp_path / "two.jsonl"
     two.write_text(file.read_text().replace("[1]", "[1, 2]"))
     assert cli.main(["study", "--plan", str(two), "--seed", "2"]) == 0
-    assert [configs[0].seed for configs, _ in asked] == [2, 2], "of both lines"
+    assert [configs[0].seed for configs, _ in asked] == [2], "both lines have it"
     asked.clear()
     assert cli.main(["study", "--plan", str(file)]) == 0
-    assert [configs[0].seed for configs, _ in asked] == [0, 1, 2]
+    ((configs, _),) = asked
+    assert configs == grid("digits-imbalanced", arms, 3, "smoke"), "seeds side by side"
     for content, seed, wrong in (
         (file.read_text(), "7", "has no seed 7"),
         ("\n", "1", "is empty; is there such a line"),
@@ -428,6 +450,7 @@ def test_workers_end_with_the_study_that_started_them(tiny, tmp_path):
 
 def test_workers_take_the_gpus_in_turn(tiny, tmp_path, monkeypatch):
     """As if there were two; each process keeps the one that it has."""
+    assert study.processes(3, "auto") == (3, ["cpu"]), "not what it will be when a worker asks"
     monkeypatch.setattr(study, "device_named", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert study.processes(0, "cuda") == (2, ["cuda:0", "cuda:1"])

@@ -325,7 +325,7 @@ def test_a_gpu_is_named_only_if_it_is_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert train.device_named("cuda:1") == torch.device("cuda", 1)
-    for name in ("cuda:2", "cuda:x", "cpu:0"):
+    for name in ("cuda:2", "cuda:x", "cuda:", "cpu:0"):
         with pytest.raises(UserError, match=f"device='{name}' is not available here"):
             train.device_named(name)
     monkeypatch.setenv("DNRLIB_DEVICE", "tpu")

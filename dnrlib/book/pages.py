@@ -19,7 +19,16 @@ from ..evaluate.evaluations import Evaluation
 from ..frames import generations
 from ..paper.claims import arms as stated_arms
 from ..paper.claims import claims, ledger
-from ..paper.exhibits import ANALOGUE, EXHIBITS, Exhibit, arms, evaluations_of, made_for, run_on
+from ..paper.exhibits import (
+    ANALOGUE,
+    EXHIBITS,
+    PLANNED,
+    Exhibit,
+    arms,
+    evaluations_of,
+    made_for,
+    run_on,
+)
 from ..recipes import BUDGETS, RECIPES, arm_of, configure, grid, parse_arm, scope
 from ..records import ROOT
 from ..study import Archive, Run, command
@@ -95,8 +104,8 @@ class Parameters:
 
     def configs(self, chosen: Iterable[str] | None = None) -> list[Config]:
         """The runs of the notebook: its arms (or `chosen` ones) on its dataset, one per seed, seeds
-        outermost; with `auto`, of each arm exactly those that are published, or five seeds if none
-        is."""
+        outermost; with `auto`, of each arm exactly those that are published, or as many as are
+        planned if none is (five where nothing is planned)."""
         budget = None if self.budget == "auto" else self.budget
         wanted = self.arms() if chosen is None else chosen
         if self.seeds != "auto":
@@ -104,8 +113,9 @@ class Parameters:
         files, archive = records.published_seeds(self.dataset), Archive(own=False)
         listed = []
         for arm in wanted:
-            most = grid(self.dataset, [arm], max(files, 5), budget)
-            listed += [config for config in most if archive.find(config)] or most[:5]
+            planned = PLANNED.get(self.dataset, {}).get(arm, 5)
+            most = grid(self.dataset, [arm], max(files, planned), budget)
+            listed += [config for config in most if archive.find(config)] or most[:planned]
         return sorted(listed, key=lambda config: config.seed)
 
 

@@ -43,7 +43,8 @@ CLAIM_WORDS = {
     "holds": ("holds", "The runs support the sentence."),
     "fails": (
         "ruled out",
-        "A gain of half a point or more is excluded. Of photographs one set suffices. Where the "
+        "A gain of half a point or more is excluded. Of photographs it is said where this is so on "
+        "one of the sets, which stands first; on the other the sentence may be true. Where the "
         "sentence says *as good as*, the two differ by more than half a point.",
     ),
     "undecided": ("undecided", "Neither; the reason stands beside it."),

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .. import UserError
 from ..config import Config
 from ..streams import stream
 from .splits import Data, Dataset, Split
@@ -184,7 +185,13 @@ UNFLIPPED = {"crop-flip": "crop", "resized-crop": "resized-crop-no-flip"}
 
 
 def as_pixels(images: Tensor, dataset: Dataset) -> Tensor:
-    """uint8 images as float32 in 0..1; of images larger than `dataset.size` the centre."""
+    """uint8 images as float32 in 0..1; of images larger than `dataset.size` the centre. Raises
+    `UserError` for smaller ones."""
+    if images.shape[-1] < dataset.size:
+        raise UserError(
+            f"augment='resized-crop' leaves {images.shape[-1]} of the {dataset.size} pixels that "
+            "the network is given of these images; it is for larger ones, use crop-flip"
+        )
     start = round((images.shape[-1] - dataset.size) / 2)
     window = slice(start, start + dataset.size)
     return images[:, :, window, window].float().div_(255)

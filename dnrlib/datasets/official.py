@@ -4,7 +4,6 @@ The facts are in `official.toml`. Every tree of files is held to them; anything 
 `UserError` that names the file.
 """
 
-import errno
 import functools
 import hashlib
 import os
@@ -108,7 +107,7 @@ def prepare(name: str, root: Path | None = None, download: bool = False) -> Reco
         found = listing(name, base)
     except OSError as error:
         mend = "run the command again when that is mended"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno in records.REFUSED:
             mend = "make room there, or give a folder that can be written to with --root"
         raise UserError(f"{name} cannot be prepared in {root}: {error}; {mend}") from error
     if official.contents:

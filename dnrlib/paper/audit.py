@@ -128,7 +128,8 @@ def overlap() -> pd.DataFrame:
     """The printed maps of Figs. 2 and 4, averaged over layers weighted by size, in %: figure,
     generations, overlap, excess (over the 80 % kept), impossible (as |A and B| / N, whatever is
     scored), chance (within what independent masks can give) (D20)."""
-    least, most = overlap_limits()["least"].min(), overlap_limits()["most"].max()
+    limits = overlap_limits()
+    least, most = limits["least"].min(), limits["most"].max()
     maps = {name: overlap_printed(name)["all"].rename("overlap") for name in ("fig2", "fig4")}
     frame = pd.concat(maps, names=["figure"]).reset_index()
     return frame.assign(
