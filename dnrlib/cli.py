@@ -231,7 +231,7 @@ def _common(command: argparse.ArgumentParser, many: bool = False) -> None:
         add("--dataset", **MANY, help=f"{said}; may be repeated")
     else:
         add("--dataset", default="digits", help=said)
-    add("--budget", choices=BUDGETS, help="size of the recipe (default: follows from the dataset)")
+    add("--budget", choices=BUDGETS, help="two generations of two epochs, for a trial of seconds")
     add("--device", default="auto", help="auto (default: the best there is), cpu, cuda or mps")
 
 

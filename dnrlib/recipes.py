@@ -174,7 +174,7 @@ NAMES = {
 """The valid values of each setting that is a name of something registered."""
 OF_CLASSES = ("ban", "ban-lineage", "ensemble", "dnr-released", "fisher")
 """Methods and criteria that need an output per class; Fisher information is of single images."""
-BUDGETS = ("smoke", "embedded", "photographs", "paper")
+BUDGETS = ("smoke",)
 
 
 def configure(
@@ -183,10 +183,8 @@ def configure(
     """The `Config` of one run: the dataset's recipe, or with `tuned` what was chosen for the method
     (`TUNED`), cut to the budget, then `overrides`.
 
-    `paper` is the recipe of the papers' datasets and their default, `photographs` that of the small
-    versions of two of them, `embedded` that of all others. `smoke` is the recipe cut to two
-    generations of two epochs, for seconds-long trials.
-    Raises `UserError` for unknown names, bad values, and a budget that a dataset does not have.
+    The budget `smoke` is the recipe cut to two generations of two epochs, for trials of seconds.
+    Raises `UserError` for unknown names and bad values.
     """
     overrides = {name: value for name, value in overrides.items() if value is not None}
     unknown = overrides.keys() - meanings().keys()
@@ -199,11 +197,8 @@ def configure(
     if dataset not in RECIPES:
         dataset = full_name(dataset)
     settings = recipe(dataset) | {"dataset": dataset}
-    own = "paper" if scope(dataset) == "full" else scope(dataset)
-    if budget not in (None, "smoke", own):
-        if budget not in BUDGETS:
-            raise UserError(not_one_of("budget", budget, BUDGETS))
-        raise UserError(f"budget={budget!r} does not exist for {dataset!r}; use {own} or smoke")
+    if budget not in (None, *BUDGETS):
+        raise UserError(not_one_of("budget", budget, BUDGETS))
     if tuned:
         method, chosen = overrides.get("method", Config.method), TUNED.get(dataset, {})
         if method not in chosen:

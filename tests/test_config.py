@@ -398,7 +398,7 @@ def test_grid_is_seeds_by_arms():
 
 
 def test_budgets_follow_from_the_dataset():
-    assert configure("digits") == configure("digits", "embedded") == Config()
+    assert configure("digits") == Config()
     smoke = configure("digits", "smoke")
     assert (smoke.generations, smoke.epochs) == (2, 2)
     assert configure("digits", "smoke", epochs=5).epochs == 5
@@ -409,8 +409,7 @@ def test_budgets_follow_from_the_dataset():
     [
         ({"dataset": "digit"}, "dataset='digit' is unknown; choose one of: flower102"),
         ({"dataset": "flower102"}, "not on this machine; to get it: dnr data prepare flower102"),
-        ({"dataset": "digits", "budget": "paper"}, "does not exist for 'digits'; use embedded"),
-        ({"dataset": "digits", "budget": "tiny"}, "one of: smoke, embedded, photographs, paper"),
+        ({"dataset": "digits", "budget": "tiny"}, "budget='tiny' is unknown; choose one of: smoke"),
         ({"dataset": "digits", "methd": "dnr"}, "unknown setting methd; settings: lr, schedule"),
         (
             {"dataset": "digits", "method": "drn"},

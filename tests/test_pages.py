@@ -193,8 +193,7 @@ def test_a_page_has_one_cell_of_parameters_with_what_it_was_made_with(tmp_path):
     ("given", "message"),
     [
         ({"dataset": "digit"}, "choose one of: flower102, flower102-64"),
-        ({"dataset": "digits", "budget": "big"}, "choose one of: auto, smoke, embedded"),
-        ({"dataset": "digits", "budget": "paper"}, "use embedded or smoke"),
+        ({"dataset": "digits", "budget": "big"}, "choose one of: auto, smoke"),
         ({"dataset": "digits", "seeds": "[0,1]"}, "must be auto or a whole number of at least 1"),
         ({"dataset": "digits", "seeds": 0}, "must be auto or a whole number of at least 1"),
         ({"dataset": "digits", "methods": "dnr,sgd"}, f"'sgd' is unknown; .*{', '.join(METHODS)}"),
@@ -210,7 +209,7 @@ def test_a_page_has_one_cell_of_parameters_with_what_it_was_made_with(tmp_path):
             {"dataset": "digits", "methods": "plain+epochs=2+generations=2"},
             "trains as long as the smoke budget does",
         ),
-        ({"dataset": "cub200", "budget": "paper"}, "dnr data prepare cub200"),
+        ({"dataset": "cub200"}, "dnr data prepare cub200"),
     ],
 )
 def test_bad_parameters_are_refused_with_the_valid_ones(given, message):
