@@ -77,15 +77,16 @@ SEEDS = {
     | dict.fromkeys(("plain+tuned", "llf+tuned", "ke+tuned", "tune+tuned", "dnr+tuned"), 8)
     | dict.fromkeys(("ensemble", "ensemble+members=10", "long+average=0.999"), 8)
     | dict.fromkeys(("long+loss=cosine", "long+mix=cutmix", "long+tuned+mix=cutmix"), 8)
+    | {"long+augment=trivial": 8}
     | dict.fromkeys(("long+generations=3", "dnr-matched", "dnr-highest", "dnr+probe=128"), 6)
     | dict.fromkeys([f"dnr+criterion={of}" for of in ("random", "fisher", "magnitude")], 6)
     | dict.fromkeys([f"dnr+keep={share}" for share in ("0.95", "0.9", "0.7", "0.6")], 6)
     | dict.fromkeys(("ke+generations=100", "tune+generations=100", "dnr+generations=100"), 1),
-    "cifar10-few": dict.fromkeys(PUBLISHED_ARMS, 12)
-    | dict.fromkeys(("dnr+tuned", "long+tuned+width=64"), 1)
-    | dict.fromkeys(("plain+tuned", "tune+tuned", "ensemble", "long+average=0.999"), 8)
-    | dict.fromkeys(("long+mix=cutmix", "long+tuned+mix=cutmix"), 8)
-    | {"long+tuned": 12, "dnr+criterion=random": 6},
+    "cifar10-few": dict.fromkeys([*PUBLISHED_ARMS, "long+tuned"], 12)
+    | dict.fromkeys(("plain+tuned", "llf+tuned", "ke+tuned", "tune+tuned", "dnr+tuned"), 8)
+    | dict.fromkeys(("ensemble", "ensemble+members=10", "long+average=0.999"), 8)
+    | dict.fromkeys(("long+loss=cosine", "long+mix=cutmix", "long+tuned+mix=cutmix"), 8)
+    | {"long+augment=trivial": 8, "dnr+criterion=random": 6, "long+tuned+width=64": 1},
 }
 """How many seeds (`seeds_of`) are published of each arm; fewer generations of one come with it.
 Photographs are published as they are trained, towards `paper.PLANNED`."""
