@@ -5,6 +5,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
@@ -194,10 +195,16 @@ def test_the_short_answers_are_what_the_ledger_says():
         rows = found.loc[["beats-lb", "beats-tune"]]
         assert set(rows["verdict"]) == {"fails"}
         assert all(each.support >= 0.05 for row in rows["decides"] for each in row), "on any set"
-        held = ["tuning-helps-lb", "tuned-lb-beats-dnr", "ensemble-beats-lb"]
+        held = ["trivial-helps", "tuning-helps-lb", "tuned-lb-beats-dnr", "ensemble-beats-lb"]
         assert set(found.loc[held, "verdict"]) == {"holds"}
-    assert "on both sets of photographs this was ahead of DNR" in first
+        gains = [np.mean(each.values) for claim in held[:2] for each in found.loc[claim, "decides"]]
+        assert all(3 <= round(gain) <= 7 for gain in gains)
+    assert "either was ahead of the same training without it, and tuned training of DNR" in first
+    ahead = [e.dataset for e in found.loc["beats-ke", "decides"] if e.support < 0.05]
+    assert ahead == ["flower102-64"]
+    assert "it was ahead of KE on one of the two sets of photographs" in first
     recipe = (ROOT / "notebooks" / "advice.ipynb").read_text("utf-8")
+    assert "on both sets of photographs this gained 3 to 7 points" in recipe
     assert "the average of three that share the epochs was ahead of one long" in recipe
 
 
