@@ -531,7 +531,8 @@ def test_the_chapter_counts_what_is_compared():
     assert "trains about $6N$ times $E$ epochs" in text
     words = {4: "four", 8: "eight"}
     assert f"One command compares {words[len(ARMS)]} ways" in text
-    assert f"better than each of the {words[len(ORDINARY)]} ordinary trainings" in text
+    assert f"better than each of the {words[len(ORDINARY)]} *ordinary* trainings" in text
+    assert f"the first {words[len(ORDINARY)]} rows of the table" in text
 
 
 @pytest.mark.parametrize(

@@ -185,13 +185,7 @@ UNFLIPPED = {"crop-flip": "crop", "resized-crop": "resized-crop-no-flip"}
 
 
 def as_pixels(images: Tensor, dataset: Dataset) -> Tensor:
-    """uint8 images as float32 in 0..1; of images larger than `dataset.size` the centre. Raises
-    `UserError` for smaller ones."""
-    if images.shape[-1] < dataset.size:
-        raise UserError(
-            f"augment='resized-crop' leaves {images.shape[-1]} of the {dataset.size} pixels that "
-            "the network is given of these images; it is for larger ones, use crop-flip"
-        )
+    """uint8 images as float32 in 0..1; of images larger than `dataset.size` the centre."""
     start = round((images.shape[-1] - dataset.size) / 2)
     window = slice(start, start + dataset.size)
     return images[:, :, window, window].float().div_(255)
@@ -210,8 +204,15 @@ def normalised(images: Tensor, dataset: Dataset) -> Tensor:
 
 
 def augmented(images: Tensor, data: Data, config: Config, draw: torch.Generator) -> Tensor:
-    """Images of a run as its training sees them: augmented and `normalised`."""
-    return normalised(AUGMENTATIONS[config.augment](images, draw), data.dataset)
+    """Images of a run as its training sees them: augmented and `normalised`. Raises `UserError` for
+    an augmentation that leaves fewer pixels than the network is given."""
+    found = AUGMENTATIONS[config.augment](images, draw)
+    if found.shape[-1] < data.dataset.size:
+        raise UserError(
+            f"augment={config.augment!r} leaves {found.shape[-1]} of the {data.dataset.size} "
+            "pixels that the network is given of these images; it is for larger ones, use crop-flip"
+        )
+    return normalised(found, data.dataset)
 
 
 def batches(
