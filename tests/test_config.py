@@ -397,7 +397,7 @@ def test_grid_is_seeds_by_arms():
     assert [(c.method, c.keep) for c in swept] == [("tune", 0.5), ("dnr", 0.6), ("dnr", 0.5)]
 
 
-def test_budgets_follow_from_the_dataset():
+def test_the_smoke_budget_cuts_the_recipe():
     assert configure("digits") == Config()
     smoke = configure("digits", "smoke")
     assert (smoke.generations, smoke.epochs) == (2, 2)

@@ -63,6 +63,8 @@ def test_automatic_seeds_are_exactly_what_is_published(tiny, tmp_path, monkeypat
     assert [(c.seed, c.method) for c in page.configs()] == [(0, "plain"), (0, "tune"), (1, "plain")]
     # An arm of which nothing is published has five seeds all the same.
     assert len(page.configs(["plain", "long"])) == 2 + 5
+    monkeypatch.setattr(pages, "PLANNED", {"digits": {"plain": 3, "long": 7}})
+    assert len(page.configs(["plain", "long"])) == 2 + 7, "or those that are planned"
     assert len(Parameters("digits", seeds=8, methods="plain,tune").configs()) == 16
 
 

@@ -120,6 +120,14 @@ def curves(frame: pd.DataFrame, methods: Sequence[str]) -> Axes:
     return ax
 
 
+def legend_below(ax: Axes) -> None:
+    """Puts the legend below the axes, where lines leave no room among them, and makes the figure as
+    much higher."""
+    ax.get_legend().remove()
+    ax.figure.set_figheight(ax.figure.get_figheight() + 2)
+    ax.figure.legend(loc="outside lower left", ncols=2, frameon=False)
+
+
 def differences(
     frame: pd.DataFrame, pairs: list[tuple[str, str]], column: str = "test_accuracy"
 ) -> Axes:

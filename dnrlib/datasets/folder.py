@@ -195,9 +195,8 @@ def _files(path: Path) -> tuple[Files, list[Path]]:
         )
     files: Files = defaultdict(list)
     for pool, root in pools:
-        for folder in (entry for entry in root.iterdir() if entry.is_dir()):
-            if folder.name[0] != ".":
-                files[pool, folder.name] = []
+        labels = [entry.name for entry in root.iterdir() if entry.is_dir()]
+        files |= {(pool, label): [] for label in labels if label[0] != "."}
         for file in sorted(map(Path, _walk(root))):
             label, *below = file.relative_to(root).parts
             image = below and file.suffix.lower() in SUFFIXES.split(", ") and file.is_file()
