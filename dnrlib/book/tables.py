@@ -78,6 +78,7 @@ FAMILIES = {
     "when": "Our own: when it might help",
     "later layers": "Our own: resetting the last layers",
     "both together": "Our own: tuned settings and CutMix together",
+    "both distorted": "Our own: tuned settings and TrivialAugment together",
 }
 """The families of claims (column `rank`), within which tests are corrected, in words."""
 

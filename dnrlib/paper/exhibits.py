@@ -81,7 +81,8 @@ _FIVE_ARMS = "plain long tune ke dnr"
 _TUNED = "plain+tuned long+tuned tune+tuned ke+tuned llf+tuned dnr+tuned"
 _ALTERNATIVES = (
     "long+average=0.999 long+mix=cutmix long+loss=cosine long+augment=trivial "
-    "long+augment=trivial-shift long+tuned+mix=cutmix"
+    "long+augment=trivial-shift long+tuned+mix=cutmix long+tuned+augment=trivial "
+    "long+tuned+augment=trivial-shift"
 )
 _LOSSES = ("+smoothing=0", "", "+loss=cs-kd")
 _KE_ROWS = {
@@ -359,8 +360,11 @@ _ABLATIONS = (
 )
 _SWEPT = ("plain", "long+generations=3", "tune+generations=3", "dnr+generations=3")
 _SIZES = {10: 6, 100: 6, 400: 3}
-_EMBEDDED_ONLY = ("dnr+probe=2", "long+augment=trivial-shift")
-_NOT_EMBEDDED = ("dnr+probe=128", "long+augment=trivial", "long+tuned+width=64")
+_EMBEDDED_ONLY = ("dnr+probe=2", "long+augment=trivial-shift", "long+tuned+augment=trivial-shift")
+_NOT_EMBEDDED = (
+    *("dnr+probe=128", "long+augment=trivial", "long+tuned+augment=trivial"),
+    "long+tuned+width=64",
+)
 
 
 def _can_be_run(arm: str, dataset: str) -> bool:
