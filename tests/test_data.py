@@ -17,6 +17,7 @@ from dnrlib import UserError
 from dnrlib.datasets import catalogue, digits, official
 from dnrlib.datasets.augment import (
     AUGMENTATIONS,
+    DISTORTED,
     Crop,
     ResizedCrop,
     Training,
@@ -253,10 +254,15 @@ def test_flip_mirrors_half_of_the_images():
 def test_augmentation_keeps_shape_and_type_and_follows_its_stream(name):
     images = read("digits")["train"].images[:20]
     once, again, other = (AUGMENTATIONS[name](images, stream(s, 1, "augment")) for s in (0, 0, 1))
-    assert once.shape[2:] == ((8, 8) if name.startswith("resized") else images.shape[2:])
+    assert once.shape[2:] == ((8, 8) if "resized" in name else images.shape[2:])
     assert once.dtype == torch.uint8
     assert torch.equal(once, again)
     assert torch.equal(once, other) is (name == "none")
+
+
+@pytest.mark.parametrize("name", sorted({*AUGMENTATIONS} - {"none", *DISTORTED.values()}))
+def test_every_augmentation_has_a_distorted_one_with_the_same_crop(name):
+    assert AUGMENTATIONS[DISTORTED[name]].crop == AUGMENTATIONS[name]
 
 
 def test_trivial_augment_is_torchvisions():

@@ -127,7 +127,7 @@ class Trivial:
     14 operations, of one of 31 strengths, both drawn with equal probability. The operations are
     torchvision's, which has the ranges of strength too."""
 
-    crop: Crop
+    crop: Callable[[Tensor, torch.Generator], Tensor]
     reach: float = 32.0
     """Largest translation in pixels; less for images that it would move out of the frame."""
 
@@ -178,10 +178,17 @@ AUGMENTATIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
     "resized-crop-no-flip": ResizedCrop(flip=False),
     "trivial": Trivial(Crop(pad=4, flip=True)),
     "trivial-shift": Trivial(Crop(pad=1, flip=False), reach=2.0),
+    "trivial-crop": Trivial(Crop(pad=4, flip=False)),
+    "trivial-resized-crop": Trivial(ResizedCrop()),
+    "trivial-resized-crop-no-flip": Trivial(ResizedCrop(flip=False)),
 }
 """Training augmentations by name; each gives every image of a batch parameters of its own."""
 UNFLIPPED = {"crop-flip": "crop", "resized-crop": "resized-crop-no-flip"}
 """By augmentation that mirrors images, the same without that."""
+DISTORTED = {"crop-flip": "trivial"} | {
+    name: f"trivial-{name}" for name in ("shift", "crop", "resized-crop", "resized-crop-no-flip")
+}
+"""By augmentation, TrivialAugment on top of it."""
 
 
 def as_pixels(images: Tensor, dataset: Dataset) -> Tensor:
