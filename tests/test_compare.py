@@ -22,7 +22,7 @@ from dnrlib.compare import choice, report
 from dnrlib.compare import export as export_module
 from dnrlib.compare.choice import ARMS, CELLS, ORDINARY, choose, detectable, estimated
 from dnrlib.compare.export import export, load_model
-from dnrlib.datasets.augment import evaluation_batches
+from dnrlib.datasets.augment import DISTORTED, evaluation_batches
 from dnrlib.datasets.catalogue import dataset, read
 from dnrlib.datasets.splits import Split
 from dnrlib.methods import label
@@ -307,7 +307,7 @@ def test_tuned_settings_are_those_of_the_best_short_training(there, tmp_path, mo
         settings = {name: getattr(config, name) for name in ("weight_decay", "lr")}
         given = {name: getattr(found.base, name) for name in settings}
         assert settings == (given | found.tuned if "+tuned" in arm else given)
-        assert (config.mix == "cutmix") == arm.endswith("cutmix")
+        assert (config.augment == DISTORTED[found.base.augment]) == arm.endswith("trivial")
 
 
 def test_a_setting_that_does_not_train_is_left_out(tiny, monkeypatch):
@@ -423,7 +423,7 @@ def test_damaged_and_missing_comparisons_are_named(there, tmp_path):
     with pytest.raises(UserError, match="holds no comparison"):
         choice.load(tmp_path)
     earlier = records.read(there / "comparison.json")
-    earlier["scores"] = [row for row in earlier["scores"] if "cutmix" not in row["method"]]
+    earlier["scores"] = [row for row in earlier["scores"] if "trivial" not in row["method"]]
     records.save(tmp_path / "comparison.json", earlier)
     with pytest.raises(UserError, match="is of an earlier version; compare again"):
         choice.load(tmp_path)
@@ -499,10 +499,10 @@ def test_longer_training_may_be_what_helps(there):
         "**Use the long baseline (LB) with tuned settings**: one training of 4 epochs"
     )
     assert "On the validation images it has +4.0" in said
-    mixed = {"long+tuned+mix=cutmix": 84 + NOISE[::-1]}
-    assert report.answer(made(there, scores(**mixed))).startswith(
-        "**Use the long baseline (LB) with tuned settings and CutMix**: one training of 4 epochs, "
-        "on images with a part of another one pasted in (CutMix), with weight decay 0."
+    distorted = {"long+augment=trivial": 84 + NOISE[::-1]}
+    assert report.answer(made(there, scores(**distorted))).startswith(
+        "**Use the long baseline (LB) with TrivialAugment**: one training of 4 epochs, "
+        "on images that are distorted at random (TrivialAugment). "
     )
     # A gain that is sure, and smaller than the margin, is not worth the time.
     level = 80 + NOISE
@@ -537,7 +537,7 @@ def test_the_chapter_counts_what_is_compared():
 
 @pytest.mark.parametrize(
     ("as_good", "than"),
-    [(["dnr+tuned"], "ordinary"), (["long+tuned", "long+tuned+mix=cutmix"], "cheaper")],
+    [(["dnr+tuned"], "ordinary"), (["long+tuned", "long+augment=trivial"], "cheaper")],
 )
 def test_the_test_images_may_fail_to_confirm(there, as_good, than):
     """What is dearer than the advised one need not be worse."""

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from .. import UserError, records
 from ..book.tables import LEAST_SEEDS
 from ..config import PRETRAINED, Config
+from ..datasets.augment import DISTORTED
 from ..datasets.catalogue import dataset, read
 from ..datasets.splits import Data
 from ..evaluate.evaluations import Predictions, recalls
@@ -33,9 +34,10 @@ from ..stats import LEVEL, MARGIN, POWER, Estimate, crossed, crossed_error
 from ..store import Store
 from ..study import Archive, Run, StudyFailed, processes, study
 
-ORDINARY = ("plain", "plain+tuned", "long+tuned", "long+tuned+mix=cutmix")
+ORDINARY = ("plain", "plain+tuned", "long+tuned", "long+augment=trivial")
 """Ordinary training, the cheapest first: of one generation with the settings given, the same with
-tuned ones, of all generations, and that on mixed images too."""
+tuned ones, of all generations with these, and with those given on distorted images: tuned settings
+are chosen without distortions, and on photographs they did badly with them."""
 OTHERS = ("tune", "ke", "dnr+tuned", "ensemble+tuned")
 """What is compared with it. They cost as much as LB; an ensemble costs more at inference."""
 ARMS = ORDINARY + OTHERS
@@ -200,6 +202,8 @@ def configured(base: Config, tuned: dict[str, float], arm: str, seed: int) -> Co
     settings = parse_arm(arm)
     if settings.pop("tuned", False):
         settings |= tuned
+    if "augment" in settings:
+        settings["augment"] = DISTORTED[base.augment]
     return dataclasses.replace(base, seed=seed, **settings)
 
 

@@ -151,7 +151,9 @@ def _on_test(found: Comparison) -> str:
 
 def named(arm: str) -> str:
     """An arm in a sentence."""
-    text = titled(arm).replace(", tuned", " with tuned settings").replace(", CutMix", " and CutMix")
+    text = (
+        titled(arm).replace(", tuned", " with tuned settings").replace(", Trivial", " with Trivial")
+    )
     return f"the {text}" if text.startswith(("long", "ensemble", "pretrained")) else text
 
 
@@ -194,8 +196,8 @@ def in_short(found: Comparison, arm: str) -> str:
     total = config.generations * config.epochs
     numbers = vars(config) | {"total": total, "share": stage.length(config)}
     said = IN_WORDS[arm.partition("+")[0]].format(**numbers)
-    if config.mix != "none":
-        said += ", on images with a part of another one pasted in (CutMix)"
+    if "augment" in arm:
+        said += ", on images that are distorted at random (TrivialAugment)"
     if "+tuned" in arm:
         said += f", with weight decay {config.weight_decay:g} and learning rate {config.lr:g}"
         said += "" if found.tuned else ", which are those given"
