@@ -24,6 +24,7 @@ GOLDEN = Path(__file__).parent / "golden"
 TABULATED = set(MAIN)
 _SIZES = {"5": 12, "20": 8, "0": 5}
 PUBLISHED_ARMS = ("plain", "long", "tune", "llf", "ke", "ke-wels", "dnr")
+TUNED_ARMS = ("long+tuned", "tune+tuned", "ke+tuned", "dnr+tuned")
 SEEDS = {
     "digits": dict.fromkeys(arms("when", "digits"), 12)
     | dict.fromkeys([*arms("budget", "digits"), *arms("averaged", "digits")], 20)
@@ -74,20 +75,21 @@ SEEDS = {
     "digits-binary": dict.fromkeys(arms("table8", "digits-binary"), 12),
     "digits-metric": dict.fromkeys(arms("ke_table4", "digits-metric"), 8),
     "flower102-64-metric": dict.fromkeys(arms("ke_table4", "flower102-64-metric"), 3),
-    "flower102-64": dict.fromkeys([*PUBLISHED_ARMS, "long+tuned"], 12)
-    | dict.fromkeys(("plain+tuned", "llf+tuned", "ke+tuned", "tune+tuned", "dnr+tuned"), 8)
+    "flower102-64": dict.fromkeys([*PUBLISHED_ARMS, *TUNED_ARMS], 12)
+    | dict.fromkeys(("plain+tuned", "llf+tuned"), 8)
     | dict.fromkeys(("ensemble", "ensemble+members=10", "long+average=0.999"), 8)
     | dict.fromkeys(("long+loss=cosine", "long+mix=cutmix", "long+tuned+mix=cutmix"), 8)
-    | {"long+augment=trivial": 8}
+    | dict.fromkeys(("long+augment=trivial", "long+tuned+augment=trivial"), 8)
     | dict.fromkeys(("long+generations=3", "dnr-matched", "dnr-highest", "dnr+probe=128"), 6)
     | dict.fromkeys([f"dnr+criterion={of}" for of in ("random", "fisher", "magnitude")], 6)
     | dict.fromkeys([f"dnr+keep={share}" for share in ("0.95", "0.9", "0.7", "0.6")], 6)
     | dict.fromkeys(("ke+generations=100", "tune+generations=100", "dnr+generations=100"), 1),
-    "cifar10-few": dict.fromkeys([*PUBLISHED_ARMS, "long+tuned"], 12)
-    | dict.fromkeys(("plain+tuned", "llf+tuned", "ke+tuned", "tune+tuned", "dnr+tuned"), 8)
+    "cifar10-few": dict.fromkeys([*PUBLISHED_ARMS, *TUNED_ARMS], 12)
+    | dict.fromkeys(("plain+tuned", "llf+tuned"), 8)
     | dict.fromkeys(("ensemble", "ensemble+members=10", "long+average=0.999"), 8)
     | dict.fromkeys(("long+loss=cosine", "long+mix=cutmix", "long+tuned+mix=cutmix"), 8)
-    | {"long+augment=trivial": 8, "dnr+criterion=random": 6, "long+tuned+width=64": 1},
+    | dict.fromkeys(("long+augment=trivial", "long+tuned+augment=trivial"), 8)
+    | {"dnr+criterion=random": 6, "long+tuned+width=64": 1},
 }
 """How many seeds (`seeds_of`) are published of each arm; fewer generations of one come with it.
 Photographs are published as they are trained, towards `paper.PLANNED`."""
