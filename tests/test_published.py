@@ -3,8 +3,10 @@
 import gzip
 import hashlib
 import json
+import re
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -222,6 +224,26 @@ def test_the_short_answers_are_what_the_ledger_says():
     assert "on both sets of photographs this gained 3 to 7 points" in recipe
     assert "ahead of DNR, KE and fine-tuning on all three sets, by 2 to 4 points" in recipe
     assert "the average of three that share the epochs was ahead of one long" in recipe
+
+
+def test_what_holds_where_is_what_the_ledger_says():
+    """The list of the introduction is written by hand."""
+    pages = nbformat.read(ROOT / "notebooks" / "introduction.ipynb", as_version=4).cells
+    (listed,) = [cell.source for cell in pages if cell.source.startswith("## What holds where")]
+    digits, photographs = (verdicts(Parameters("digits")), scope_verdicts("photographs"))
+    expected = {
+        "Holds on digits and on photographs": [("holds", "holds")],
+        "Ruled out on both": [("fails", "fails")],
+        "Undecided on both": [("undecided", "undecided")],
+        "Not the same on both": [("undecided", "fails"), ("fails", "undecided")],
+    }
+    counted = 0
+    for title, line in re.findall(r"^- \*\*(.+?)\*\*:? (.+?)(?=^- |\Z)", listed, re.M | re.S):
+        for claim in re.findall(r"<claim-([\w-]+)>", line):
+            found = digits.loc[claim, "verdict"], photographs.loc[claim, "verdict"]
+            assert found in expected[title], claim
+            counted += 1
+    assert counted == listed.count("<claim-") == 19
 
 
 if __name__ == "__main__":
