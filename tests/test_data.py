@@ -265,6 +265,14 @@ def test_every_augmentation_has_a_distorted_one_with_the_same_crop(name):
     assert AUGMENTATIONS[DISTORTED[name]].crop == AUGMENTATIONS[name]
 
 
+def test_digits_are_moved_by_at_most_two_pixels():
+    """As the note in `data/paper/claims.csv` says."""
+    image = torch.arange(100, dtype=torch.uint8).view(1, 10, 10)
+    right, down = AUGMENTATIONS["trivial-shift"].operations()[3:5]
+    assert torch.equal(right(image, 1.0)[:, :, 2:], image[:, :, :-2])
+    assert torch.equal(down(image, 1.0)[:, 2:], image[:, :-2])
+
+
 def test_trivial_augment_is_torchvisions():
     """Operation by operation and strength by strength. Ours has the strengths in double precision,
     which moves a few pixels by one grey level; translations and thresholds that it would move by a

@@ -210,12 +210,9 @@ def test_the_short_answers_are_what_the_ledger_says():
             assert 2 <= round(-behind.mean) <= 4
     assert "either gained 3 to 7 points on these sets" in first
     assert "ahead of DNR, KE and fine-tuning on all three sets, by 2 to 4 points" in first
-    (flowers,) = [
-        each
-        for each in found.loc["distorting-adds-to-tuning", "decides"]
-        if each.dataset == "flower102-64"
-    ]
-    assert np.mean(flowers.values) < -10
+    for claim in ("distorting-adds-to-tuning", "cutmix-adds-to-tuning"):
+        by_set = {each.dataset: np.mean(each.values) for each in found.loc[claim, "decides"]}
+        assert by_set["flower102-64"] < -10
     assert "failed with them on Flowers" in first
     ahead = [e.dataset for e in found.loc["beats-ke", "decides"] if e.support < 0.05]
     assert ahead == ["flower102-64"]

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from .. import UserError, records
 from ..book.tables import LEAST_SEEDS
-from ..config import PRETRAINED, Config
+from ..config import PRETRAINED, Config, not_one_of
 from ..datasets.augment import DISTORTED
 from ..datasets.catalogue import dataset, read
 from ..datasets.splits import Data
@@ -34,10 +34,10 @@ from ..stats import LEVEL, MARGIN, POWER, Estimate, crossed, crossed_error
 from ..store import Store
 from ..study import Archive, Run, StudyFailed, processes, study
 
-ORDINARY = ("plain", "plain+tuned", "long+tuned", "long+augment=trivial")
-"""Ordinary training, the cheapest first: of one generation with the settings given, the same with
-tuned ones, of all generations with these, and with those given on distorted images: tuned settings
-are chosen without distortions, and on photographs they did badly with them."""
+ORDINARY = ("plain", "plain+tuned", "long+augment=trivial", "long+tuned")
+"""Ordinary training, the cheapest first: one generation with the settings given, and with tuned
+ones; all generations with the settings given on distorted images, and with tuned ones on others.
+Tuned settings are chosen without distortions, and some go badly with them."""
 OTHERS = ("tune", "ke", "dnr+tuned", "ensemble+tuned")
 """What is compared with it. They cost as much as LB; an ensemble costs more at inference."""
 ARMS = ORDINARY + OTHERS
@@ -195,8 +195,8 @@ class Comparison:
 
 
 def configured(base: Config, tuned: dict[str, float], arm: str, seed: int) -> Config:
-    """The run of an arm, with the settings `tuned` if it is a tuned one; or that of the pretrained
-    network."""
+    """The run of an arm, with the settings `tuned` if it is a tuned one, and with TrivialAugment on
+    top of the augmentation of `base` if it has that; or that of the pretrained network."""
     if arm == FINETUNED:
         return dataclasses.replace(base, method="plain", seed=seed, **SETTINGS)
     settings = parse_arm(arm)
@@ -229,6 +229,8 @@ def compared(
     if seeds < LEAST_SEEDS:
         raise UserError(f"seeds={seeds!r} must be at least {LEAST_SEEDS}: fewer say nothing")
     base = configure(name, pool="tuning", **(settings or {}))
+    if base.augment not in DISTORTED:
+        raise UserError(not_one_of("augment", base.augment, DISTORTED))
     name = base.dataset
     missing = [pool for pool in ("train", "tuning", "test") if not len(read(name).get(pool, ()))]
     if missing:

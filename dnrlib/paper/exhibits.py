@@ -362,7 +362,9 @@ _SWEPT = ("plain", "long+generations=3", "tune+generations=3", "dnr+generations=
 _SIZES = {10: 6, 100: 6, 400: 3}
 _EMBEDDED_ONLY = ("dnr+probe=2", "long+augment=trivial-shift", "long+tuned+augment=trivial-shift")
 _NOT_EMBEDDED = (
-    *("dnr+probe=128", "long+augment=trivial", "long+tuned+augment=trivial"),
+    "dnr+probe=128",
+    "long+augment=trivial",
+    "long+tuned+augment=trivial",
     "long+tuned+width=64",
 )
 
