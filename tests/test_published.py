@@ -217,6 +217,8 @@ def test_the_short_answers_are_what_the_ledger_says():
     ahead = [e.dataset for e in found.loc["beats-ke", "decides"] if e.support < 0.05]
     assert ahead == ["flower102-64"]
     assert "it was ahead of KE on one of the two sets of photographs" in first
+    by_set = {each.dataset: each for each in found.loc["distorting-adds-to-tuning", "decides"]}
+    assert by_set["cifar10-few"].refute < 0.05, "gained nothing"
     recipe = (ROOT / "notebooks" / "advice.ipynb").read_text("utf-8")
     assert "on both sets of photographs this gained 3 to 7 points" in recipe
     assert "ahead of DNR, KE and fine-tuning on all three sets, by 2 to 4 points" in recipe
