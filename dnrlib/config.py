@@ -101,7 +101,11 @@ class Config(Settings):
     )
     epochs: int = knob(30, "training", "epochs per generation")
     batch: int = knob(50, "training", "largest number of images per step")
-    augment: str = knob("shift", "training", "augmentation")
+    augment: str = knob(
+        "shift",
+        "training",
+        "augmentation; trivial: TrivialAugment on top of crop-flip, trivial-X: on top of X",
+    )
     threads: int = knob(1, "training", "CPU threads of one run; they change the last bits")
     keep: float = knob(0.8, "plan", "share of weights that DNR keeps, 0..1")
     criterion: str = knob("snip", "plan", "saliency of DNR")

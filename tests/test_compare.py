@@ -158,7 +158,9 @@ def test_too_few_seeds_decide_nothing_and_have_no_interval(there, seeds):
         assert math.isnan(difference.low)
         assert math.isnan(difference.high)
     said = report.answer(made(there, few))
-    assert said.startswith("**No winner; the cheapest of those not worse is plain training**")
+    assert said.startswith(
+        "**Nothing is decided yet; so far the cheapest of those not worse is plain"
+    )
     assert f"fewer than {LEAST_SEEDS} seeds; give it more --hours" in said
     assert "[" not in said
     assert "nan" not in said
@@ -301,6 +303,7 @@ def test_tuned_settings_are_those_of_the_best_short_training(there, tmp_path, mo
     accuracies = [
         run.run(config)[-1]["result"]["test_accuracy"] for config in choice.tuning_runs(found.base)
     ]
+    assert found.tried == accuracies
     assert found.tuned == CELLS[int(np.argmax(accuracies))]
     for arm in ARMS:
         config = found.config(arm)
@@ -317,10 +320,12 @@ def test_a_setting_that_does_not_train_is_left_out(tiny, monkeypatch):
     base = tiny(pool="tuning")
     monkeypatch.setattr(choice, "CELLS", [{"lr": 1e30}, {"lr": 0.05}])
     how = {"published": False, "workers": 1, "device": "cpu"}
-    assert choice._tuned(base, how) == {"lr": 0.05}
+    broken, trained = choice._tried(base, how)
+    assert broken is None
+    assert 0 <= trained <= 100
     monkeypatch.setattr(choice, "CELLS", [{"lr": 1e30}])
     with pytest.raises(UserError, match="trained with none of the settings"):
-        choice._tuned(base, how)
+        choice._tried(base, how)
 
 
 def test_the_same_command_again_trains_nothing_and_knows_its_time(there, monkeypatch):
@@ -415,9 +420,9 @@ def test_bad_arguments_are_refused(change, said, tmp_path):
 
 def test_images_that_change_during_a_comparison_are_an_error(tmp_path, monkeypatch):
     name = build(tmp_path / "mine", {"cat": 8, "dog": 8})
-    real = choice._tuned
+    real = choice._tried
     again = lambda *given: build(tmp_path / "mine", {"cat": 9}) and real(*given)  # noqa: E731
-    monkeypatch.setattr(choice, "_tuned", again)
+    monkeypatch.setattr(choice, "_tried", again)
     brief = {"width": 4, "epochs": 1, "generations": 2}
     with pytest.raises(UserError, match="changed during the comparison"):
         choice.compared(name, tmp_path / "out", seeds=3, device="cpu", settings=brief)
@@ -427,7 +432,7 @@ def test_damaged_and_missing_comparisons_are_named(there, tmp_path):
     with pytest.raises(UserError, match="holds no comparison"):
         choice.load(tmp_path)
     earlier = records.read(there / "comparison.json")
-    earlier["scores"] = [row for row in earlier["scores"] if "trivial" not in row["method"]]
+    del earlier["tried"]
     records.save(tmp_path / "comparison.json", earlier)
     with pytest.raises(UserError, match="is of an earlier version; compare again"):
         choice.load(tmp_path)
@@ -488,7 +493,7 @@ def test_the_answer_says_what_could_have_been_seen(there):
     said = report.answer(found)
     nothing = "**No winner; the cheapest of those not worse is plain training**: one training of 2"
     assert said.startswith(nothing)
-    assert f"A difference of {found.choice.detectable:.1f} points would have been found" in said
+    assert f"were truly {found.choice.detectable:.1f} points better, 8 of 10" in said
 
 
 def test_an_ensemble_says_what_it_costs(there):
@@ -519,12 +524,12 @@ def test_longer_training_may_be_what_helps(there):
 def test_given_settings_that_were_the_best_are_said_to_be(there):
     """Plain training with tuned settings is then plain training, which is named once."""
     frame = scores(long__tuned=84 + NOISE[::-1])
-    for tuned, times in (({}, 0), ({"weight_decay": 0.02, "lr": 0.03}, 2)):
-        found = dataclasses.replace(made(there, frame), tuned=tuned)
+    for tried, times in (([60.0, 60.0, None], 0), ([60.0, None, 61.0], 2)):
+        found = dataclasses.replace(made(there, frame), tried=tried)
         said = report.answer(found)
         assert said.count("against plain training with tuned settings") == times
         assert said.count("against plain training") == 2 + times
-        assert (", which are those given" in said) == (not tuned)
+        assert (", which are the default ones" in said) == (times == 0)
 
 
 def test_the_chapter_counts_what_is_compared():
@@ -575,7 +580,7 @@ def test_no_name_of_a_folder_class_or_file_is_markup_in_the_report(tmp_path):
     of_test = {"test": 75.0, "balanced": 75.0, "predicted": [(1 - labels).tolist()] * len(scores())}
     found = choice.Comparison(
         base=base,
-        tuned={},
+        tried=[50.0] * len(CELLS),
         seeds=5,
         hours=1.0,
         seconds=1.0,
@@ -632,7 +637,7 @@ def test_a_pretrained_network_is_compared_where_its_weights_are(there, tmp_path,
         asked.extend(configs)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(choice, "_tuned", lambda *given: {})
+    monkeypatch.setattr(choice, "_tried", lambda *given: [50.0])
     monkeypatch.setattr(choice, "study", enough)
     for images in ("digits", name):
         asked.clear()

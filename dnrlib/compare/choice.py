@@ -137,8 +137,9 @@ class Comparison:
 
     base: Config
     """The settings that all runs share, but those that are `tuned`."""
-    tuned: dict[str, float]
-    """The weight decay and learning rate that were chosen; empty: those of `base`."""
+    tried: list[float | None]
+    """By cell of `CELLS` the accuracy in % on the validation images after one generation; None if
+    it did not train."""
     seeds: int
     """The seeds that were asked for."""
     hours: float
@@ -153,6 +154,11 @@ class Comparison:
     given to the test images)."""
     curves: pd.DataFrame
     """`frames.generations` by method, of the validation images."""
+
+    @property
+    def tuned(self) -> dict[str, float]:
+        """The settings of the tuned methods; empty: those of `base`."""
+        return best(self.tried)
 
     @property
     def choice(self) -> Choice:
@@ -248,7 +254,8 @@ def compared(
     at_once = min(processes(workers, device)[0], len(arms))
     how = {"published": False, "workers": workers, "device": device}
     start, earlier = time.monotonic(), _recorded(tuning_runs(base)) / at_once
-    tuned = _tuned(base, how)
+    tried = _tried(base, how)
+    tuned = best(tried)
     runs: dict[tuple[str, int], Run] = {}
     before = earlier + time.monotonic() - start
     for seed in range(seeds):
@@ -272,7 +279,7 @@ def compared(
     curves = pd.concat(generations([run]).assign(method=arm) for (arm, _), run in runs.items())
     comparison = Comparison(
         base=base,
-        tuned=tuned,
+        tried=tried,
         seeds=seeds,
         hours=hours,
         seconds=seconds,
@@ -289,9 +296,8 @@ def tuning_runs(base: Config) -> list[Config]:
     return [dataclasses.replace(base, method="plain", seed=TUNING_SEED, **cell) for cell in CELLS]
 
 
-def _tuned(base: Config, how: dict[str, Any]) -> dict[str, float]:
-    """The cell of the grid with the highest accuracy on the validation images after one generation;
-    of equal ones the first. A cell that does not train is none."""
+def _tried(base: Config, how: dict[str, Any]) -> list[float | None]:
+    """`Comparison.tried`; raises `UserError` if no cell trains."""
     configs = tuning_runs(base)
     print(f"weight decay and learning rate: {len(configs)} short trainings", flush=True)
     try:
@@ -299,10 +305,14 @@ def _tuned(base: Config, how: dict[str, Any]) -> dict[str, float]:
     except StudyFailed as error:
         print(f"left out: {error}")
     found = [Archive(published=False).find(config) for config in configs]
-    accuracies = [run.last["result"]["test_accuracy"] if run else -1.0 for run in found]
-    if max(accuracies) < 0:
+    if not any(found):
         raise UserError("the network trained with none of the settings; the reasons stand above")
-    return CELLS[int(np.argmax(accuracies))]
+    return [run.last["result"]["test_accuracy"] if run else None for run in found]
+
+
+def best(tried: list[float | None]) -> dict[str, float]:
+    """The cell of the grid with the highest accuracy, of equal ones the first."""
+    return CELLS[tried.index(max(of for of in tried if of is not None))]
 
 
 def _recorded(configs: Sequence[Config]) -> float:
@@ -352,7 +362,7 @@ def load(output: Path) -> Comparison:
         raise UserError(f"{path} is damaged; run the comparison again to write it anew") from None
     if stored is None:
         raise UserError(f"{output} holds no comparison; make one with: dnr compare PATH")
-    if not {*ARMS} <= {row["method"] for row in stored["scores"]}:
+    if "tried" not in stored:
         raise UserError(f"{path} is of an earlier version; compare again")
     base = Config(**stored["base"])
     if dataset(base.dataset).fingerprint != stored["images"]:
@@ -360,5 +370,5 @@ def load(output: Path) -> Comparison:
             f"the images of {base.dataset} have changed since {path} was made; compare again"
         )
     scores, curves = (pd.DataFrame(stored[name]) for name in ("scores", "curves"))
-    kept = {name: stored[name] for name in ("tuned", "seeds", "hours", "seconds", "device")}
+    kept = {name: stored[name] for name in ("tried", "seeds", "hours", "seconds", "device")}
     return Comparison(base=base, scores=scores, curves=curves, **kept)

@@ -64,6 +64,8 @@ def answer(found: Comparison) -> str:
     on new images; in Markdown."""
     choice = found.choice
     decided = "Use" if choice.decided else "No winner; the cheapest of those not worse is"
+    if found.done < LEAST_SEEDS:
+        decided = "Nothing is decided yet; so far the cheapest of those not worse is"
     parts = [
         f"**{decided} {named(choice.method)}**: {in_short(found, choice.method)}.",
         _why(found),
@@ -91,7 +93,8 @@ def _why(found: Comparison) -> str:
         f"On the validation images it has {_against(found, choice.ahead)}. " if choice.ahead else ""
     )
     said += (
-        f"A mean that is at most {MARGIN} points lower counts as not worse. No other method was "
+        f"A mean that is at most {MARGIN} points below the best ordinary training counts as not "
+        f"worse. No other method was "
         f"found to be better; the closest: {_leading(found, [choice.method])}."
     )
     if math.isnan(choice.detectable):
@@ -99,13 +102,14 @@ def _why(found: Comparison) -> str:
     best = max(found.scores.groupby("method")["validation"].mean()[list(ORDINARY)])
     if choice.detectable > 100 - best:
         return (
-            f"{said} Another difference would have been found with 80 % power only if it were "
-            f"{number(choice.detectable, 1)} points, more than is left up to 100 %: this needs "
-            "more seeds, or more validation images."
+            f"{said} Only a difference of {number(choice.detectable, 1)} points would be found in "
+            "8 of 10 comparisons like this one, more than is left up to 100 %: this needs more "
+            "seeds, or more validation images."
         )
     return (
-        f"{said} A difference of {number(choice.detectable, 1)} points would have been found with "
-        "80 % power; a smaller one may be there."
+        f"{said} If the first of these two were truly {number(choice.detectable, 1)} points "
+        "better, 8 of 10 comparisons like this one would find it; a smaller difference may be "
+        "there."
     )
 
 
@@ -200,7 +204,7 @@ def in_short(found: Comparison, arm: str) -> str:
         said += ", on images that are distorted at random (TrivialAugment)"
     if "+tuned" in arm:
         said += f", with weight decay {config.weight_decay:g} and learning rate {config.lr:g}"
-        said += "" if found.tuned else ", which are those given"
+        said += "" if found.tuned else ", which are the default ones"
     return said
 
 
