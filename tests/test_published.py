@@ -91,7 +91,8 @@ SEEDS = {
     | dict.fromkeys(("ensemble", "ensemble+members=10", "long+average=0.999"), 8)
     | dict.fromkeys(("long+loss=cosine", "long+mix=cutmix", "long+tuned+mix=cutmix"), 8)
     | dict.fromkeys(("long+augment=trivial", "long+tuned+augment=trivial"), 8)
-    | {"dnr+criterion=random": 6, "long+generations=3": 6, "long+tuned+width=64": 1},
+    | dict.fromkeys([f"dnr+criterion={of}" for of in ("random", "fisher", "magnitude")], 6)
+    | {"long+generations=3": 6, "long+tuned+width=64": 1},
 }
 """How many seeds (`seeds_of`) are published of each arm; fewer generations of one come with it.
 Photographs are published as they are trained, towards `paper.PLANNED`."""
