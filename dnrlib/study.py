@@ -26,6 +26,7 @@ from . import UserError, parallel, records
 from .config import Config
 from .datasets.catalogue import dataset, read
 from .evaluate.evaluations import Evaluation
+from .methods import label
 from .models import network, shape
 from .paper.exhibits import EXHIBITS, evaluations_of, made_for
 from .paper.exhibits import arms as paper_arms
@@ -340,7 +341,7 @@ def _train(
             bar.set_postfix_str(f"0{said}")
             done = parallel.finished(_attempt, calls, workers)
             for number, (config, error) in enumerate(done, 1):
-                bar.set_postfix_str(f"{number}{said}")
+                bar.set_postfix_str(f"{number}{said}, last: {label(config.method)}")
                 if error is not None:
                     failures[f"{config.dataset} {arm_of(config)} seed {config.seed}"] = error
     if failures:

@@ -64,6 +64,11 @@ def test_parallel_and_serial_give_the_same_bits(tiny, tmp_path, published, capsy
     assert "4 runs to train: 10 generations, 10 epochs, on 2 workers" in capsys.readouterr().out
 
 
+def test_the_bar_names_what_was_done_last(tiny, capsys):
+    study.study([tiny(method="tune"), tiny(method="ke")], published=False, workers=1)
+    assert "2/2 runs done, last: KE (KELS)" in capsys.readouterr().err
+
+
 def test_the_time_is_that_of_each_kind_of_run(tiny, tmp_path, monkeypatch, capsys):
     """A wide network takes longer."""
     pace = {4: 60, 8: 6000}
