@@ -27,6 +27,15 @@ TABULATED = set(MAIN)
 _SIZES = {"5": 12, "20": 8, "0": 5}
 PUBLISHED_ARMS = ("plain", "long", "tune", "llf", "ke", "ke-wels", "dnr")
 TUNED_ARMS = ("long+tuned", "tune+tuned", "ke+tuned", "dnr+tuned")
+_PHOTOGRAPHED = (
+    dict.fromkeys([*PUBLISHED_ARMS, *TUNED_ARMS], 12)
+    | dict.fromkeys(("plain+tuned", "llf+tuned"), 8)
+    | dict.fromkeys(("ensemble", "ensemble+members=10", "long+average=0.999"), 8)
+    | dict.fromkeys(("long+loss=cosine", "long+mix=cutmix", "long+tuned+mix=cutmix"), 8)
+    | dict.fromkeys(("long+augment=trivial", "long+tuned+augment=trivial"), 8)
+    | dict.fromkeys([f"dnr+criterion={of}" for of in ("random", "fisher", "magnitude")], 6)
+    | {"long+generations=3": 6}
+)
 SEEDS = {
     "digits": dict.fromkeys(arms("when", "digits"), 12)
     | dict.fromkeys([*arms("budget", "digits"), *arms("averaged", "digits")], 20)
@@ -77,22 +86,11 @@ SEEDS = {
     "digits-binary": dict.fromkeys(arms("table8", "digits-binary"), 12),
     "digits-metric": dict.fromkeys(arms("ke_table4", "digits-metric"), 8),
     "flower102-64-metric": dict.fromkeys(arms("ke_table4", "flower102-64-metric"), 3),
-    "flower102-64": dict.fromkeys([*PUBLISHED_ARMS, *TUNED_ARMS], 12)
-    | dict.fromkeys(("plain+tuned", "llf+tuned"), 8)
-    | dict.fromkeys(("ensemble", "ensemble+members=10", "long+average=0.999"), 8)
-    | dict.fromkeys(("long+loss=cosine", "long+mix=cutmix", "long+tuned+mix=cutmix"), 8)
-    | dict.fromkeys(("long+augment=trivial", "long+tuned+augment=trivial"), 8)
-    | dict.fromkeys(("long+generations=3", "dnr-matched", "dnr-highest", "dnr+probe=128"), 6)
-    | dict.fromkeys([f"dnr+criterion={of}" for of in ("random", "fisher", "magnitude")], 6)
+    "flower102-64": _PHOTOGRAPHED
+    | dict.fromkeys(("dnr-matched", "dnr-highest", "dnr+probe=128"), 6)
     | dict.fromkeys([f"dnr+keep={share}" for share in ("0.95", "0.9", "0.7", "0.6")], 6)
     | dict.fromkeys(("ke+generations=100", "tune+generations=100", "dnr+generations=100"), 1),
-    "cifar10-few": dict.fromkeys([*PUBLISHED_ARMS, *TUNED_ARMS], 12)
-    | dict.fromkeys(("plain+tuned", "llf+tuned"), 8)
-    | dict.fromkeys(("ensemble", "ensemble+members=10", "long+average=0.999"), 8)
-    | dict.fromkeys(("long+loss=cosine", "long+mix=cutmix", "long+tuned+mix=cutmix"), 8)
-    | dict.fromkeys(("long+augment=trivial", "long+tuned+augment=trivial"), 8)
-    | dict.fromkeys([f"dnr+criterion={of}" for of in ("random", "fisher", "magnitude")], 6)
-    | {"long+generations=3": 6, "long+tuned+width=64": 1},
+    "cifar10-few": _PHOTOGRAPHED | {"long+tuned+width=64": 1},
 }
 """How many seeds (`seeds_of`) are published of each arm; fewer generations of one come with it.
 Photographs are published as they are trained, towards `paper.PLANNED`."""
@@ -230,7 +228,7 @@ def test_what_holds_where_is_what_the_ledger_says():
     """The list of the introduction is written by hand."""
     pages = nbformat.read(ROOT / "notebooks" / "introduction.ipynb", as_version=4).cells
     (listed,) = [cell.source for cell in pages if cell.source.startswith("## What holds where")]
-    digits, photographs = (verdicts(Parameters("digits")), scope_verdicts("photographs"))
+    digits, photographs = verdicts(Parameters("digits")), scope_verdicts("photographs")
     expected = {
         "Holds on digits and on photographs": [("holds", "holds")],
         "Ruled out on both": [("fails", "fails")],
@@ -238,7 +236,7 @@ def test_what_holds_where_is_what_the_ledger_says():
         "Not the same on both": [("undecided", "fails"), ("fails", "undecided")],
     }
     counted = 0
-    for title, line in re.findall(r"^- \*\*(.+?)\*\*:? (.+?)(?=^- |\Z)", listed, re.M | re.S):
+    for title, line in re.findall(r"^- \*\*(.+?)\*\*: (.+?)(?=^- |\Z)", listed, re.M | re.S):
         for claim in re.findall(r"<claim-([\w-]+)>", line):
             found = digits.loc[claim, "verdict"], photographs.loc[claim, "verdict"]
             assert found in expected[title], claim

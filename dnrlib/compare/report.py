@@ -94,7 +94,7 @@ def _why(found: Comparison) -> str:
     )
     said += (
         f"A mean that is at most {MARGIN} points below the best ordinary training counts as not "
-        f"worse. No other method was "
+        "worse. No other method was "
         f"found to be better; the closest: {_leading(found, [choice.method])}."
     )
     if math.isnan(choice.detectable):
@@ -155,9 +155,7 @@ def _on_test(found: Comparison) -> str:
 
 def named(arm: str) -> str:
     """An arm in a sentence."""
-    text = (
-        titled(arm).replace(", tuned", " with tuned settings").replace(", Trivial", " with Trivial")
-    )
+    text = titled(arm).replace("tuned", "tuned settings").replace(", ", " with ")
     return f"the {text}" if text.startswith(("long", "ensemble", "pretrained")) else text
 
 
