@@ -185,7 +185,7 @@ def _few(config: Config, steps: int) -> Config:
     return replace(config, per_class=min(config.per_class or smallest, smallest, most))
 
 
-def pace(config: Config, device: str = "auto") -> float:
+def pace(config: Config, device: str) -> float:
     """Seconds that an epoch of a run takes on this device, by the second of two short epochs."""
     few = replace(_few(config, 8), epochs=2, warmup=0)
     trainee, link, ends = Trainee(few, train.device_named(device)), chain(few)[0], []

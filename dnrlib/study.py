@@ -157,7 +157,7 @@ def study(
     else:
         places = Counter(run.source for run in found.values())
         listed = ", ".join(f"{number} {name}" for name, number in places.items())
-        print(f"{len(configs)} runs on disk, nothing to train ({listed})")
+        print(f"{len(found)} runs on disk, nothing to train ({listed})")
     return [found[config] for config in configs if found[config] is not None]
 
 
@@ -336,6 +336,8 @@ def _train(
         _watching(bar, store, todo),
     ):
         for phase, first_only in ((list(shared.values()), True), (configs, False)):
+            if not phase:
+                continue
             calls = [(config, runs, devices, first_only, evaluations) for config in phase]
             said = f"/{len(phase)} {'shared beginnings' if first_only else 'runs'} done"
             bar.set_postfix_str(f"0{said}")

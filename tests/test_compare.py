@@ -195,8 +195,8 @@ def test_what_can_be_detected_has_the_power(n, level):
 
 
 def test_nothing_can_be_said_of_one_seed_or_no_spread():
-    assert math.isnan(detectable(*crossed_error(np.array([[0.0, 100.0, 100.0]]))))
-    assert math.isnan(detectable(*crossed_error(np.full((3, 4), 100.0))))
+    assert math.isnan(detectable(*crossed_error(np.array([[0.0, 100.0, 100.0]])), 0.95))
+    assert math.isnan(detectable(*crossed_error(np.full((3, 4), 100.0)), 0.95))
 
 
 @pytest.mark.parametrize("images", [24, 400])

@@ -116,16 +116,14 @@ def test_the_first_page_counts_photographs_alone():
     assert f" of {sum(seeds)} runs in all" in said
 
 
-def test_the_first_page_lists_what_photographs_decided_and_nothing_else():
+def test_the_first_page_shows_every_set_of_each_claim_with_all_planned_seeds():
     page = nbformat.read(pages.NOTEBOOKS / "start.ipynb", as_version=4)
-    (asked,) = (cell.source for cell in page.cells if cell.source.startswith("instead = {"))
-    said = shown(page)
-    verdict = scope_verdicts("photographs")["verdict"]
-    claims_asked = re.findall(r'^    "([\w-]+)": ', asked, re.MULTILINE)
-    assert "cutmix-helps" in claims_asked
-    for claim in claims_asked:
-        finished = verdict[claim] not in ("not finished", "not run")
-        assert (f" <claim-{claim}>`: " in said) == finished, claim
+    rows = re.findall(r"<claim-([\w-]+)>` \|(.*)\|", shown(page))
+    assert {"beats-lb", "cutmix-helps"} <= {claim for claim, _ in rows}
+    of_photographs = scope_verdicts("photographs")
+    for claim, cells in rows:
+        assert of_photographs.loc[claim, "verdict"] not in ("not finished", "not run"), claim
+        assert len(re.findall(r"\| [+−][\d.]+ \[", f"|{cells}|")) == 3, claim
 
 
 def test_verdicts_are_of_all_published_seeds_and_never_of_a_smoke_budget():

@@ -48,7 +48,6 @@ COLOURS = {
     "dnr-highest": "#c0392b",
 }
 GREY = "#808080"
-FAR = 10
 
 # A phone shows a figure of 7 inches at two thirds of its size, where letters of 14 points are still
 # 9 pixels high. Pictures of data in a figure have twice the density of its 72 points per inch.
@@ -131,38 +130,51 @@ def legend_below(ax: Axes) -> None:
 def differences(
     frame: pd.DataFrame, pairs: list[tuple[str, str]], column: str = "test_accuracy"
 ) -> Axes:
-    """Paired differences with their intervals; the band is the margin of equivalence. A difference
-    of more than `FAR` times the median reach of the rows (at least the margin) stands at the edge
-    with its number, so that the others can be told from 0."""
+    """Paired differences with their intervals (`forest`)."""
     compared = comparisons(frame, pairs, column)
     ax = plt.subplots(figsize=(7, 1 + 0.5 * len(compared)))[1]
     if compared.empty:
         return not_run(ax)
-    extent = compared.loc[:, ["difference", "low", "high"]].abs().max(axis=1)
-    far = compared["difference"].abs() > FAR * max(extent.median(), MARGIN)
-    reach = 1.1 * max(extent[~far].max(), MARGIN)
-    ax.axvspan(-MARGIN, MARGIN, color=GREY, alpha=0.2, lw=0)
-    ax.axvline(0, color=GREY, lw=1)
     one_reference = len({b for _, b in pairs}) == 1
-    for position, row in enumerate(compared.itertuples()):
-        paint = colour(row.a if one_reference else row.b)
-        if far[row.Index]:
-            left = row.difference < 0
-            edge, said = -reach if left else reach, f"  {number(row.difference, sign=True)}  "
-            ax.plot(edge, position, "<" if left else ">", color=paint)
-            ax.text(edge, position, said, ha="left" if left else "right", va="center")
-            continue
-        if row.n >= LEAST_SEEDS:
-            ax.plot([row.low, row.high], [position] * 2, color=paint, lw=2)
-        ax.plot(row.difference, position, "o", color=paint)
+    paint = (compared["a"] if one_reference else compared["b"]).map(colour)
+    forest(ax, compared.assign(mean=compared["difference"], place=compared.index, colour=paint))
     names = [f"{label(row.a)} − {label(row.b)}" for row in compared.itertuples()]
     # Two lines leave the picture its width.
     names = [name if len(name) < 25 else name.replace(" − ", "\n− ") for name in names]
     ax.set_yticks(range(len(compared)), names)
-    ax.set_ylim(len(compared) - 0.5, -0.5)
     ax.set_xlabel(textwrap.fill(f"difference of {MEASURES[column]} in points", 45))
-    ax.spines["left"].set_visible(False)
     return ax
+
+
+def forest(ax: Axes, rows: pd.DataFrame, far: float = 10) -> None:
+    """Differences in points with their intervals (columns n, mean, low, high), each at its place
+    from the top and in its colour; the band is the margin of equivalence. One of more than `far`
+    times the median reach of the rows (at least the margin) stands at the edge with its number, so
+    that the others can be told from 0."""
+    extent = rows.loc[:, ["mean", "low", "high"]].abs().max(axis=1)
+    beyond = rows["mean"].abs() > far * max(extent.median(), MARGIN)
+    reach = 1.1 * max(extent[~beyond].max(), MARGIN)
+    ax.axvspan(-MARGIN, MARGIN, color=GREY, alpha=0.2, lw=0)
+    ax.axvline(0, color=GREY, lw=1)
+    for row in rows.itertuples():
+        if beyond[row.Index]:
+            left = row.mean < 0
+            edge, inwards = (-reach, "left") if left else (reach, "right")
+            ax.plot(edge, row.place, "<" if left else ">", color=row.colour)
+            ax.annotate(
+                number(row.mean, sign=True),
+                (edge, row.place),
+                xytext=(8 if left else -8, 0),
+                textcoords="offset points",
+                ha=inwards,
+                va="center",
+            )
+            continue
+        if row.n >= LEAST_SEEDS:
+            ax.plot([row.low, row.high], [row.place] * 2, color=row.colour, lw=2)
+        ax.plot(row.mean, row.place, "o", color=row.colour)
+    ax.set_ylim(rows["place"].max() + 0.5, -0.5)
+    ax.spines["left"].set_visible(False)
 
 
 def inlined(svg: str, alt: str, name: str) -> str:

@@ -139,7 +139,7 @@ def number(value: float | None, digits: int = 2, sign: bool = False) -> str:
     """A number for a table cell; a dash for a missing one, a true minus sign for a negative one."""
     if value is None or math.isnan(value):
         return MISSING
-    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
+    return f"{value:{'+' if sign else ''}z.{digits}f}".replace("-", "−")
 
 
 def interval(low: float, high: float, sign: bool = False) -> str:
@@ -305,20 +305,19 @@ def printed_table(exhibit: str, name: str) -> Markdown:
 
 def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
     """The sentences of an exhibit (or several, by spaces), of a rank (`primary`), or single ones by
-    their names in the ledger, each with its verdict, what was measured, and a link to its place in
-    the ledger; and of what this is said."""
+    their names in the ledger, each with its verdict, which leads to its place in the ledger, and
+    what was measured; and of what this is said."""
     lines, own, wanted = [], claims(), exhibit.split()
     own = own[own["exhibit"].isin(wanted) | own["rank"].isin(wanted) | own.index.isin(wanted)]
     judged = own[own.index.isin(verdicts.index)]
     for claim, said in judged.iterrows():
         row, found = verdicts.loc[claim], measured(verdicts.loc[claim], said)
-        word = CLAIM_WORDS[row.verdict][0].capitalize()
+        word = f"{{ref}}`{CLAIM_WORDS[row.verdict][0].capitalize()} <claim-{claim}>`"
         whose = "" if said["source"] == "ours" else f" *({place(said)}.)*"
-        text = f"**{word}**: {found}." if found else f"**{word}.**"
+        text = f"{word}: {found}." if found else f"{word}."
         # Notes are on digits.
         note = f" {said['note']}" if said["note"] and scope(dataset) == "embedded" else ""
-        link = f"{{ref}}`In the ledger <claim-{claim}>`."
-        lines += [f"- {said['words']}{whose}", f"  {text}{note} {link}"]
+        lines += [f"- {said['words']}{whose}", f"  {text}{note}"]
     if others := len(own) - len(judged):
         more = " more" if len(judged) else ""
         lines.append(

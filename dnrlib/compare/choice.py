@@ -117,7 +117,7 @@ def estimated(values: np.ndarray, level: float = LEVEL) -> Estimate:
     return dataclasses.replace(found, low=math.nan, high=math.nan, p=math.nan)
 
 
-def detectable(error: float, freedom: float, level: float = LEVEL) -> float:
+def detectable(error: float, freedom: float, level: float) -> float:
     """The difference that a t-test at 1 - `level` sees with power 80 %, with a standard error and
     its degrees of freedom (`stats.crossed_error`); NaN where they are."""
     if math.isnan(error):
