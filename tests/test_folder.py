@@ -310,7 +310,7 @@ def test_a_size_can_be_asked_for(tmp_path):
     name = build(tmp_path / "mine", {"cat": 4, "dog": 4})
     assert read(f"{name}@128")["train"].images.shape[2:] == (128, 128)
     assert dataset(f"{name}@128").size == 112
-    for wrong in ("@20", "@8", "@520"):
+    for wrong in ("@20", "@8", "@520", "@-64"):
         with pytest.raises(UserError, match="multiple of 8 from 16 to 512"):
             dataset(name + wrong)
     build(tmp_path / "at@home", {"cat": 4, "dog": 4})

@@ -259,9 +259,10 @@ def published_runs(dataset: str) -> list[Run]:
 def contents() -> list[str]:
     """The generated pages that the table of contents names, in order."""
     toc = yaml.safe_load((BOOK / "_toc.yml").read_text())
-    named = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    pages = [name for name in (toc["root"], *named) if name.startswith("pages/")]
-    return [name.removeprefix("pages/") for name in pages]
+    chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    listed = [page for chapter in chapters for page in (chapter, *chapter.get("sections", ()))]
+    names = [toc["root"], *(page["file"] for page in listed)]
+    return [name.removeprefix("pages/") for name in names if name.startswith("pages/")]
 
 
 def source(page: str) -> tuple[Path, str | None]:

@@ -54,7 +54,7 @@ def parse(name: str) -> tuple[Path, int | None]:
     whole = located(name.removeprefix(PREFIX))
     path, at, size = name.removeprefix(PREFIX).rpartition("@")
     # A folder may be called so itself.
-    if not at or not size.isdecimal() or whole.is_dir():
+    if not at or not size.removeprefix("-").isdecimal() or whole.is_dir():
         return whole, None
     if int(size) not in range(16, 513) or int(size) % 8:
         raise UserError(f"@{size} in {name!r} must be a multiple of 8 from 16 to 512")
