@@ -110,7 +110,7 @@ def test_no_difference_is_judged_before_its_planned_seeds_are_there():
     for dataset, word in (("flower102-64", "not finished"), ("digits", "better")):
         text = tables.comparison_table(frame.assign(dataset=dataset), [("dnr", "plain")], "t").data
         assert f"| {word} |" in text
-        assert ("planned seeds are still to come" in text) == (word == "not finished")
+        assert ("planned seeds are not trained yet" in text) == (word == "not finished")
 
 
 def test_what_is_not_asked_of_images_is_counted_and_nothing_is_said_of_them():

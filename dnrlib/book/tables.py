@@ -43,12 +43,12 @@ CLAIM_WORDS = {
     "holds": ("holds", "The runs support the sentence."),
     "fails": (
         "ruled out",
-        "A gain of half a point or more is excluded. Of photographs it is said where this is so on "
-        "one of the sets, which stands first; on the other the sentence may be true. Where the "
+        "A gain of half a point or more is excluded. For photographs one of the sets is enough: it "
+        "stands first, and on the other the sentence may be true. Where the "
         "sentence says *as good as*, the two differ by more than half a point.",
     ),
-    "undecided": ("undecided", "Neither; the reason stands beside it."),
-    "not finished": ("not finished", "Some of the planned seeds are still to come."),
+    "undecided": ("undecided", "Neither; the reason is given."),
+    "not finished": ("not finished", "Some of the planned seeds are not trained yet."),
     "not testable here": (
         "not testable here",
         "A method does not behave on digits as it does in the paper; the row says how.",
@@ -326,16 +326,16 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
         )
     if scope(dataset) == "embedded":
         lines.append(
-            f"\nThis is said of {escaped(dataset)} with a narrow network. It neither confirms nor "
-            "refutes what the paper says of its own datasets, which were not run here."
+            f"\nThis holds for {escaped(dataset)} and a narrow network. It neither confirms nor "
+            "refutes what the paper says about its own datasets, which were not run here."
         )
     elif scope(dataset) == "photographs" and len(judged):
         lines.append(
-            "\nThis is said of photographs of the paper's datasets with fewer pixels or images, a "
+            "\nThese photographs are of the paper's datasets, with fewer pixels or images, a "
             "narrower network and shorter trainings than the paper's: eight or ten generations in "
             f"a sentence are {recipe(dataset)['generations']} here. A claim holds if it holds on "
-            "every set of photographs that stands with it. It is ruled out if it is on one of "
-            "them, which stands first."
+            "every set of photographs that is named. It is ruled out if it is ruled out on one "
+            "of them, which is named first."
         )
     return Markdown("\n".join(lines))
 
