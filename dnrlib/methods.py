@@ -324,6 +324,7 @@ def _in_words(name: str, value: str) -> str:
         "criterion": {"fisher": "Fisher", "snip": "SNIP"}.get(value, value),
         "scope": f"per {value}",
         "probe": f"probe {'of all images' if value == '1' else value}",
+        "keep": f"resets {100 - 100 * float(value):.0f} %" if name == "keep" else value,
     }.get(name, f"{name.replace('_', ' ')} {value}")
 
 

@@ -35,7 +35,9 @@ def test_a_page_has_its_figures_its_description_and_once_there_is_a_source_its_b
     toc = {
         "format": "jb-book",
         "root": "bibliography",
-        "chapters": [{"file": "pages/table1-digits"}],
+        "chapters": [
+            {"file": "pages/table1-digits", "sections": [{"file": "pages/table1-digits-hard"}]}
+        ],
     }
     (tmp_path / "book" / "_toc.yml").write_text(yaml.safe_dump(toc))
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
@@ -48,7 +50,9 @@ def test_a_page_has_its_figures_its_description_and_once_there_is_a_source_its_b
     shown = nbformat.v4.new_output("display_data", {"image/svg+xml": drawing.getvalue().decode()})
     shows = {"figure": {"name": "fig-a", "caption": "A caption."}, "image": {"alt": "Two <words>"}}
     cells = [
-        nbformat.v4.new_markdown_cell('# A page\n\nIt says "a" {cite}`taha2021ke` & more (D18).'),
+        nbformat.v4.new_markdown_cell(
+            '# A page (digits)\n\nIt says "a" {cite}`taha2021ke` & more (D18).'
+        ),
         nbformat.v4.new_markdown_cell(
             "| a | b |\n|---|---|\n| DNR, highest reset − KE (KELS), f3 | DNR |\n| DNR is D2 | – |"
         ),
@@ -61,6 +65,8 @@ def test_a_page_has_its_figures_its_description_and_once_there_is_a_source_its_b
     kernel = {"kernelspec": {"name": "python3", "display_name": "", "language": "python"}}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
     nbformat.write(notebook, tmp_path / "book" / "pages" / "table1-digits.ipynb")
+    notebook.cells = [nbformat.v4.new_markdown_cell("# A page (hard)\n\nIt says.")]
+    nbformat.write(notebook, tmp_path / "book" / "pages" / "table1-digits-hard.ipynb")
     program = Path(sys.executable).with_name("jupyter-book")
     options = ["--config", "_config.yml", "--path-output", ".", "-W", "-n"]
     subprocess.run([program, "build", "book", *options], cwd=tmp_path, check=True)
@@ -68,6 +74,8 @@ def test_a_page_has_its_figures_its_description_and_once_there_is_a_source_its_b
     text = (built / "pages" / "table1-digits.html").read_text()
     assert text.count('<svg class="drawing" role="img" aria-label="Two &lt;words&gt;"') == 2
     assert text.count(">not run</text>") == 2
+    assert '<strong>digits</strong> · <a class="reference' in text
+    assert ' href="table1-digits-hard.html">hard</a>' in text
     ids = re.findall(r'\bid="([^"]+)"', text[text.index("<article") : text.index("</article")])
     assert len(ids) == len({*ids}) > 4
     assert '<meta name="description" content="It says “a” &amp; more (D18).">' in text

@@ -372,7 +372,7 @@ def test_a_bad_arm_is_refused(arm, message):
         ("plain+smoothing=0", "plain training, CE"),
         ("tune+per_class=0", "fine-tuning, all images"),
         ("tune+per_class=5", "fine-tuning, 5 per class"),
-        ("dnr+keep=0.6", "DNR, keep 0.6"),
+        ("dnr+keep=0.6", "DNR, resets 40 %"),
         ("ke+split_rate=0.5", "KE (KELS), split rate 0.5"),
     ],
 )

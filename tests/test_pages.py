@@ -29,7 +29,6 @@ from dnrlib.book.build import gate
 from dnrlib.book.pages import Parameters, parameters, reproduce, scope_verdicts, verdicts
 from dnrlib.config import ONE_OF
 from dnrlib.methods import MAIN, METHODS
-from dnrlib.paper.exhibits import PLANNED
 from dnrlib.recipes import NAMES, configure
 from dnrlib.records import ROOT
 from dnrlib.run import run
@@ -107,13 +106,6 @@ def shown(page):
     """The texts among the outputs of a notebook, in Markdown."""
     outputs = [output for cell in page.cells for output in cell.get("outputs", [])]
     return "".join(output.get("data", {}).get("text/markdown", "") for output in outputs)
-
-
-def test_the_first_page_counts_photographs_alone():
-    """Digits for metric learning have planned seeds too."""
-    said = shown(nbformat.read(pages.NOTEBOOKS / "start.ipynb", as_version=4))
-    seeds = [sum(n.values()) for name, n in PLANNED.items() if not name.startswith("digits")]
-    assert f" of {sum(seeds)} runs in all" in said
 
 
 def test_the_first_page_shows_every_set_of_each_claim_with_all_planned_seeds():

@@ -137,7 +137,8 @@ def differences(
         return not_run(ax)
     one_reference = len({b for _, b in pairs}) == 1
     paint = (compared["a"] if one_reference else compared["b"]).map(colour)
-    forest(ax, compared.assign(mean=compared["difference"], place=compared.index, colour=paint))
+    rows = compared.assign(mean=compared["difference"], place=compared.index, colour=paint)
+    forest(ax, rows.assign(marker="o"))
     names = [f"{label(row.a)} − {label(row.b)}" for row in compared.itertuples()]
     # Two lines leave the picture its width.
     names = [name if len(name) < 25 else name.replace(" − ", "\n− ") for name in names]
@@ -148,9 +149,9 @@ def differences(
 
 def forest(ax: Axes, rows: pd.DataFrame, far: float = 10) -> None:
     """Differences in points with their intervals (columns n, mean, low, high), each at its place
-    from the top and in its colour; the band is the margin of equivalence. One of more than `far`
-    times the median reach of the rows (at least the margin) stands at the edge with its number, so
-    that the others can be told from 0."""
+    from the top, in its colour and with its marker; the band is the margin of equivalence. One of
+    more than `far` times the median reach of the rows (at least the margin) stands at the edge with
+    its number, so that the others can be told from 0."""
     extent = rows.loc[:, ["mean", "low", "high"]].abs().max(axis=1)
     beyond = rows["mean"].abs() > far * max(extent.median(), MARGIN)
     reach = 1.1 * max(extent[~beyond].max(), MARGIN)
@@ -172,7 +173,7 @@ def forest(ax: Axes, rows: pd.DataFrame, far: float = 10) -> None:
             continue
         if row.n >= LEAST_SEEDS:
             ax.plot([row.low, row.high], [row.place] * 2, color=row.colour, lw=2)
-        ax.plot(row.mean, row.place, "o", color=row.colour)
+        ax.plot(row.mean, row.place, row.marker, color=row.colour)
     ax.set_ylim(rows["place"].max() + 0.5, -0.5)
     ax.spines["left"].set_visible(False)
 

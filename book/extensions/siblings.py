@@ -1,0 +1,37 @@
+"""Under the heading of a page, links to the same page of other images: those that stand with it in
+the table of contents."""
+
+from docutils import nodes
+
+
+def of_family(app, name):
+    """The pages that belong together, the first of them with the others as its sections; none if a
+    page stands alone."""
+    for parent, sections in app.env.toctree_includes.items():
+        if parent != app.config.root_doc and name in (parent, *sections):
+            return [parent, *sections]
+    return []
+
+
+def short(title):
+    """What a title has in brackets at its end: `digits` of `Table 1: does DNR help? (digits)`."""
+    return title.rpartition("(")[2].removesuffix(")")
+
+
+def link(app, doctree, name):
+    family, heading = of_family(app, name), doctree.next_node(nodes.title)
+    if not family or heading is None:
+        return
+    line = nodes.inline()
+    for page in family:
+        words = short(app.env.titles[page].astext())
+        uri = app.builder.get_relative_uri(name, page)
+        here = page == name
+        line += nodes.strong("", words) if here else nodes.reference("", words, refuri=uri)
+        line += nodes.Text("" if page == family[-1] else " · ")
+    heading.parent.insert(1, nodes.container("", line, classes=["siblings"]))
+
+
+def setup(app):
+    app.connect("doctree-resolved", link)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
