@@ -281,7 +281,7 @@ def test_pages_say_which_claim_is_not_testable_and_why(monkeypatch):
     assert f"| not testable here: {note}" in row_of(said, "beats-ban")
     assert "not testable here 1" in said
     found = tables.findings(verdicts, "table1", "digits").data
-    assert f"**Not testable here.** {note}" in found
+    assert f"{{ref}}`Not testable here <claim-beats-ban>`. {note}" in found
 
 
 def test_every_claim_has_one_row_with_an_address_and_its_evidence(monkeypatch):

@@ -35,6 +35,8 @@ _PHOTOGRAPHED = (
     | dict.fromkeys(("long+augment=trivial", "long+tuned+augment=trivial"), 8)
     | dict.fromkeys([f"dnr+criterion={of}" for of in ("random", "fisher", "magnitude")], 6)
     | {"long+generations=3": 6}
+    | dict.fromkeys(("dnr-highest", "dnr+probe=128"), 6)
+    | dict.fromkeys([f"dnr+keep={share}" for share in ("0.95", "0.9", "0.7", "0.6")], 6)
 )
 SEEDS = {
     "digits": dict.fromkeys(arms("when", "digits"), 12)
@@ -87,10 +89,15 @@ SEEDS = {
     "digits-metric": dict.fromkeys(arms("ke_table4", "digits-metric"), 8),
     "flower102-64-metric": dict.fromkeys(arms("ke_table4", "flower102-64-metric"), 3),
     "flower102-64": _PHOTOGRAPHED
-    | dict.fromkeys(("dnr-matched", "dnr-highest", "dnr+probe=128"), 6)
-    | dict.fromkeys([f"dnr+keep={share}" for share in ("0.95", "0.9", "0.7", "0.6")], 6)
+    | {"dnr-matched": 6}
     | dict.fromkeys(("ke+generations=100", "tune+generations=100", "dnr+generations=100"), 1),
-    "cifar10-few": _PHOTOGRAPHED | {"long+tuned+width=64": 1},
+    "cifar10-few": _PHOTOGRAPHED
+    | {"long+tuned+width=64": 1}
+    | {
+        f"{method}+per_class={size}": 6
+        for size in (10, 100)
+        for method in ("plain", *(f"{of}+generations=3" for of in ("long", "tune", "dnr")))
+    },
 }
 """How many seeds (`seeds_of`) are published of each arm; fewer generations of one come with it.
 Photographs are published as they are trained, towards `paper.PLANNED`."""
@@ -253,7 +260,7 @@ def test_what_holds_where_is_what_the_ledger_says():
             found = digits.loc[claim, "verdict"], photographs.loc[claim, "verdict"]
             assert found in expected[title], claim
             counted += 1
-    assert counted == listed.count("<claim-") == 21
+    assert counted == listed.count("<claim-") == 22
 
 
 if __name__ == "__main__":
