@@ -76,6 +76,8 @@ def test_a_page_has_its_figures_its_description_and_once_there_is_a_source_its_b
     assert text.count(">not run</text>") == 2
     assert '<strong>digits</strong> · <a class="reference' in text
     assert ' href="table1-digits-hard.html">hard</a>' in text
+    assert '<summary aria-label="the same of other images">' in text
+    assert "<details><summary>" not in text
     ids = re.findall(r'\bid="([^"]+)"', text[text.index("<article") : text.index("</article")])
     assert len(ids) == len({*ids}) > 4
     assert '<meta name="description" content="It says “a” &amp; more (D18).">' in text

@@ -32,6 +32,19 @@ def link(app, doctree, name):
     heading.parent.insert(1, nodes.container("", line, classes=["siblings"]))
 
 
+def name_arrows(app, name, template, context, doctree):
+    """The theme's arrows that unfold a family in the contents have no name to be read aloud."""
+    made, summary = (
+        context["generate_toctree_html"],
+        '<summary aria-label="the same of other images">',
+    )
+    context["generate_toctree_html"] = lambda *args, **options: str(made(*args, **options)).replace(
+        "<summary>", summary
+    )
+
+
 def setup(app):
     app.connect("doctree-resolved", link)
+    # After the theme, which makes that function at 500.
+    app.connect("html-page-context", name_arrows, priority=502)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
