@@ -67,6 +67,10 @@ def test_parallel_and_serial_give_the_same_bits(tiny, tmp_path, published, capsy
 def test_the_bar_names_what_was_done_last(tiny, capsys):
     study.study([tiny(method="tune"), tiny(method="ke")], published=False, workers=1)
     assert "2/2 runs done, last: KE (KELS)" in capsys.readouterr().err
+    study.study([tiny(seed=1)] * 2, published=False, workers=1)
+    assert "shared beginnings" not in capsys.readouterr().err, "nothing is shared"
+    study.study([tiny(seed=1)] * 2, published=False)
+    assert "1 runs on disk" in capsys.readouterr().out
 
 
 def test_the_time_is_that_of_each_kind_of_run(tiny, tmp_path, monkeypatch, capsys):
