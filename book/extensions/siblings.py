@@ -19,28 +19,27 @@ def short(title):
 
 
 def link(app, doctree, name):
-    family, heading = of_family(app, name), doctree.next_node(nodes.title)
-    if not family or heading is None:
+    family, line = of_family(app, name), nodes.inline()
+    if not family:
         return
-    line = nodes.inline()
     for page in family:
         words = short(app.env.titles[page].astext())
         uri = app.builder.get_relative_uri(name, page)
-        here = page == name
-        line += nodes.strong("", words) if here else nodes.reference("", words, refuri=uri)
+        line += nodes.strong("", words) if page == name else nodes.reference("", words, refuri=uri)
         line += nodes.Text("" if page == family[-1] else " · ")
-    heading.parent.insert(1, nodes.container("", line, classes=["siblings"]))
+    below = nodes.container("", line, classes=["siblings"])
+    doctree.next_node(nodes.section).insert(1, below)
 
 
 def name_arrows(app, name, template, context, doctree):
     """The theme's arrows that unfold a family in the contents have no name to be read aloud."""
-    made, summary = (
-        context["generate_toctree_html"],
-        '<summary aria-label="the same of other images">',
-    )
-    context["generate_toctree_html"] = lambda *args, **options: str(made(*args, **options)).replace(
-        "<summary>", summary
-    )
+    made = context["generate_toctree_html"]
+
+    def named(*args, **options):
+        summary = '<summary aria-label="the same of other images">'
+        return str(made(*args, **options)).replace("<summary>", summary)
+
+    context["generate_toctree_html"] = named
 
 
 def setup(app):
