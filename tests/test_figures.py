@@ -87,6 +87,13 @@ def test_a_difference_far_beyond_the_others_stands_at_the_edge_with_its_number()
     assert -3 < low < high < 3
 
 
+def test_both_lines_of_a_long_name_are_texts_of_their_own():
+    ax = figures.differences(course(), [("tune", "long"), ("dnr", "tune")])
+    lines = {text.get_text(): text.get_position()[1] for text in ax.get_yticklabels()}
+    assert [*lines] == ["fine-tuning", "− long baseline (LB)", "DNR − fine-tuning"]
+    assert [*lines.values()] == pytest.approx([-0.2, 0.2, 1])
+
+
 def test_tables_say_what_the_frame_says():
     text = tables.accuracy_table(course(), ["dnr", "ke"], "table1", "digits", "tbl-x").data
     assert "| DNR | 2 | 74.55 ± 3.61 | [42.15, 106.95] | 67.45 |" in text
@@ -96,6 +103,7 @@ def test_tables_say_what_the_frame_says():
     assert "| DNR − fine-tuning | better | 2 | +2.05 | [+1.41, +2.69] | 0.016 | – |" in text
     verdicts = ledger({"digits": course().reindex(columns=COLUMNS)})
     words = tables.findings(verdicts, "primary", "digits").data
+    assert tables.number(-0.001) == "0.00", "no minus zero"
     holds = "{ref}`Holds <claim-beats-tune>`: +2.05 points [+1.41, +2.69], 2 seeds."
     assert f"*(Section 5.4, Table 3.)*\n  {holds}" in words, "the sentence, then the verdict"
     assert "{ref}`Not run <claim-beats-ke>`. KE with KELS" in words

@@ -137,21 +137,18 @@ def differences(
         return not_run(ax)
     one_reference = len({b for _, b in pairs}) == 1
     paint = (compared["a"] if one_reference else compared["b"]).map(colour)
-    rows = compared.assign(mean=compared["difference"], place=compared.index, colour=paint)
-    forest(ax, rows.assign(marker="o"))
-    names = [f"{label(row.a)} − {label(row.b)}" for row in compared.itertuples()]
-    # Two lines leave the picture its width.
-    names = [name if len(name) < 25 else name.replace(" − ", "\n− ") for name in names]
-    ax.set_yticks(range(len(compared)), names)
+    rows = compared.rename(columns={"difference": "mean"})
+    rows = rows.assign(place=compared.index, colour=paint, marker="o")
+    forest(ax, rows, [f"{label(row.a)} − {label(row.b)}" for row in compared.itertuples()])
     ax.set_xlabel(textwrap.fill(f"difference of {MEASURES[column]} in points", 45))
     return ax
 
 
-def forest(ax: Axes, rows: pd.DataFrame, far: float = 10) -> None:
+def forest(ax: Axes, rows: pd.DataFrame, names: Sequence[str], far: float = 10) -> None:
     """Differences in points with their intervals (columns n, mean, low, high), each at its place
     from the top, in its colour and with its marker; the band is the margin of equivalence. One of
     more than `far` times the median reach of the rows (at least the margin) stands at the edge with
-    its number, so that the others can be told from 0."""
+    its number, so that the others can be told from 0. `names` are those of the places 0, 1 ..."""
     extent = rows.loc[:, ["mean", "low", "high"]].abs().max(axis=1)
     beyond = rows["mean"].abs() > far * max(extent.median(), MARGIN)
     reach = 1.1 * max(extent[~beyond].max(), MARGIN)
@@ -159,13 +156,12 @@ def forest(ax: Axes, rows: pd.DataFrame, far: float = 10) -> None:
     ax.axvline(0, color=GREY, lw=1)
     for row in rows.itertuples():
         if beyond[row.Index]:
-            left = row.mean < 0
-            edge, inwards = (-reach, "left") if left else (reach, "right")
-            ax.plot(edge, row.place, "<" if left else ">", color=row.colour)
+            side, marker, inwards = (-1, "<", "left") if row.mean < 0 else (1, ">", "right")
+            ax.plot(side * reach, row.place, marker, color=row.colour)
             ax.annotate(
                 number(row.mean, sign=True),
-                (edge, row.place),
-                xytext=(8 if left else -8, 0),
+                (side * reach, row.place),
+                xytext=(-8 * side, 0),
                 textcoords="offset points",
                 ha=inwards,
                 va="center",
@@ -174,7 +170,16 @@ def forest(ax: Axes, rows: pd.DataFrame, far: float = 10) -> None:
         if row.n >= LEAST_SEEDS:
             ax.plot([row.low, row.high], [row.place] * 2, color=row.colour, lw=2)
         ax.plot(row.mean, row.place, row.marker, color=row.colour)
-    ax.set_ylim(rows["place"].max() + 0.5, -0.5)
+    lines = {}
+    for place, name in enumerate(names):
+        # Two lines leave the picture its width. Each is a text of its own, for the letters of a
+        # browser have other widths, and the lines of one text would not end at the same place.
+        parts = [name] if len(name) < 25 else name.replace(" − ", "\n− ").split("\n")
+        middle = (len(parts) - 1) / 2
+        lines |= {place + (line - middle) * 0.4: part for line, part in enumerate(parts)}
+    ax.set_yticks([*lines], [*lines.values()])
+    ax.tick_params(left=False)
+    ax.set_ylim(len(names) - 0.5, -0.5)
     ax.spines["left"].set_visible(False)
 
 
