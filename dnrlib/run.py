@@ -298,9 +298,11 @@ class Trainee:
         data = self.data.arrived(stage.images)
         return Training(data, self.config, link.generation, stage.mix, task.pairs, task.grouped)
 
-    def learn(self, link: Link, mask: Mask, clock: Clock) -> tuple[dict[str, Any], dict[str, Any]]:
+    def learn(
+        self, link: Link, mask: Mask, clock: Clock, count: Callable[[], None]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Resets what `mask` does not keep and trains one generation; returns what came out of it,
-        and `seconds` and `images_per_second`."""
+        and `seconds` and `images_per_second`. `count` is called after every epoch."""
         stage, epochs, ancestor = link.stage, link.stage.length(self.config), None
         batches = self.batches(link)
         with clock.part("switch"):
@@ -327,6 +329,7 @@ class Trainee:
                     measured.append(self.measure(self.data.evaluation))
             if due:
                 trace.append(measured[-1][0])
+            count()
 
         trained = train.train(
             self.model,
@@ -433,7 +436,8 @@ class Walk:
             trainee = self.open(position - 1)
             mask = self.mask_after(position - 1)
         self.at = None
-        result, timing = trainee.learn(link, mask, clock)
+        with self.store.counting(link.trained) as count:
+            result, timing = trainee.learn(link, mask, clock, count)
         with clock.part("files"):
             state = {name: value.cpu() for name, value in trainee.model.state_dict().items()}
             result["weights"] = self.store.write_weights(link.trained, state)

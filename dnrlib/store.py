@@ -1,14 +1,15 @@
 """Where the files of the user's own runs lie, and checks that they are the right ones.
 
 A folder per generation, named by its key: `record.json` and `weights.pt`; for the mask computed
-after it `mask-KEY.json` and `mask-KEY.npz`; per evaluation `evaluation-KEY.json`.
+after it `mask-KEY.json` and `mask-KEY.npz`; per evaluation `evaluation-KEY.json`. While it is
+trained, `epochs` has a byte for each epoch that is done.
 """
 
 import errno
 import functools
 import io
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,9 +65,32 @@ class Store:
         left is deleted: a temporary file of `records.write` that has an owner has the lock too."""
         folder = self.runs / link
         with records.lock(folder):
-            for left in folder.glob(".*-????????"):
+            for left in [*folder.glob(".*-????????"), *folder.glob("epochs")]:
                 left.unlink(missing_ok=True)
             yield
+
+    @contextmanager
+    def counting(self, entry: Entry) -> Iterator[Callable[[], None]]:
+        """A function to call after each epoch of a generation, so that any process can ask
+        `epochs`."""
+        path = self.path(entry).with_name("epochs")
+
+        def count() -> None:
+            # No training is to end because of a full disk before it has something to keep.
+            with suppress(OSError), path.open("ab") as file:
+                file.write(b".")
+
+        try:
+            yield count
+        finally:
+            path.unlink(missing_ok=True)
+
+    def epochs(self, entry: Entry) -> int:
+        """How many epochs are done of a generation that is being trained; 0 of any other."""
+        try:
+            return self.path(entry).with_name("epochs").stat().st_size
+        except OSError:
+            return 0
 
     def read(self, entry: Entry) -> Record | None:
         """The record of an entry, or None if there is none; raises `DamagedFile`, also for a record

@@ -329,8 +329,9 @@ def _train(
     first = Counter(chain(config)[0].key for config in configs)
     shared = {chain(c)[0].key: c for c in configs if first[chain(c)[0].key] > 1}
     failures: dict[str, str] = {}
-    # In the log of a job once a minute, in a terminal at once.
-    shown = {"smoothing": 0.05, "mininterval": 0.1 if sys.stderr.isatty() else 60}
+    # In the log of a job once a minute, in a terminal every second, also while no epoch ends; the
+    # time that is left is said by the mean of all epochs so far.
+    shown = {"smoothing": 0, "miniters": 0, "mininterval": 0.1 if sys.stderr.isatty() else 60}
     with (
         tqdm(total=epochs, unit="epoch", desc="training", **shown) as bar,
         _watching(bar, store, todo),
@@ -353,14 +354,16 @@ def _train(
 
 @contextmanager
 def _watching(bar: tqdm, store: Store, todo: dict[str, tuple[Config, Link]]) -> Iterator[None]:
-    """Moves a bar by the epochs of each generation as soon as its record is on disk, whichever
-    process wrote it."""
-    ended = threading.Event()
+    """Moves a bar by every epoch that is done, whichever process trains; never back, also where a
+    generation is begun anew."""
+    ended, of_ended = threading.Event(), 0
 
     def look() -> None:
+        nonlocal of_ended
         done = [key for key, (_, link) in todo.items() if store.path(link.trained).exists()]
-        # All at once: of steps that follow each other closely tqdm shows only the first.
-        bar.update(sum(link.stage.length(config) for config, link in map(todo.pop, done)))
+        of_ended += sum(link.stage.length(config) for config, link in map(todo.pop, done))
+        under_way = sum(store.epochs(link.trained) for _, link in todo.values())
+        bar.update(max(0, of_ended + under_way - bar.n))
 
     def watch() -> None:
         while not ended.wait(1):

@@ -538,7 +538,7 @@ def test_dnr_runs_on_the_other_bundled_datasets(tiny):
 
 @pytest.mark.fault("a killed process leaves half a file", "the next run deletes it")
 def test_what_a_killed_process_left_is_deleted(tmp_path):
-    """Its temporary files, and nothing else."""
+    """Its temporary files and what it counted, and nothing else."""
     store, config = Store(tmp_path), configure("digits", method="plain", epochs=1, width=4)
     link = chain(config)[0]
     folder = tmp_path / link.key
@@ -550,8 +550,11 @@ def test_what_a_killed_process_left_is_deleted(tmp_path):
     assert there == {".note", "lock", "record.json", "weights.pt"}
     with store.lock(link.key):
         (folder / ".record.json-z9y8x7w6").write_bytes(b"")
+        (folder / "epochs").write_bytes(b"..")
+        assert store.epochs(link.trained) == 2
     with store.lock(link.key):
         assert not list(folder.glob(".record*"))
+        assert store.epochs(link.trained) == 0
     # A folder of the user's own archives is locked too, and holds what is theirs.
     (tmp_path / ".backup-20260101").write_text("mine")
     with records.lock(tmp_path):

@@ -10,8 +10,10 @@ import shlex
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import psutil
@@ -270,22 +272,44 @@ def test_a_published_record_is_never_replaced(tiny, published):
     assert records.published("digits", 0)[found[0]["key"]] == found[0]
 
 
-def test_progress_moves_with_every_generation(tiny, tmp_path):
-    """Also with those that another process has trained, and each once."""
-    config, moved = tiny(method="dnr", generations=3, epochs=2), []
-    store = Store(tmp_path)
-    todo = {link.key: (config, link) for link in chain(config)}
-    bar = SimpleNamespace(update=moved.append)
-    with study._watching(bar, store, todo):
-        run(dataclasses.replace(config, generations=1), tmp_path)
+def test_progress_moves_with_every_epoch(tiny, tmp_path, monkeypatch):
+    """Also with those that another process has trained, each once, and never back."""
+    config = tiny(method="dnr", generations=3, epochs=2)
+    store, links = Store(tmp_path), chain(config)
+    todo, ended = {link.key: (config, link) for link in links}, threading.Event()
+
+    class Bar:
+        n = 0
+
+        def update(self, by):
+            assert by >= 0
+            self.n += by
+
+    def shows(number):
         for _ in range(100):
-            if sum(moved) == 2:
-                break
+            if bar.n == number:
+                return True
             time.sleep(0.1)
-        assert sum(moved) == 2
-        run(config, tmp_path)
-    assert sum(moved) == 6
+
+    bar, real = Bar(), Store.counting
+
+    @contextmanager
+    def stopping(self, entry):
+        """Training that is stopped after its first epoch in the second generation."""
+        with real(self, entry) as count:
+            yield lambda: (count(), ended.wait() if entry.generation == 2 else None)
+
+    with study._watching(bar, store, todo):
+        with monkeypatch.context() as patched:
+            patched.setattr(Store, "counting", stopping)
+            running = threading.Thread(target=run, args=(config, tmp_path))
+            running.start()
+            assert shows(3)
+            ended.set()
+            running.join()
+        assert shows(6)
     assert not todo
+    assert not [*tmp_path.rglob("epochs")]
 
 
 def test_seeds_can_be_named_one_by_one(monkeypatch, capsys):
