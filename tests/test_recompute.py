@@ -31,7 +31,8 @@ ON = {
 SETTINGS = {"per_class": 0, "smoothing": 0.1, "precision": "fp32", "noise": 0.0}
 SETTINGS |= {"weight_decay": 1e-4, "lr": 0.1, "augment": "shift", "width": 8, "model": "resnet18"}
 """What the records of a file differ in, apart from their stages."""
-RATES = {"digits-colour": 0.2, "flower102-64": 0.256, "cifar10-few": 0.03}
+RATES = {"digits-colour": 0.2, "flower102-64": 0.256}
+RATES |= dict.fromkeys(("cifar10-few", "cifar10-few-imbalanced"), 0.03)
 RATES |= dict.fromkeys(("digits-metric", "flower102-64-metric"), 0.0256)
 SIZES = {"digits": 10, "digits-colour": 10, "digits-metric": 20, "cifar10-few": 50}
 SIZES |= {"flower102-64-metric": 10}
