@@ -555,6 +555,10 @@ def test_what_a_killed_process_left_is_deleted(tmp_path):
     with store.lock(link.key):
         assert not list(folder.glob(".record*"))
         assert store.epochs(link.trained) == 0
+    nowhere = Store(tmp_path / "nowhere")
+    with nowhere.counting(link.trained) as count:
+        count()  # No training ends because there is no place to count in.
+        assert nowhere.epochs(link.trained) == 0
     # A folder of the user's own archives is locked too, and holds what is theirs.
     (tmp_path / ".backup-20260101").write_text("mine")
     with records.lock(tmp_path):
