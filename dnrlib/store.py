@@ -65,7 +65,7 @@ class Store:
         left is deleted: a temporary file of `records.write` that has an owner has the lock too."""
         folder = self.runs / link
         with records.lock(folder):
-            for left in [*folder.glob(".*-????????"), *folder.glob("epochs")]:
+            for left in [*folder.glob(".*-????????"), folder / "epochs"]:
                 left.unlink(missing_ok=True)
             yield
 

@@ -305,6 +305,10 @@ def test_progress_moves_with_every_epoch(tiny, tmp_path, monkeypatch):
             running = threading.Thread(target=run, args=(config, tmp_path))
             running.start()
             assert shows(3)
+            # As where a killed training begins anew; the bar is moved every second.
+            store.path(links[1].trained).with_name("epochs").unlink()
+            time.sleep(1.5)
+            assert bar.n == 3
             ended.set()
             running.join()
         assert shows(6)
