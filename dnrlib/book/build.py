@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from .. import UserError, parallel, records
 from ..config import digest
-from ..datasets import decoded
+from ..datasets import catalogue, decoded
 from ..datasets.official import facts
 from ..records import ROOT
 from .pages import PAGES, contents, source
@@ -83,7 +83,8 @@ def _write_page(
         cell.metadata.pop("execution", None)
     if dataset is not None:
         heading, *rest = page.cells[0].source.split("\n")
-        title = facts()[dataset].kind.title if dataset in facts() else dataset
+        official = dataset in facts() or dataset in catalogue.VIEWS
+        title = catalogue.dataset(dataset).title if official else dataset
         page.cells[0].source = "\n".join([f"{heading} ({escaped(title)})", *rest])
     page.cells = _with_parameters_once(page.cells)
     # Its absolute paths and times would differ from machine to machine.
