@@ -264,7 +264,7 @@ def size_frame(found: Iterable[Run]) -> pd.DataFrame:
 
 
 def clinical_frame(found: Iterable[Run]) -> pd.DataFrame:
-    """One row per method and metric (`METRICS`), of predictions averaged over n seeds: method, n,
+    """One row per method and metric (`METRICS`), a mean over n seeds: method, n,
     metric, value, low and high (`stats.clustered` by patient, or by image where every image is
     alone) in %; and of the test pool: images, patients, and `commonest`, the accuracy in % of
     always naming the commonest class."""

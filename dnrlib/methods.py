@@ -257,7 +257,7 @@ def ke_wels_rand(config: Config) -> Iterator[Generation]:
 @method("shrink and perturb")
 def shrink_perturb(config: Config) -> Iterator[Generation]:
     """Shrink and perturb (Ash and Adams, 2020): all weights shrink, and noise is added. In neither
-    paper; a later baseline for the same purpose."""
+    paper; an older baseline with a similar purpose."""
     return again(config, ResetFrom(MODELS[config.model].first), ShrinkPerturb())
 
 

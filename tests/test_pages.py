@@ -153,7 +153,7 @@ def test_commands_on_a_folder_of_any_name_can_be_typed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, shown",
+    ("name", "shown"),
     [
         ("folder:/<img src=x>", "folder:/<img src=x>"),
         ("digits", "digits"),

@@ -66,6 +66,7 @@ DIFFERENCE_WORDS = {
 }
 """What is said of a difference A − B. Of the sentence *A is better than B*: it holds where the
 difference is better, and is ruled out where it is worse, equivalent or no gain."""
+OTHER_SEEDS = " Rows of different n have different seeds: compare them by paired differences."
 FAMILIES = {
     "primary": "The three primary claims",
     "secondary": "The other claims of DNR",
@@ -178,7 +179,7 @@ def accuracy_table(
         f"over n seeds, and the {LEVEL_SAID} interval of the mean."
     )
     if ours["n"].nunique() > 1:
-        caption += " Rows of different n have different seeds: compare them by paired differences."
+        caption += OTHER_SEEDS
     if missing := [label(arm) for arm in listed if arm not in found.index]:
         caption += f" Not run: {'; '.join(f'*{name}*' for name in missing)}."
     # Fig. 3 and some others print no numbers.
@@ -235,8 +236,9 @@ def comparison_table(
     caption = (
         f"Differences of {MEASURES[column]} in points, paired by seed, with {LEVEL_SAID} "
         "intervals. Better and worse are said after Holm's correction over the rows (p); "
-        f"intervals, equivalent, no gain and no loss (margin: {MARGIN} points) are of each row "
-        "alone. Seeds needed: with so many, half a point would be seen with 80 % power."
+        f"intervals, equivalent, no gain and no loss (margin: {MARGIN} points; one-sided tests at "
+        "5 %) are of each row alone. Seeds needed: with so many, half a point would be seen with "
+        "80 % power."
     )
     if unfinished in set(found["verdict"]):
         caption += f" {unfinished.capitalize()}: {meaning}"
@@ -365,6 +367,8 @@ def corruption_table(frame: pd.DataFrame, dataset: str, name: str) -> Markdown:
         f"{files}, mean ± standard deviation over n seeds; lost: clean minus mCA 19. Paper: mCA of "
         "Fig. 5, on CIFAR-10-C, whose level cannot be compared with that of another dataset."
     )
+    if len({n for _, n, *_ in rows}) > 1:
+        caption += OTHER_SEEDS
     return table(["method", "n", *means, "paper"], rows, caption, name)
 
 
