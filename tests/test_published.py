@@ -94,11 +94,10 @@ SEEDS = {
     "cifar10-few": _PHOTOGRAPHED
     | {"long+tuned+width=64": 1}
     | {
-        f"{method}+per_class={size}": 6
-        for size in (10, 100)
+        f"{method}+per_class={size}": seeds
+        for size, seeds in ((10, 6), (100, 6), (400, 3))
         for method in ("plain", *(f"{of}+generations=3" for of in ("long", "tune", "dnr")))
-    }
-    | {"plain+per_class=400": 1, "long+generations=3+per_class=400": 1},
+    },
     "cifar10-few-imbalanced": dict.fromkeys(arms("fig7", "cifar10-few-imbalanced"), 6),
 }
 """How many seeds (`seeds_of`) are published of each arm; fewer generations of one come with it.
