@@ -165,7 +165,7 @@ def compare(command: argparse.ArgumentParser) -> None:
     add("--hours", type=float, default=2.0, help="time; one seed is always trained (default: 2)")
     add("--size", type=int, help="pixels per side (default: by images and device)")
     add("--epochs", type=int, help="epochs per generation (default: by size)")
-    add("--seeds", type=int, default=5, help="most runs per method (default: 5)")
+    add("--seeds", type=int, default=5, help="most runs per method, at least 3 (default: 5)")
     add("--skip-corrupt", action="store_true", help="leave out unreadable images")
     add("--no-flip", action="store_true", help="do not mirror images (text, digits)")
     add("--output", type=Path, help="folder of the report (default: PATH-compared)")
@@ -545,7 +545,7 @@ def _records_check(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from .compare.choice import compared
+    from .compare.choice import compared, refuse
     from .compare.export import export
     from .compare.report import answer, write
     from .datasets import folder
@@ -554,6 +554,8 @@ def _compare(options: argparse.Namespace) -> None:
     from .records import located
     from .train import device_named
 
+    # Decoding many images takes minutes.
+    refuse(options.hours, options.seeds)
     path = located(options.path)
     name, native = f"{folder.PREFIX}{path}", folder.native(path)
     # A CPU has no time for photographs at 224 pixels.

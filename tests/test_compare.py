@@ -480,6 +480,22 @@ def test_the_answer_says_by_how_much(there):
     assert "do not confirm" not in said
 
 
+def test_networks_that_have_learnt_nothing_advise_nothing(there):
+    floor = report.majority(choice.load(there))
+    at_floor, above = (scores(**all_like(level + NOISE)) for level in (floor, floor + 5))
+    assert "do not follow this advice" in report.answer(made(there, at_floor))
+    assert "do not follow this advice" not in report.answer(made(there, above))
+
+
+@pytest.mark.parametrize("wrong", [("--hours", "0"), ("--seeds", "2")])
+def test_bad_limits_are_refused_before_images_are_decoded(tmp_path, capsys, wrong):
+    build(tmp_path / "mine", {"cat": 4, "dog": 4})
+    assert cli.main(["compare", str(tmp_path / "mine"), *wrong]) == 1
+    said = capsys.readouterr()
+    assert not said.out
+    assert f"{wrong[0].removeprefix('--')}=" in said.err
+
+
 def test_no_interval_goes_beyond_what_there_can_be():
     wide = Estimate(n=3, mean=95.0, sd=9.0, low=-130.0, high=140.0, p=0.5)
     assert report.accuracies(wide) == "[0.00, 100.00]"

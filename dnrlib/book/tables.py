@@ -335,9 +335,9 @@ def findings(verdicts: pd.DataFrame, exhibit: str, dataset: str) -> Markdown:
         lines.append(
             "\nThese photographs are of the paper's datasets, with fewer pixels or images, a "
             "narrower network and shorter trainings than the paper's: eight or ten generations in "
-            f"a sentence are {recipe(dataset)['generations']} here. A claim holds if it holds on "
-            "every set of photographs that is named. It is ruled out if it is ruled out on one "
-            "of them, which is named first."
+            f"a sentence are {recipe(dataset)['generations']} here, where a row names no other "
+            "number. A claim holds if it holds on every set of photographs that is named. It is "
+            "ruled out if it is ruled out on one of them, which is named first."
         )
     return Markdown("\n".join(lines))
 

@@ -213,6 +213,14 @@ def configured(base: Config, tuned: dict[str, float], arm: str, seed: int) -> Co
     return dataclasses.replace(base, seed=seed, **settings)
 
 
+def refuse(hours: float, seeds: int) -> None:
+    """Raises `UserError` for a time or a number of seeds with which nothing can be compared."""
+    if not (math.isfinite(hours) and hours > 0):
+        raise UserError(f"hours={hours!r} must be a number greater than 0")
+    if seeds < LEAST_SEEDS:
+        raise UserError(f"seeds={seeds!r} must be at least {LEAST_SEEDS}: fewer say nothing")
+
+
 def compared(
     name: str,
     output: Path,
@@ -230,10 +238,7 @@ def compared(
     was. `settings` change the dataset's recipe. Raises `UserError` for bad arguments, for a folder
     that cannot be written to, and for a dataset without one of its three pools.
     """
-    if not (math.isfinite(hours) and hours > 0):
-        raise UserError(f"hours={hours!r} must be a number greater than 0")
-    if seeds < LEAST_SEEDS:
-        raise UserError(f"seeds={seeds!r} must be at least {LEAST_SEEDS}: fewer say nothing")
+    refuse(hours, seeds)
     base = configure(name, pool="tuning", **(settings or {}))
     if base.augment not in DISTORTED:
         raise UserError(not_one_of("augment", base.augment, DISTORTED))

@@ -144,6 +144,11 @@ def _on_test(found: Comparison) -> str:
     text += f"; {_against(found, over)}."
     text += f" Always naming the commonest class would be right in {number(majority(found), 1)} %."
     beaten = ORDINARY if found.choice.found else found.choice.ahead
+    if here.low <= majority(found):
+        text += (
+            " **The interval holds this: nothing shows that these networks have learnt anything, "
+            "so do not follow this advice. Train them longer, with more `--epochs`.**"
+        )
     if found.choice.decided and not all(over[of].low > 0 for of in beaten):
         text += (
             " The test images alone do not confirm that it is better than "
