@@ -480,10 +480,11 @@ def test_the_answer_says_by_how_much(there):
     assert "do not confirm" not in said
 
 
-def test_networks_that_have_learnt_nothing_advise_nothing(there):
+def test_networks_like_the_commonest_class_advise_nothing(there):
     floor = report.majority(choice.load(there))
-    at_floor, above = (scores(**all_like(level + NOISE)) for level in (floor, floor + 5))
-    assert "do not follow this advice" in report.answer(made(there, at_floor))
+    # The interval of a mean 0.2 points above reaches below: it is about half a point to each side.
+    near, above = (scores(**all_like(floor + more + NOISE)) for more in (0.2, 5))
+    assert "do not follow this advice" in report.answer(made(there, near))
     assert "do not follow this advice" not in report.answer(made(there, above))
 
 

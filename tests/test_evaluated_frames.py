@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dnrlib.book.tables import NOT_RUN, corruption_table
+from dnrlib.book.tables import NOT_RUN, OTHER_SEEDS, corruption_table
 from dnrlib.evaluate.corruptions import CORRUPTIONS, GROUPED
 from dnrlib.frames import (
     by_corruption,
@@ -65,6 +65,9 @@ def test_table_of_corruptions():
     assert (
         "on squares in %, on 200 clean test images and on the same under corruptions made" in text
     )
+    assert OTHER_SEEDS not in text
+    fewer = corrupted().query("method == 'dnr' or seed == 0")
+    assert OTHER_SEEDS in corruption_table(fewer, "squares", "t").data
     official = corruption_table(corrupted().assign(official=True), "squares", "t").data
     assert "on the same under the official files, mean" in official
     lb = "| long baseline (LB)"

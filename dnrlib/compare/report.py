@@ -146,7 +146,7 @@ def _on_test(found: Comparison) -> str:
     beaten = ORDINARY if found.choice.found else found.choice.ahead
     if here.low <= majority(found):
         text += (
-            " **The interval holds this: nothing shows that these networks have learnt anything, "
+            " **The interval holds this: by accuracy these networks cannot be told from that, "
             "so do not follow this advice. Train them longer, with more `--epochs`.**"
         )
     if found.choice.decided and not all(over[of].low > 0 for of in beaten):
