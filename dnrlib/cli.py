@@ -85,7 +85,7 @@ def study(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("--plan", type=Path, metavar="FILE", help="instead: the runs of a plan (see: dnr plan)")
     said = "runs at once (default: one per core, one per GPU)"
-    add("--workers", type=int, default=0, help=said)
+    add("--workers", type=_count, default=0, help=said)
 
 
 def plan(command: argparse.ArgumentParser) -> None:
@@ -164,12 +164,12 @@ def compare(command: argparse.ArgumentParser) -> None:
     add("path", metavar="PATH", help="folder with a subfolder of images per class")
     add("--hours", type=float, default=2.0, help="time; one seed is always trained (default: 2)")
     add("--size", type=int, help="pixels per side (default: by images and device)")
-    add("--epochs", type=int, help="epochs per generation (default: by size)")
+    add("--epochs", type=_count, help="epochs per generation (default: by size)")
     add("--seeds", type=int, default=5, help="most runs per method, at least 3 (default: 5)")
     add("--skip-corrupt", action="store_true", help="leave out unreadable images")
     add("--no-flip", action="store_true", help="do not mirror images (text, digits)")
     add("--output", type=Path, help="folder of the report (default: PATH-compared)")
-    add("--workers", type=int, default=0, help="processes (default: one per core, one per GPU)")
+    add("--workers", type=_count, default=0, help="processes (default: one per core, one per GPU)")
     add("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
 
 
@@ -310,6 +310,13 @@ def _line(record: dict[str, Any]) -> None:
     else:
         kept = sum(result["kept"].values()) / sum(result["size"].values())
         print(f"   its mask keeps {kept:.1%}; without the rest, {result['masked_accuracy']:.2f} %")
+
+
+def _count(text: str) -> int:
+    """A whole number of at least 1."""
+    if not (text.isdecimal() and int(text)):
+        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number of at least 1")
+    return int(text)
 
 
 def _seeds(text: str) -> list[int]:

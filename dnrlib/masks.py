@@ -79,7 +79,13 @@ def fan_in(weight: Tensor) -> int:
 
 
 def cross_entropy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """The sum of the cross-entropy over a batch, without smoothing."""
+    """The sum of the cross-entropy over a batch, without smoothing. Raises `UserError` for outputs
+    that are no tensor."""
+    if not isinstance(outputs, Tensor):
+        raise UserError(
+            f"the network returns a {type(outputs).__name__}: pass loss=, a function of that and "
+            "the labels that returns the sum over a batch"
+        )
     return F.cross_entropy(outputs, labels, reduction="sum")
 
 
@@ -101,10 +107,10 @@ def snip(
     (D17). A weight that the output does not depend on has the score 0.
 
     All batches are held in memory at once: a sample is enough. Raises `UserError` if there are no
-    batches or no prunable weights.
+    batches or no prunable weights, and for a batch that is no pair.
     """
     weights = scorable(model, exclude)
-    listed = list(batches)
+    listed = list(pairs(batches))
     count = sum(len(labels) for _, labels in listed)
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     with evaluating(model):
@@ -174,10 +180,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def pairs(batches: Batches) -> Iterator[tuple[Any, Tensor]]:
+    """The batches as they are; raises `UserError` for one that is no pair (inputs, labels)."""
+    for batch in batches:
+        if not (isinstance(batch, tuple | list) and len(batch) == 2):
+            raise UserError(
+                f"a batch must be a pair (inputs, labels), not a {type(batch).__name__}; of dicts "
+                'make pairs: [(each["inputs"], each["labels"]) for each in loader]'
+            )
+        yield batch
+
+
 def on_device_of(model: nn.Module, batches: Batches) -> Iterator[tuple[Any, Tensor]]:
     """The batches on the device of the network; raises `UserError` if there are none."""
     device, empty = next(model.parameters()).device, True
-    for inputs, labels in batches:
+    for inputs, labels in pairs(batches):
         empty = empty and not len(labels)
         yield inputs.to(device), labels.to(device)
     if empty:

@@ -97,6 +97,17 @@ def test_the_share_is_exact_and_kept_weights_stay_bit_for_bit(case, scope):
     assert drawn.std().item() == pytest.approx(1 / math.sqrt(3), abs=0.02)
 
 
+class Pair(nn.Module):
+    """A network that returns more than its outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(4, 3).double()
+
+    def forward(self, images):
+        return self.one(images).mean(1), images
+
+
 class Small(nn.Module):
     """In float64, with all kinds of layers, a weight that two layers share, and one unused."""
 
@@ -249,6 +260,12 @@ def test_half_precision_has_an_exact_mask_too():
         (lambda model: dnrlib.snip(model.requires_grad_(False), examples()), "frozen"),
         (lambda model: dnrlib.snip(model, []), "no images in the batches"),
         (lambda model: dnrlib.fisher(model, iter(())), "no images in the batches"),
+        (lambda model: dnrlib.snip(model, [{"x": 1, "y": 2}]), "not a dict; of dicts make pairs"),
+        (
+            lambda model: dnrlib.fisher(model, [torch.ones(3)]),
+            r"a pair \(inputs, labels\), not a Te",
+        ),
+        (lambda model: dnrlib.snip(Pair(), examples()), "the network returns a tuple: pass loss="),
         (lambda model: dnrlib.snip(model, examples(), exclude=["head"]), "'head' is no module"),
         (lambda model: dnrlib.snip(model, [], exclude="head"), "'head' is no module"),
         (lambda model: dnrlib.snip(model, [], exclude=nn.Linear(2, 2)), "is no module"),

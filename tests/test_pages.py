@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -147,6 +148,8 @@ def test_commands_on_a_folder_of_any_name_can_be_typed(tmp_path):
     papermill, *studies = re.findall(r"(?s)(`{4,})sh\n(.*?)\n\1", said)
     assert f"-p dataset {shlex.quote(name)} \\\n" in papermill[1]
     assert shlex.split(papermill[1])[-1] == "plain, tune"
+    untrained = reproduce(replace(page, train="False"), "table1", []).data
+    assert "-p methods 'plain, tune' -p train False\n" in untrained
     for (_, study), arm in zip(studies, ("plain", "tune"), strict=True):
         typed = ["dnr", "study", "--dataset", name, "--method", arm]
         assert shlex.split(study)[:6] == typed

@@ -138,6 +138,7 @@ def reproduce(page: Parameters, notebook: str, found: list[Run]) -> Markdown:
         f"  -p budget {page.budget} -p seeds {page.seeds} \\\n"
         f"  -p methods {methods}"
     )
+    given += "" if page.train else " -p train False"
     found = [*{(run.config, run.evaluations): run for run in found}.values()]
     title = "The commands that make this page, its parameters, and where its runs came from"
     lines = [f"::::{{admonition}} {title}", ":class: dropdown", "", fenced(given, "sh"), ""]

@@ -119,7 +119,8 @@ def _leading(found: Comparison, ordinary: Iterable[str]) -> str:
     over = _against(found, {of: choice.over[of] for of in ordinary})
     return (
         f"on the validation images {named(choice.leader)} has {over} (n = {found.done} seeds; "
-        f"intervals corrected for having picked the best of {len(choice.others)})"
+        f"intervals corrected for having picked the best of {len(choice.others)}: "
+        f"{', '.join(titled(of) for of in choice.others)})"
     )
 
 

@@ -103,7 +103,8 @@ def prepare(name: str, skip_corrupt: bool = False, trusted: bool = False) -> Rec
         except CorruptImages as error:
             if not skip_corrupt:
                 raise UserError(
-                    f"{error}\nor go on without them: {decoded.preparing(name)} --skip-corrupt"
+                    f"{error}\nor go on without them (dnr compare takes --skip-corrupt too): "
+                    f"{decoded.preparing(name)} --skip-corrupt"
                 ) from None
             skipped |= error.found
 
