@@ -139,6 +139,13 @@ def test_prose_comes_before_code_and_figures_have_words_and_folded_code(notebook
             assert shown["figure"]["caption"], cell.source
 
 
+def test_a_role_stands_on_one_line(notebook):
+    """JupyterLab does not read one that goes on in the next."""
+    for cell in read(notebook).cells:
+        roles = re.findall(r"\{[a-z]+\}`[^`\n]*\n", cell.source)
+        assert not (roles and cell.cell_type == "markdown"), cell.source
+
+
 def test_committed_notebooks_are_executed_as_they_stand(notebook):
     """nbval checks nothing of a cell that was never executed."""
     page = read(notebook)

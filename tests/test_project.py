@@ -47,6 +47,19 @@ def test_what_is_installed_is_what_is_pinned():
         assert version(name).split("+")[0] == str(pins()[name].specifier).removeprefix("==")
 
 
+def test_extensions_fit_this_jupyterlab():
+    """Among them the one that shows roles and tables of MyST."""
+    listed = subprocess.run(
+        [sys.executable, "-m", "jupyter", "labextension", "list"],
+        stderr=subprocess.STDOUT,
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    ).stdout
+    assert re.search(r"jupyterlab-myst.*enabled.*OK", listed), listed
+    assert "not compatible" not in listed
+
+
 def test_conda_environment_takes_the_same_pins():
     """Its syntax and its parts; that conda can solve it was not tried (README)."""
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
