@@ -142,7 +142,7 @@ def data(command: argparse.ArgumentParser) -> None:
     prepare.set_defaults(do=_data_prepare)
     add = prepare.add_argument
     add("name", metavar="DATASET")
-    add("--root", type=Path, help="folder of its archives (default: data/images/DATASET)")
+    add("--root", type=Path, help="folder of its files (default: data/images/DATASET)")
     add("--download", action="store_true", help="fetch what is missing, where the source allows it")
     add("--skip-corrupt", action="store_true", help="folder:PATH: leave out unreadable images")
 
@@ -163,7 +163,7 @@ def compare(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("path", metavar="PATH", help="folder with a subfolder of images per class")
     add("--hours", type=float, default=2.0, help="time; one seed is always trained (default: 2)")
-    add("--size", type=int, help="pixels per side (default: by images and device)")
+    add("--size", type=int, help="pixels per side, a multiple of 8 (default: by images, device)")
     add("--epochs", type=_count, help="epochs per generation (default: by size)")
     add("--seeds", type=int, default=5, help="most runs per method, at least 3 (default: 5)")
     add("--skip-corrupt", action="store_true", help="leave out unreadable images")

@@ -100,11 +100,11 @@ def snip(
     4 and 5; SNIP, Lee et al., 2019): float tensors on the CPU, at least 0.
 
     L is the mean over all images of `loss`, a function of outputs and labels that returns the sum
-    over a batch. The network is in evaluation mode meanwhile, so batch statistics are neither used
-    nor changed; its modes, gradients and buffers are left as they were. The normalisation of Eq. 5
-    does not change the ranking and is left out. The paper leaves these points open; the released
-    code sums |dL/dtheta| over batches instead (D15) and scores biases and batch normalisation too
-    (D17). A weight that the output does not depend on has the score 0.
+    over a batch. The network is in evaluation mode meanwhile: running statistics are used, not
+    changed; its modes, gradients and buffers are left as they were. The normalisation of Eq. 5 does
+    not change the ranking and is left out. The paper leaves these points open; the released code
+    sums |dL/dtheta| over batches instead (D15) and scores biases and batch normalisation too (D17).
+    A weight that the output does not depend on has the score 0.
 
     All batches are held in memory at once: a sample is enough. Raises `UserError` if there are no
     batches or no prunable weights, and for a batch that is no pair.
