@@ -92,6 +92,9 @@ SEEDS = {
     | {"dnr-matched": 6}
     | dict.fromkeys(("ke+generations=100", "tune+generations=100", "dnr+generations=100"), 1),
     "cifar10-few": _PHOTOGRAPHED
+    | dict.fromkeys([f"{of}+noise=0.4" for of in ("long", "tune", "llf", "dnr")], 6)
+    | dict.fromkeys([f"{of}+parts=2" for of in ("tune", "shrink-perturb", "llf")], 2)
+    | {"dnr+parts=2": 1}
     | {"long+tuned+width=64": 1}
     | {
         f"{method}+per_class={size}": seeds
@@ -264,7 +267,7 @@ def test_what_holds_where_is_what_the_ledger_says():
             found = digits.loc[claim, "verdict"], photographs.loc[claim, "verdict"]
             assert found in expected[title], claim
             counted += 1
-    assert counted == listed.count("<claim-") == 23
+    assert counted == listed.count("<claim-") == 24
 
 
 if __name__ == "__main__":
