@@ -84,8 +84,8 @@ def study(command: argparse.ArgumentParser) -> None:
     command.set_defaults(do=_study)
     add = command.add_argument
     add("--plan", type=Path, metavar="FILE", help="instead: the runs of a plan (see: dnr plan)")
-    said = "runs at once (default: one per core, one per GPU)"
-    add("--workers", type=_count, default=0, help=said)
+    said = "runs at once (default: 0, one per core, one per GPU)"
+    add("--workers", type=int, default=0, help=said)
 
 
 def plan(command: argparse.ArgumentParser) -> None:
@@ -169,7 +169,7 @@ def compare(command: argparse.ArgumentParser) -> None:
     add("--skip-corrupt", action="store_true", help="leave out unreadable images")
     add("--no-flip", action="store_true", help="do not mirror images (text, digits)")
     add("--output", type=Path, help="folder of the report (default: PATH-compared)")
-    add("--workers", type=_count, default=0, help="processes (default: one per core, one per GPU)")
+    add("--workers", type=int, default=0, help="processes (default: 0, one per core, one per GPU)")
     add("--device", default="auto", help="auto, cpu, cuda or mps (default: auto)")
 
 

@@ -722,6 +722,13 @@ def test_what_cannot_work_is_said_before_anything_is_trained(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("epochs", ["0", "-1", "many"])
+def test_epochs_are_refused_before_images_are_decoded(epochs, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["compare", "no folder", f"--epochs={epochs}"])
+    assert f"{epochs!r} must be a whole number of at least 1" in capsys.readouterr().err
+
+
 # --------------------------------------------------------------------------------------------------
 # Export
 

@@ -268,6 +268,10 @@ def test_what_holds_where_is_what_the_ledger_says():
             assert found in expected[title], claim
             counted += 1
     assert counted == listed.count("<claim-") == 24
+    behind = {each.dataset: each for each in photographs.loc["ke-below-lb", "decides"]}
+    assert behind["flower102-64"].support < 0.05
+    assert round(np.mean(behind["flower102-64"].values)) == 1
+    assert "as long <claim-ke-below-lb>` (on Flowers it was, by about a point)" in listed
 
 
 if __name__ == "__main__":
