@@ -230,8 +230,8 @@ def _commit() -> str | None:
 
 
 def processor() -> str:
-    """The processor's name and the instruction set that torch uses on it, and whether MKL, which
-    rounds otherwise on other makers' processors, was made to take its way for Intel's."""
+    """The processor's name and the instruction set that torch uses on it, and whose processors MKL,
+    which rounds otherwise on other makers', was made to take it for."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -240,8 +240,11 @@ def processor() -> str:
     if sys.platform == "darwin":
         ask = ["sysctl", "-n", "machdep.cpu.brand_string"]
         name = subprocess.run(ask, capture_output=True, text=True).stdout.strip() or name
-    shim = os.name == "posix" and hasattr(ctypes.CDLL(None), "mkl_serv_intel_cpu_true")
-    return f"{name}, {torch.backends.cpu.get_cpu_capability()}{', MKL as on Intel' * shim}"
+    name = f"{name}, {torch.backends.cpu.get_cpu_capability()}"
+    asked = (
+        getattr(ctypes.CDLL(None), "mkl_serv_intel_cpu_true", None) if os.name == "posix" else None
+    )
+    return name if asked is None else f"{name}, MKL as on {'Intel' if asked() else 'AMD'}"
 
 
 def provenance(device: torch.device, threads: int) -> dict[str, Any]:

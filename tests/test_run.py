@@ -450,9 +450,10 @@ def test_records_hold_what_they_promise(tiny):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a shim is preloaded on Linux only")
-def test_provenance_says_where_mkl_takes_its_way_for_intel(tmp_path):
+@pytest.mark.parametrize(("answer", "maker"), [(1, "Intel"), (0, "AMD")])
+def test_provenance_says_where_mkl_takes_its_way_for_another_maker(tmp_path, answer, maker):
     """A run with other last bits must not pass for one of the same machine without the shim."""
-    shim, source = tmp_path / "shim.so", "int mkl_serv_intel_cpu_true(void) { return 1; }"
+    shim, source = tmp_path / "shim.so", f"int mkl_serv_intel_cpu_true(void) {{ return {answer}; }}"
     made = shutil.which("gcc") and subprocess.run(
         ["gcc", "-shared", "-fPIC", "-x", "c", "-o", shim, "-"], input=source, text=True
     )
@@ -463,7 +464,7 @@ def test_provenance_says_where_mkl_takes_its_way_for_intel(tmp_path):
         subprocess.run(ask, env=os.environ | more, capture_output=True, text=True).stdout.strip()
         for more in ({}, {"LD_PRELOAD": str(shim)})
     ]
-    assert names[1] == names[0] + ", MKL as on Intel"
+    assert names[1] == names[0] + f", MKL as on {maker}"
 
 
 def test_evaluation_and_training_accuracy_are_not_mixed_up(tiny):
