@@ -93,8 +93,7 @@ SEEDS = {
     | dict.fromkeys(("ke+generations=100", "tune+generations=100", "dnr+generations=100"), 1),
     "cifar10-few": _PHOTOGRAPHED
     | dict.fromkeys([f"{of}+noise=0.4" for of in ("long", "tune", "llf", "dnr")], 6)
-    | dict.fromkeys([f"{of}+parts=2" for of in ("tune", "shrink-perturb", "llf")], 2)
-    | {"dnr+parts=2": 1}
+    | dict.fromkeys([f"{of}+parts=2" for of in ("tune", "shrink-perturb", "llf", "dnr")], 6)
     | {"long+tuned+width=64": 1}
     | {
         f"{method}+per_class={size}": seeds

@@ -13,6 +13,7 @@ import pandas as pd
 from IPython.core.getipython import get_ipython
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib_inline.config import InlineBackend
 
 from ..methods import label
@@ -48,6 +49,7 @@ COLOURS = {
     "dnr-highest": "#c0392b",
 }
 GREY = "#808080"
+MASK = ListedColormap(["#f2b277", "#4d5560"])  # Dropped, kept.
 
 # A phone shows a figure of 7 inches at two thirds of its size, where letters of 14 points are still
 # 9 pixels high. Pictures of data in a figure have twice the density of its 72 points per inch.
