@@ -7,13 +7,13 @@
     python -m tests.publish DATASET --go-on            train and publish, seed by seed, what is not
                                                        published yet
 
-What is published is listed in `tests/test_published.py`, what is planned in `paper.PLANNED`.
+What is published is listed in `tests/test_published.py`.
 """
 
 import argparse
 
 from dnrlib import UserError, records
-from dnrlib.paper.exhibits import PLANNED, seeds_of
+from dnrlib.paper.exhibits import seeds_of
 from dnrlib.recipes import RECIPES, grid, scope
 from dnrlib.study import Archive, Run, study
 from tests.test_published import SEEDS, evaluated
@@ -21,7 +21,7 @@ from tests.test_published import SEEDS, evaluated
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train or publish what is published.")
-    parser.add_argument("datasets", nargs="*", metavar="DATASET", choices=[*SEEDS, *PLANNED, []])
+    parser.add_argument("datasets", nargs="*", metavar="DATASET", choices=[*SEEDS, []])
     parser.add_argument("--publish", action="store_true", help="copy the records to data/records")
     parser.add_argument("--copied", action="store_true", help="list files that were copied there")
     parser.add_argument(
@@ -60,11 +60,11 @@ def refuse_publishing(found: list[Run]) -> None:
 
 
 def go_on(dataset: str, workers: int) -> None:
-    """Trains and publishes what is planned, or listed in `SEEDS`, and not published. Arms with the
-    same number of planned seeds are one step; steps are taken in the order of
-    `PLANNED`, and within a step seed by seed, so that what is published is always comparable."""
+    """Trains and publishes what is listed in `SEEDS` and not published. Arms with the same number
+    of seeds are one step; steps are taken in the order of `SEEDS`, and within a step seed by seed,
+    so that what is published is always comparable."""
     of_arm, steps = evaluated(dataset), {}
-    for arm, seeds in (PLANNED.get(dataset) or SEEDS[dataset]).items():
+    for arm, seeds in SEEDS[dataset].items():
         steps.setdefault(seeds, []).append(arm)
     for seeds, arms in steps.items():
         for nth in range(seeds):

@@ -26,7 +26,7 @@ def test_what_is_planned_is_published_seed_by_seed_and_only_once(monkeypatch):
 
     written = []
     plan = {"plain": 2, "dnr": 2, "ke": 2, "tune": 1}
-    monkeypatch.setitem(publish.PLANNED, "cifar10-few", plan)
+    monkeypatch.setitem(publish.SEEDS, "cifar10-few", plan)
     monkeypatch.setattr(publish, "evaluated", lambda of: {a: ["e"] * (a == "ke") for a in plan})
     monkeypatch.setattr(publish, "Archive", Archive)
     monkeypatch.setattr(publish, "study", study)

@@ -25,19 +25,6 @@ from tests import test_recompute as recompute
 GOLDEN = Path(__file__).parent / "golden"
 TABULATED = set(MAIN)
 _SIZES = {"5": 12, "20": 8, "0": 5}
-PUBLISHED_ARMS = ("plain", "long", "tune", "llf", "ke", "ke-wels", "dnr")
-TUNED_ARMS = ("long+tuned", "tune+tuned", "ke+tuned", "dnr+tuned")
-_PHOTOGRAPHED = (
-    dict.fromkeys([*PUBLISHED_ARMS, *TUNED_ARMS], 12)
-    | dict.fromkeys(("plain+tuned", "llf+tuned"), 8)
-    | dict.fromkeys(("ensemble", "ensemble+members=10", "long+average=0.999"), 8)
-    | dict.fromkeys(("long+loss=cosine", "long+mix=cutmix", "long+tuned+mix=cutmix"), 8)
-    | dict.fromkeys(("long+augment=trivial", "long+tuned+augment=trivial"), 8)
-    | dict.fromkeys([f"dnr+criterion={of}" for of in ("random", "fisher", "magnitude")], 6)
-    | {"long+generations=3": 6}
-    | dict.fromkeys(("dnr-highest", "dnr+probe=128"), 6)
-    | dict.fromkeys([f"dnr+keep={share}" for share in ("0.95", "0.9", "0.7", "0.6")], 6)
-)
 SEEDS = {
     "digits": dict.fromkeys(arms("when", "digits"), 12)
     | dict.fromkeys([*arms("budget", "digits"), *arms("averaged", "digits")], 20)
@@ -86,29 +73,14 @@ SEEDS = {
     "digits-colour": dict.fromkeys(arms("fig5", "digits-colour"), 5),
     "digits-imbalanced": dict.fromkeys(arms("fig7", "digits-imbalanced"), 6),
     "digits-binary": dict.fromkeys(arms("table8", "digits-binary"), 12),
-    "digits-metric": dict.fromkeys(arms("ke_table4", "digits-metric"), 8),
-    "flower102-64-metric": dict.fromkeys(arms("ke_table4", "flower102-64-metric"), 3),
-    "flower102-64": _PHOTOGRAPHED
-    | {"dnr-matched": 6}
-    | dict.fromkeys(("ke+generations=100", "tune+generations=100", "dnr+generations=100"), 1),
-    "cifar10-few": _PHOTOGRAPHED
-    | dict.fromkeys([f"{of}+noise=0.4" for of in ("long", "tune", "llf", "dnr")], 6)
-    | dict.fromkeys([f"{of}+parts=2" for of in ("tune", "shrink-perturb", "llf", "dnr")], 6)
-    | {"long+tuned+width=64": 1}
-    | {
-        f"{method}+per_class={size}": seeds
-        for size, seeds in ((10, 6), (100, 6), (400, 3))
-        for method in ("plain", *(f"{of}+generations=3" for of in ("long", "tune", "dnr")))
-    },
-    "cifar10-few-imbalanced": dict.fromkeys(arms("fig7", "cifar10-few-imbalanced"), 6),
-}
+} | PLANNED
 """How many seeds (`seeds_of`) are published of each arm; fewer generations of one come with it.
-Photographs are published as they are trained, towards `paper.PLANNED`."""
+What was planned is published whole."""
 
 
 def evaluated(dataset):
     """The evaluations that are published, by arm."""
-    found = {arm: {} for arm in PLANNED.get(dataset) or SEEDS[dataset]}
+    found = {arm: {} for arm in SEEDS[dataset]}
     for exhibit in made_for(dataset):
         for arm in arms(exhibit, dataset):
             found.setdefault(arm, {}).update(dict.fromkeys(evaluations_of(exhibit, dataset)))
