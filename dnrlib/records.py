@@ -230,8 +230,8 @@ def _commit() -> str | None:
 
 
 def processor() -> str:
-    """The processor's name and the instruction set that torch uses on it, and whose processors MKL,
-    which rounds otherwise on other makers', was made to take it for."""
+    """The processor's name and the instruction set that torch uses on it; and, where MKL was told
+    who made the processor, on which its rounding depends, what it was told."""
     name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

@@ -7,7 +7,7 @@
     python -m tests.publish DATASET --go-on            train and publish, seed by seed, what is not
                                                        published yet
 
-What is published is listed in `tests/test_published.py`.
+What is published is listed in `tests/test_published.py`, which takes the plan of `PLANNED`.
 """
 
 import argparse

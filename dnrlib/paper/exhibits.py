@@ -406,8 +406,8 @@ PLANNED: dict[str, dict[str, int]] = {
     "flower102-64-metric": dict.fromkeys(_METRIC.arms.split(), 3),
     "digits-metric": dict.fromkeys(_METRIC.arms.split(), 8),
 }
-"""Where trainings are going on, how many seeds of each arm (`recipes.arm_of`) are published in the
-end (`seeds_of`); fixed before any of them was looked at, in the order in which they are trained."""
+"""Where seeds were planned before the training, how many of each arm (`recipes.arm_of`) are
+published (`seeds_of`); fixed before any of them was looked at, in the order of training."""
 _OF_A_GPU = range(3, 7)
 
 
