@@ -241,10 +241,9 @@ def processor() -> str:
         ask = ["sysctl", "-n", "machdep.cpu.brand_string"]
         name = subprocess.run(ask, capture_output=True, text=True).stdout.strip() or name
     name = f"{name}, {torch.backends.cpu.get_cpu_capability()}"
-    asked = (
-        getattr(ctypes.CDLL(None), "mkl_serv_intel_cpu_true", None) if os.name == "posix" else None
-    )
-    return name if asked is None else f"{name}, MKL as on {'Intel' if asked() else 'AMD'}"
+    preloaded = ctypes.CDLL(None) if os.name == "posix" else None
+    intel = getattr(preloaded, "mkl_serv_intel_cpu_true", None)
+    return f"{name}, MKL as on {'Intel' if intel() else 'AMD'}" if intel else name
 
 
 def provenance(device: torch.device, threads: int) -> dict[str, Any]:
